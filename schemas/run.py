@@ -1,0 +1,159 @@
+"""One run: what its workers are told, what they say on the way, and what it leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from schemas.batches import BackendTotals
+from schemas.ids import canonical_json
+
+CODE_VERSION = "0.1.0"
+MANIFEST_VERSION = "manifest/1"
+State = Literal["complete", "incomplete"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What a worker must know of its run, besides the workload. Carries no secret.
+
+    `output` is the absolute output folder or URI, `max_in_flight` this process's share of the run's
+    limit on calls at a time.
+    """
+
+    run_id: str
+    output: str
+    workload_sha256: str
+    rehearsal: bool
+    max_in_flight: int
+    code_version: str = CODE_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a worker process is, cumulatively since it started; sent about twice a second.
+
+    `documents` are finished assignments (results and failures), `amount` is a decimal string.
+    """
+
+    group: int
+    documents: int
+    batches: int
+    calls: int
+    amount: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for a line of JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class AmbiguousCall:
+    """A call that was sent and whose end is not known: it may have been billed.
+
+    `worst_amount` is the most that it can have cost, a decimal string; None when there is no price.
+    """
+
+    batch_id: str
+    attempt: int
+    row: int
+    route: str
+    backend: str
+    cause: str  # crash | timeout | connection | cancelled
+    worst_amount: str | None
+    sent_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failures of one class, with a few document ids to look at."""
+
+    error_class: str
+    count: int
+    retryable: bool
+    meaning: str
+    remedy: str
+    example_ids: tuple[str, ...]
+    example_message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedBatch:
+    """A batch of which nothing is committed, and why in a plain sentence."""
+
+    batch_id: str
+    uri: str
+    row_group: int
+    first_row: int
+    row_count: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a run left behind, over everything committed in the output; written last.
+
+    `state` is `complete` when every row is a result, a final failure or skipped; else `incomplete`,
+    with `reason` saying in one sentence what is left and what to do. `reason_class` is `failures`,
+    `batches` or `budget`. Amounts are decimal strings.
+    """
+
+    run_id: str
+    workload: str
+    workload_sha256: str
+    rehearsal: bool
+    state: State
+    reason: str
+    reason_class: str
+    started_at: str
+    ended_at: str
+    input_files: int
+    skipped_files: tuple[str, ...]
+    rows_in: int
+    rows_skipped: int
+    assignments: int
+    results: int
+    failures: int
+    retryable: int
+    batches: int
+    batches_committed: int
+    batches_committed_by_this_run: int
+    calls_by_this_run: int
+    results_by_route: dict[str, int]
+    failures_by_route: dict[str, int]
+    failure_groups: tuple[FailureGroup, ...]
+    failed_batches: tuple[FailedBatch, ...]
+    totals: dict[str, dict[str, BackendTotals]]  # route → backend
+    amount: str
+    list_amount: str
+    unknown_prices: int
+    budget_amount: str | None
+    ambiguous: tuple[AmbiguousCall, ...] = ()
+    version: str = MANIFEST_VERSION
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return asdict(self)
+
+    def to_json(self) -> bytes:
+        """Canonical JSON bytes."""
+        return canonical_json(asdict(self))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Manifest:
+        """The manifest behind parsed JSON; ValueError for another version."""
+        if data.get("version") != MANIFEST_VERSION:
+            raise ValueError(f"manifest of version {data.get('version')!r}; known: {MANIFEST_VERSION!r}")
+        values = dict(data)
+        values["failure_groups"] = tuple(
+            FailureGroup(**{**g, "example_ids": tuple(g["example_ids"])}) for g in data["failure_groups"]
+        )
+        values["failed_batches"] = tuple(FailedBatch(**b) for b in data["failed_batches"])
+        values["ambiguous"] = tuple(AmbiguousCall(**a) for a in data["ambiguous"])
+        values["skipped_files"] = tuple(data["skipped_files"])
+        values["totals"] = {
+            route: {name: BackendTotals(**t) for name, t in backends.items()}
+            for route, backends in data["totals"].items()
+        }
+        return cls(**values)

@@ -1,0 +1,261 @@
+"""The workload: what to read, where to send it, under which rules, at what price at most.
+
+One TOML file, checked as a whole by pydantic; unknown keys are errors. `schemas.load` reads it and
+turns what pydantic finds into errors that name the file, the key path, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from schemas.ids import canonical_json, sha256_hex
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+EnvironmentVariable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+Amount = Annotated[Decimal, Field(ge=0, max_digits=24, decimal_places=12)]
+MEBIBYTE = 1 << 20
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values can't be changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Input(Section):
+    """Which documents to read."""
+
+    uri: str = Field(min_length=1, description="a folder, a file or a glob; relative to the workload file")
+    id: str = Field(min_length=1, description="column of the document id")
+    text: str = Field(min_length=1, description="column of the text (string)")
+    columns: tuple[str, ...] = Field((), description="further columns that expressions and prompts use")
+    filter: str | None = Field(None, description="SQL expression; rows for which it is not true are skipped")
+    unique_ids: Literal["run", "batch"] = Field(
+        "run", description="where ids must be unique: in the whole input, or only inside a batch"
+    )
+    max_text_chars: int = Field(1_000_000, ge=1, description="a longer text is a failure")
+
+    @property
+    def needed_columns(self) -> tuple[str, ...]:
+        """Every column that is read, once each, the id first and the text second."""
+        return tuple(dict.fromkeys((self.id, self.text, *self.columns)))
+
+
+class Prompt(Section):
+    """How a hosted model is asked: a sandboxed Jinja template over the row's columns."""
+
+    template: str = Field(min_length=1, description="Jinja template; columns are its variables")
+    system: str = Field("", description="system text, the same for every document")
+    json_schema: dict[str, Any] | None = Field(
+        None, description="JSON Schema of the answer; its properties become the typed `output` column"
+    )
+
+
+class TokenPrice(Section):
+    """A price of one's own, for models that the price book doesn't know. Per million tokens."""
+
+    input_per_million: Amount
+    output_per_million: Amount
+    currency: Literal["USD"] = "USD"
+
+
+class HostedBackend(Section):
+    """A hosted model behind an HTTP API."""
+
+    provider: Literal["anthropic", "openai"] = Field(
+        description="the wire format; `openai` is also every server compatible with its chat completions"
+    )
+    model: str = Field(min_length=1)
+    base_url: str | None = Field(None, description="default: the provider's own address")
+    api_key_env: EnvironmentVariable | None = Field(
+        None, description="environment variable of the key; default ANTHROPIC_API_KEY or OPENAI_API_KEY"
+    )
+    requires_key: bool = Field(True, description="false for servers that take no key")
+    max_output_tokens: int = Field(1024, ge=1, le=1_000_000)
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="further generation parameters, sent as they are (temperature, ...)"
+    )
+    price: TokenPrice | None = None
+    max_in_flight: int = Field(64, ge=1, le=4096, description="calls at a time to this backend")
+
+
+class EmbedderBackend(Section):
+    """An embedding model that runs here, in JAX."""
+
+    provider: Literal["jax"]
+    model_path: str = Field(
+        min_length=1,
+        description="folder with config.json, tokenizer.json, model.safetensors; "
+        "`package:NAME` is the folder `model` of an installed Python package",
+    )
+    pooling: Literal["mean", "cls"] | None = Field(None, description="default: what the model's files say")
+    normalize: bool | None = Field(None, description="default: what the model's files say")
+    max_length: int | None = Field(None, ge=2, le=8192, description="tokens; default: the model's own")
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    output_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="of the vectors; bfloat16 is rounded to bfloat16 and stored as float16"
+    )
+    price_per_device_hour: Amount | None = Field(None, description="USD; none: the cost is unknown")
+    device_watts: tuple[float, float] | None = Field(None, description="power of a device, least and most")
+
+
+Backend = Annotated[HostedBackend | EmbedderBackend, Field(discriminator="provider")]
+
+
+class Split(Section):
+    """One arm of a weighted split: which chain of backends, for which share of the documents."""
+
+    weight: int = Field(ge=1, le=1_000_000)
+    backends: tuple[str, ...] = Field(min_length=1)
+
+
+class Route(Section):
+    """A named rule, and the ordered chain of backends that its documents go to."""
+
+    name: Name
+    when: str = Field("TRUE", min_length=1, description="SQL expression over the input columns")
+    backends: tuple[str, ...] = Field((), description="ordered chain: the next is tried when one fails")
+    split: tuple[Split, ...] = Field((), description="weighted chains instead of one, by hash of the id")
+    prompt: str | None = Field(None, description="name of a prompt; hosted routes need one")
+
+    @property
+    def chains(self) -> tuple[Split, ...]:
+        """The route's chains with their weights; a plain chain is a split with one arm."""
+        return self.split or (Split(weight=1, backends=self.backends),)
+
+    @model_validator(mode="after")
+    def _one_kind_of_chain(self) -> Route:
+        if bool(self.backends) == bool(self.split):
+            raise ValueError("give either `backends` or `split`")
+        return self
+
+
+class Rejection(Section):
+    """A rule that keeps documents from being sent."""
+
+    name: Name
+    when: str = Field(min_length=1, description="SQL expression; documents for which it is true are rejected")
+    reason: str = Field(min_length=1, description="stands in the failure row")
+    routes: tuple[str, ...] = Field((), description="for these routes only; default: for all")
+
+
+class Policy(Section):
+    """What may go where. Checked before anything leaves the process."""
+
+    reject: tuple[Rejection, ...] = ()
+    allowed_providers: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="route → providers; a route that is not named allows all"
+    )
+
+
+class Budget(Section):
+    """What the run may cost at most, over all its attempts."""
+
+    amount: Amount | None = Field(None, description="the cap; none: no cap")
+    currency: Literal["USD"] = "USD"
+    on_unknown_price: Literal["refuse", "allow"] = Field(
+        "refuse", description="what to do with a hosted model that has no price, when there is a cap"
+    )
+
+
+class Output(Section):
+    """Where results go, and which input columns go along."""
+
+    uri: str = Field(min_length=1, description="a folder; relative to the workload file")
+    columns: tuple[str, ...] = Field((), description="input columns that are copied into the results")
+    compression: Literal["zstd", "snappy", "none"] = "zstd"
+
+
+class Limits(Section):
+    """Sizes, times and concurrency."""
+
+    batch_rows: int = Field(4096, ge=1, le=1_000_000)
+    batch_bytes: int = Field(32 * MEBIBYTE, ge=1024, description="uncompressed bytes of the columns read")
+    max_in_flight: int = Field(256, ge=1, le=16384, description="calls at a time of the whole run")
+    max_calls: int = Field(6, ge=1, le=100, description="calls for a document and backend at most")
+    request_timeout_s: float = Field(60.0, gt=0, le=3600)
+    document_deadline_s: float = Field(600.0, gt=0, le=86400)
+    groups: int | None = Field(None, ge=1, le=500, description="task runs; default: by number of batches")
+    parallel_groups: int = Field(1, ge=1, le=64, description="Beam processes at a time")
+
+
+class Faults(Section):
+    """How often the rehearsal's stand-in misbehaves: shares of the calls, 0 to 1, added up at most 1."""
+
+    rate_limited: float = Field(0.0, ge=0, le=1)
+    server_error: float = Field(0.0, ge=0, le=1)
+    overloaded: float = Field(0.0, ge=0, le=1)
+    connection_reset: float = Field(0.0, ge=0, le=1)
+    hang: float = Field(0.0, ge=0, le=1)
+    truncated_body: float = Field(0.0, ge=0, le=1)
+    max_tokens: float = Field(0.0, ge=0, le=1)
+    invalid_json: float = Field(0.0, ge=0, le=1)
+    refusal: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _shares(self) -> Faults:
+        if sum(self.model_dump().values()) > 1.0:
+            raise ValueError("the shares add up to more than 1")
+        return self
+
+
+class Rehearsal(Section):
+    """How the loopback stand-in behaves; deterministic by seed and request."""
+
+    seed: int = 0
+    latency_ms: tuple[float, float] = Field((20.0, 80.0), description="least and most")
+    faults: Faults = Faults()
+
+
+class Workload(Section):
+    """One workload file."""
+
+    name: Name
+    match: Literal["first", "all"] = Field(
+        "first", description="a document goes to the first route that matches, or to all"
+    )
+    input: Input
+    routes: tuple[Route, ...] = Field(min_length=1)
+    backends: dict[Name, Backend] = Field(min_length=1)
+    prompts: dict[Name, Prompt] = Field(default_factory=dict)
+    policy: Policy = Policy()
+    budget: Budget = Budget()
+    output: Output
+    limits: Limits = Limits()
+    rehearsal: Rehearsal = Rehearsal()
+
+    def digest(self) -> str:
+        """Digest of all that decides the answers; 64 hexadecimal digits.
+
+        Budget, limits, prices and the addresses of input and output are left out: a raised cap or
+        a moved folder is the same workload.
+        """
+        content = self.model_dump(mode="json", exclude={"budget", "limits", "output", "rehearsal"})
+        content["input"].pop("uri")
+        content["output_columns"] = list(self.output.columns)
+        for backend in content["backends"].values():
+            for key in ("price", "price_per_device_hour", "device_watts", "max_in_flight", "api_key_env"):
+                backend.pop(key, None)
+        return sha256_hex(canonical_json(content))
+
+    def hosted_backends(self) -> dict[str, HostedBackend]:
+        """The hosted backends by name."""
+        return {n: b for n, b in self.backends.items() if isinstance(b, HostedBackend)}
+
+    def embedder_backends(self) -> dict[str, EmbedderBackend]:
+        """The JAX embedders by name."""
+        return {n: b for n, b in self.backends.items() if isinstance(b, EmbedderBackend)}
+
+    def route(self, name: str) -> Route:
+        """The route of that name; KeyError if there is none."""
+        for route in self.routes:
+            if route.name == name:
+                return route
+        raise KeyError(name)
+
+    def is_embed_route(self, route: Route) -> bool:
+        """Whether the route's documents go to an embedder (a chain is all hosted or all embedder)."""
+        return isinstance(self.backends[route.chains[0].backends[0]], EmbedderBackend)
