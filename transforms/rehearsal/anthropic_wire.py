@@ -1,0 +1,202 @@
+"""Anthropic's Messages API, version 2023-06-01: what comes in, what goes back.
+
+Source: the API reference of Messages, Errors, Rate limits and Structured outputs; the shapes are
+checked against the types of the official SDK in the tests.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import orjson
+
+from transforms.rehearsal.asks import (
+    Answer,
+    Ask,
+    BadRequest,
+    HttpReply,
+    HttpRequest,
+    text_of,
+    tokens_of,
+)
+from transforms.rehearsal.draws import token
+from transforms.rehearsal.schema_rules import open_object
+
+PATH = "/v1/messages"
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "refused": "refusal"}
+_LIMITS = (
+    ("anthropic-ratelimit-requests-limit", "4000"),
+    ("anthropic-ratelimit-requests-remaining", "3999"),
+    ("anthropic-ratelimit-requests-reset", "2026-01-01T00:00:01Z"),
+    ("anthropic-ratelimit-input-tokens-limit", "2000000"),
+    ("anthropic-ratelimit-input-tokens-remaining", "1999000"),
+    ("anthropic-ratelimit-input-tokens-reset", "2026-01-01T00:00:01Z"),
+    ("anthropic-ratelimit-output-tokens-limit", "400000"),
+    ("anthropic-ratelimit-output-tokens-remaining", "399000"),
+    ("anthropic-ratelimit-output-tokens-reset", "2026-01-01T00:00:01Z"),
+)
+_ERRORS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    529: "overloaded_error",
+}
+_FAULT_MESSAGES = {
+    429: "This request would exceed your organization's rate limit. (rehearsal)",
+    500: "Internal server error (rehearsal)",
+    529: "Overloaded (rehearsal)",
+}
+OVERLOADED = 529
+
+
+def error(status: int, message: str, key: bytes, extra: tuple[tuple[str, str], ...] = ()) -> HttpReply:
+    """An error in the provider's shape; `extra` headers come on top of the usual ones."""
+    request_id = _request_id(key)
+    body = {
+        "type": "error",
+        "error": {"type": _ERRORS[status], "message": message},
+        "request_id": request_id,
+    }
+    return HttpReply(status, (("request-id", request_id), *extra), orjson.dumps(body))
+
+
+def fault(status: int, retry_after: int | None, key: bytes) -> HttpReply:
+    """A fault of the provider's own: 429, 500 or 529."""
+    extra = () if retry_after is None else (("retry-after", str(retry_after)), *_LIMITS)
+    return error(status, _FAULT_MESSAGES[status], key, extra)
+
+
+def read(request: HttpRequest, key: bytes) -> Ask:
+    """What the request asks for; BadRequest where the provider would refuse it."""
+    bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+    if not request.headers.get("x-api-key") and not bearer:
+        raise BadRequest(error(401, "x-api-key header is required", key))
+    if "anthropic-version" not in request.headers:
+        raise BadRequest(error(400, "anthropic-version: header is required", key))
+    body = _body(request, key)
+    prompt, characters = _messages(body, key)
+    system = text_of(body.get("system", ""))
+    if system is None:
+        _refuse("system: Input should be a valid string or list of text blocks", key)
+    schema, tool = _schema(body, key)
+    schema_characters = len(orjson.dumps(schema)) if schema is not None else 0
+    return Ask(
+        model=body["model"],
+        prompt=prompt,
+        input_tokens=tokens_of(characters + len(system) + schema_characters),
+        max_output_tokens=body["max_tokens"],
+        schema=schema,
+        tool=tool,
+    )
+
+
+def reply(ask: Ask, answer: Answer, key: bytes) -> HttpReply:
+    """The answer as a message."""
+    body = {
+        "id": f"msg_{token(key, 'id', 24)}",
+        "type": "message",
+        "role": "assistant",
+        "model": ask.model,
+        "content": _content(ask, answer, key),
+        "stop_reason": "tool_use" if ask.tool and answer.finish == "stop" else _STOP_REASONS[answer.finish],
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": ask.input_tokens,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "output_tokens": answer.output_tokens,
+            "service_tier": "standard",
+        },
+    }
+    headers = (("request-id", _request_id(key)), *_LIMITS)
+    return HttpReply(200, headers, orjson.dumps(body), billed=True)
+
+
+def _content(ask: Ask, answer: Answer, key: bytes) -> list[dict[str, Any]]:
+    if answer.finish == "refused":
+        return []
+    if ask.tool:
+        return [
+            {
+                "type": "tool_use",
+                "id": f"toolu_{token(key, 'tool', 24)}",
+                "name": ask.tool,
+                "input": answer.value,
+            }
+        ]
+    return [{"type": "text", "text": answer.text}]
+
+
+def _body(request: HttpRequest, key: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(request.body)
+    except orjson.JSONDecodeError as problem:
+        raise BadRequest(error(400, f"The request body is not valid JSON: {problem}", key)) from None
+    if not isinstance(body, dict):
+        _refuse("Input should be a valid dictionary", key)
+    for name, kind in (("model", str), ("max_tokens", int), ("messages", list)):
+        if name not in body:
+            _refuse(f"{name}: Field required", key)
+        if not isinstance(body[name], kind) or isinstance(body[name], bool):
+            _refuse(f"{name}: Input should be a valid {kind.__name__}", key)
+    if body["max_tokens"] < 1:
+        _refuse("max_tokens: Input should be greater than or equal to 1", key)
+    if body.get("stream"):
+        _refuse("stream: the rehearsal gives whole answers only", key)
+    return body
+
+
+def _messages(body: dict[str, Any], key: bytes) -> tuple[str, int]:
+    """The last user message, and the characters of all messages."""
+    if not body["messages"]:
+        _refuse("messages: at least one message is required", key)
+    prompt, characters = "", 0
+    for index, message in enumerate(body["messages"]):
+        if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
+            _refuse(f"messages.{index}.role: Input should be 'user' or 'assistant'", key)
+        text = text_of(message.get("content"))
+        if text is None:
+            _refuse(f"messages.{index}.content: the rehearsal reads text only", key)
+        if not text.strip():
+            _refuse(f"messages.{index}: text content blocks must contain non-whitespace text", key)
+        characters += len(text)
+        prompt = text if message["role"] == "user" else prompt
+    return prompt, characters
+
+
+def _schema(body: dict[str, Any], key: bytes) -> tuple[dict[str, Any] | None, str]:
+    """The JSON Schema of the answer and the tool that it is the input of."""
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict) and choice.get("type") in ("tool", "any"):
+        for tool in body.get("tools") or ():
+            if choice["type"] == "any" or tool.get("name") == choice.get("name"):
+                return tool.get("input_schema") or {"type": "object"}, tool["name"]
+        _refuse(f"Tool '{choice.get('name')}' not found in provided tools", key)
+    config = body.get("output_config") or {}
+    wanted = config.get("format") or body.get("output_format")
+    if wanted is None:
+        return None, ""
+    if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
+        _refuse("output_config.format.type: Input should be 'json_schema'", key)
+    schema = wanted.get("schema")
+    if not isinstance(schema, dict):
+        _refuse("output_config.format.schema: Field required", key)
+    if open_object(schema) is not None:
+        _refuse(
+            "output_config.format.schema: For 'object' type, 'additionalProperties' must be explicitly "
+            "set to false",
+            key,
+        )
+    return schema, ""
+
+
+def _refuse(message: str, key: bytes) -> NoReturn:
+    raise BadRequest(error(400, message, key))
+
+
+def _request_id(key: bytes) -> str:
+    return f"req_{token(key, 'request', 24)}"

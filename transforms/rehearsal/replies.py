@@ -1,0 +1,73 @@
+"""From a request to its reply, without a socket: the same request gets the same reply."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from schemas.workload import Rehearsal
+from transforms.rehearsal import anthropic_wire, openai_wire
+from transforms.rehearsal.answers import answer_to
+from transforms.rehearsal.asks import BadRequest, HttpReply, HttpRequest
+from transforms.rehearsal.draws import fraction
+from transforms.rehearsal.faults import Fault, fault_of
+from transforms.rehearsal.scalars import UnsupportedSchemaError
+
+RETRY_AFTER_S = 1
+_WIRES: dict[str, ModuleType] = {anthropic_wire.PATH: anthropic_wire, openai_wire.PATH: openai_wire}
+_HANG = HttpReply(0, (), b"", ending="hang")
+_RESET = HttpReply(0, (), b"", ending="reset")
+
+
+def reply_to(request: HttpRequest, settings: Rehearsal, key: bytes, nth: int) -> HttpReply:
+    """The reply to a request that is seen for the `nth` time, counted from 0.
+
+    `key` is `draws.request_key` of the settings' seed and the request.
+    """
+    wire = _WIRES.get(request.path)
+    if wire is None or request.method != "POST":
+        return _unknown(request, key, known=wire is not None)
+    try:
+        ask = wire.read(request, key)
+        fault = fault_of(settings.faults, key, nth)
+        early = _instead_of_an_answer(wire, fault, key)
+        if early is not None:
+            return early
+        reply: HttpReply = wire.reply(ask, answer_to(ask, key, fault), key)
+    except BadRequest as bad:
+        return bad.reply
+    except UnsupportedSchemaError as problem:
+        refused: HttpReply = wire.error(
+            400, f"the rehearsal can't answer by this JSON Schema: {problem}", key
+        )
+        return refused
+    if fault == "truncated_body":
+        return HttpReply(reply.status, reply.headers, reply.body, reply.billed, "truncated")
+    return reply
+
+
+def latency_s(settings: Rehearsal, key: bytes) -> float:
+    """Seconds until the reply goes out."""
+    least, most = sorted(settings.latency_ms)
+    return (least + fraction(key, "latency") * (most - least)) / 1000
+
+
+def _instead_of_an_answer(wire: ModuleType, fault: Fault | None, key: bytes) -> HttpReply | None:
+    if fault == "hang":
+        return _HANG
+    if fault == "connection_reset":
+        return _RESET
+    if fault == "rate_limited":
+        limited: HttpReply = wire.fault(429, RETRY_AFTER_S, key)
+        return limited
+    if fault in ("server_error", "overloaded"):
+        failed: HttpReply = wire.fault(500 if fault == "server_error" else wire.OVERLOADED, None, key)
+        return failed
+    return None
+
+
+def _unknown(request: HttpRequest, key: bytes, *, known: bool) -> HttpReply:
+    """404, or 405 for another method, in the shape of the provider that the headers speak of."""
+    status = 405 if known else 404
+    if "anthropic-version" in request.headers or request.path == anthropic_wire.PATH:
+        return anthropic_wire.error(status, "Method Not Allowed" if known else "Not Found", key)
+    return openai_wire.error(status, f"Invalid URL ({request.method} {request.path})", key)
