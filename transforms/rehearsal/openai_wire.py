@@ -102,7 +102,7 @@ def reply(ask: Ask, answer: Answer, key: bytes) -> HttpReply:
     """The answer as a chat completion."""
     refused = answer.finish == "refused"
     by_the_model = refused and ask.schema is not None  # structured outputs have a field for it
-    message = {
+    message: dict[str, Any] = {
         "role": "assistant",
         "content": None if refused else answer.text,
         "refusal": answer.text if by_the_model else None,
@@ -165,7 +165,7 @@ def _body(request: HttpRequest, key: bytes) -> dict[str, Any]:
 
 def _messages(body: dict[str, Any], key: bytes) -> tuple[str, int]:
     """The last user message, and the characters of all messages."""
-    messages: Any = body.get("messages")
+    messages = body.get("messages")
     if messages is None:
         _refuse("Missing required parameter: 'messages'.", key, "messages", "missing_required_parameter")
     if not isinstance(messages, list) or not messages:
