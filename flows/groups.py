@@ -1,0 +1,240 @@
+"""Groups of batches: how many, what each worker is told, and what became of its batches.
+
+A group is what one worker process works on, and what one task run of the flow stands for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from flows.words import batches as batches_text
+from flows.worker import STOP_GRACE_S, Event, Worker, WorkerCommand, WorkerEnd
+from schemas.batches import BatchRef, BatchReport
+from schemas.run import Progress, RunContext
+from transforms.plan import group_slice
+
+MAX_GROUPS = 200  # the Prefect server keeps records of 200 task runs in a flow run without trouble
+_BATCHES_PER_GROUP = 64  # a process costs seconds to start and to compile for: give it minutes of work
+
+
+@dataclass(frozen=True, slots=True)
+class GroupJob:
+    """What one worker is told. Paths are absolute; it carries no secret."""
+
+    group: int
+    groups: int
+    run_id: str
+    workload: str
+    plan: str
+    context: str
+    log: str
+    lock: int | None
+    runner_flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """One batch as the tables show it. `amount` is a decimal string, None when a price is unknown."""
+
+    group: int
+    batch_id: str
+    attempt: int
+    state: str
+    rows: int
+    results: int
+    failures: int
+    retryable: int
+    amount: str | None
+    uri: str
+    error: str
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether nothing of the batch was committed."""
+        return self.state not in ("committed", "already_committed")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOutcome:
+    """What became of a group: every batch that its worker spoke of, and how the worker ended."""
+
+    group: int
+    lines: tuple[BatchLine, ...]
+    failed: tuple[BatchReport, ...]
+    end: WorkerEnd
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the worker ran to its end and no batch failed."""
+        return not self.failed and not self.end.error
+
+    def sentence(self) -> str:
+        """The outcome for an operator: what was done, or what failed and whether a retry can help."""
+        committed = [line for line in self.lines if not line.is_failed]
+        if self.is_good:
+            results = sum(line.results for line in committed)
+            failures = sum(line.failures for line in committed)
+            return f"{batches_text(len(committed))} committed: {results:,} results, {failures:,} failures"
+        if self.end.error:
+            advice = "Mend that before a retry" if self.end.configuration else "A retry does what is missing"
+            return f"Group {self.group} is not through: {self.end.error}. {advice}"
+        return (
+            f"{len(self.failed)} of {batches_text(len(self.lines))} failed: {self.failed[0].error}. "
+            "A retry does those again and nothing else"
+        )
+
+
+def default_groups(batches: int, parallel: int) -> int:
+    """How many groups: enough for all processes, few enough for each to earn its start-up, at most 200."""
+    wanted = max(parallel, -(-batches // _BATCHES_PER_GROUP))
+    return max(1, min(batches, wanted, MAX_GROUPS))
+
+
+def worker_arguments(job: GroupJob) -> tuple[str, ...]:
+    """The command line of the worker process. `-P` keeps the current folder off the import path."""
+    flags = ("--", *job.runner_flags) if job.runner_flags else ()
+    return (
+        sys.executable,
+        "-P",
+        "-m",
+        "pipelines.enrich",
+        f"--workload={job.workload}",
+        f"--run={job.context}",
+        f"--plan={job.plan}",
+        f"--group={job.group}",
+        f"--groups={job.groups}",
+        *flags,
+    )
+
+
+def write_context(run: RunContext, folder: Path) -> Path:
+    """Write what the workers must know of the run into a file; its path."""
+    path = folder / f"{run.run_id}.json"
+    path.write_text(json.dumps(asdict(run)), encoding="utf-8")
+    return path
+
+
+class Crew:
+    """All workers of a run: so that none is left behind, whatever ends the run."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._workers: list[Worker] = []
+        self._stopping = False
+
+    def run(self, command: WorkerCommand, on_event: Callable[[Event], None]) -> WorkerEnd:
+        """Run one worker to its end, in the calling thread. After `stop`, none is started any more."""
+        worker = Worker(command, on_event)
+        with self._guard:
+            self._workers.append(worker)
+            if self._stopping:
+                worker.terminate()
+        try:
+            return worker.run()
+        finally:
+            with self._guard:
+                self._workers.remove(worker)
+
+    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Stop all workers: first all are asked, then each is waited for, at last killed."""
+        with self._guard:
+            self._stopping = True
+            workers = list(self._workers)
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.stop(grace_s)
+
+
+def work_on_group(
+    job: GroupJob,
+    arguments: Sequence[str],
+    crew: Crew,
+    on_progress: Callable[[Progress], None],
+    on_batch: Callable[[BatchLine], None],
+) -> GroupOutcome:
+    """Run the worker of a group, hand on what it says, and gather what became of its batches."""
+    lines: list[BatchLine] = []
+    failed: list[BatchReport] = []
+
+    def on_event(event: Event) -> None:
+        if event["event"] == "progress":
+            on_progress(_progress(event))
+        elif event["event"] == "batch":
+            report = BatchReport.from_dict(event["report"])
+            lines.append(batch_line(job.group, report))
+            if lines[-1].is_failed:
+                failed.append(report)
+            on_batch(lines[-1])
+
+    command = WorkerCommand(
+        arguments=tuple(arguments),
+        log=Path(job.log),
+        inherit=() if job.lock is None else (job.lock,),
+        environment=(("PYTHONPATH", _import_path()),),
+    )
+    end = crew.run(command, on_event)
+    return GroupOutcome(job.group, tuple(lines), tuple(failed), end)
+
+
+def failed_reports(
+    outcomes: Iterable[GroupOutcome], refs: Sequence[BatchRef], groups: int
+) -> list[BatchReport]:
+    """Every batch that was due and is not committed: reported as failed, or never spoken of.
+
+    The latter were due to a worker that ended early, and get that worker's error.
+    """
+    failed: list[BatchReport] = []
+    for outcome in outcomes:
+        failed += outcome.failed
+        spoken_of = {line.batch_id for line in outcome.lines}
+        reason = outcome.end.error or "its worker ended without a word about it"
+        failed += [
+            BatchReport(ref.batch_id, ref.attempt, "failed", reason)
+            for ref in group_slice(refs, outcome.group, groups)
+            if ref.batch_id not in spoken_of
+        ]
+    return failed
+
+
+def batch_line(group: int, report: BatchReport) -> BatchLine:
+    """A report as a line of the batch table."""
+    record = report.record
+    if record is None:
+        return BatchLine(
+            group, report.batch_id, report.attempt, report.state, 0, 0, 0, 0, "0", "", report.error
+        )
+    totals = [t for backends in record.totals.values() for t in backends.values()]
+    amount = sum((Decimal(t.amount) for t in totals), Decimal(0))
+    return BatchLine(
+        group=group,
+        batch_id=report.batch_id,
+        attempt=report.attempt,
+        state=report.state,
+        rows=record.rows_in,
+        results=record.results,
+        failures=record.failures,
+        retryable=record.retryable,
+        amount=None if any(t.unknown for t in totals) else str(amount),
+        uri=record.ref.uri,
+        error=report.error,
+    )
+
+
+def _progress(event: dict[str, Any]) -> Progress:
+    return Progress(**{key: event[key] for key in ("group", "documents", "batches", "calls", "amount")})
+
+
+def _import_path() -> str:
+    """Where the worker finds this very code, whatever its current folder is."""
+    root = str(Path(__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    return f"{root}{os.pathsep}{inherited}" if inherited else root

@@ -1,0 +1,132 @@
+"""A manifest in words and tables, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flows.tables import Row, cost_rows, failure_rows, route_rows
+from flows.words import batches as batches_text
+from flows.words import count, usd
+from schemas.batches import AmbiguousCall
+from schemas.run import Manifest
+
+_AMBIGUOUS_SHOWN = 20
+_NUMBERS = frozenset(
+    {
+        "results",
+        "failures",
+        "documents",
+        "calls",
+        "replayed",
+        "input tokens",
+        "output tokens",
+        "rows",
+        "attempt",
+    }
+    | {"device seconds", "cost", "list price"}
+)
+NOTHING_DUE = "Nothing was due: no call was made and no result was rewritten."
+
+
+def end_sentence(manifest: Manifest, *, nothing_due: bool = False) -> str:
+    """How the run ended, in one plain sentence (and a second one when there was nothing to do)."""
+    prefix = "Rehearsal: " if manifest.rehearsal else ""
+    if manifest.state != "complete":
+        return f"{prefix}Incomplete: {manifest.reason}"
+    done = (
+        f"Complete: {count(manifest.results, 'result')} and {count(manifest.failures, 'final failure')} "
+        f"from {count(manifest.rows_in, 'document')} in {batches_text(manifest.batches_committed)}."
+    )
+    return f"{prefix}{NOTHING_DUE} {done}" if nothing_due else f"{prefix}{done}"
+
+
+def report(manifest: Manifest, output: str, *, nothing_due: bool = False) -> RenderableType:
+    """The whole report: rows by route, failures by reason, cost by backend, calls of unknown end, the end."""
+    label = " (rehearsal: answered by a stand-in, nothing was paid)" if manifest.rehearsal else ""
+    parts: list[RenderableType] = [
+        Text(f"Run {manifest.run_id} of workload {manifest.workload}{label}", style="bold"),
+        table("Rows by route", route_rows(manifest)),
+    ]
+    if manifest.failure_groups:
+        parts.append(table("Failures by reason", [_brief(row) for row in failure_rows(manifest)]))
+    costs = cost_rows(manifest)
+    if costs:
+        parts.append(table("Cost by backend", costs))
+    parts.append(Text(cost_sentence(manifest)))
+    if manifest.skipped_files:
+        parts.append(Text(f"Skipped files: {', '.join(manifest.skipped_files[:5])}"))
+    if manifest.ambiguous:
+        parts.append(ambiguous_table(manifest.ambiguous))
+    style = "bold green" if manifest.state == "complete" else "bold yellow"
+    parts.append(Text(end_sentence(manifest, nothing_due=nothing_due), style=style))
+    parts.append(Text(f"Output: {output}", overflow="fold"))
+    return Group(*parts)
+
+
+def cost_sentence(manifest: Manifest) -> str:
+    """What was billed, what is unknown, what remains of the budget. An unknown price is never a zero."""
+    text = f"Cost so far: {usd(manifest.amount)}"
+    if manifest.rehearsal:
+        text = f"Cost: $0 (rehearsal); at list price it would have been {usd(manifest.list_amount)}"
+    if manifest.unknown_prices:
+        text += f", and {count(manifest.unknown_prices, 'document')} of unknown price"
+    if manifest.budget_amount is not None:
+        text += f"; budget {usd(manifest.budget_amount)}"
+    worst = worst_amount(manifest.ambiguous)
+    if manifest.ambiguous:
+        text += f"; {count(len(manifest.ambiguous), 'call')} of unknown end may have cost up to {worst} more"
+    return f"{text}. Calls made by this run: {manifest.calls_by_this_run:,}."
+
+
+def worst_amount(calls: Sequence[AmbiguousCall]) -> str:
+    """The most that calls of unknown end can have cost; unknown if one of them has no price."""
+    amounts = [call.worst_amount for call in calls]
+    if any(amount is None for amount in amounts):
+        return "an unknown amount"
+    return usd(sum((Decimal(amount) for amount in amounts if amount is not None), Decimal(0)))
+
+
+def ambiguous_table(calls: Sequence[AmbiguousCall]) -> Table:
+    """The calls that were sent and whose end is not known."""
+    shown: list[Row] = [
+        {
+            "batch": call.batch_id[:12],
+            "row": call.row,
+            "route": call.route,
+            "backend": call.backend,
+            "cause": call.cause,
+            "at most": usd(call.worst_amount),
+            "sent at": call.sent_at,
+        }
+        for call in calls[:_AMBIGUOUS_SHOWN]
+    ]
+    more = f", {_AMBIGUOUS_SHOWN} of {len(calls):,} shown" if len(calls) > _AMBIGUOUS_SHOWN else ""
+    return table(f"Calls of unknown end (they may have been billed){more}", shown)
+
+
+def table(title: str, rows: Sequence[Row]) -> Table:
+    """Rows with the same keys as a table for a terminal."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
+    for name in rows[0] if rows else ():
+        made.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(f"{v:,}" if isinstance(v, int) else v) for v in row.values()))
+    return made
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where the command line writes; plain and wide when it is no terminal."""
+    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=160, color_system=None)
+
+
+def _brief(row: Row) -> Row:
+    """A failure row without the texts that are too long for a terminal."""
+    return {
+        k: v for k, v in row.items() if k in ("reason", "documents", "tried again by itself", "what to do")
+    }

@@ -1,0 +1,136 @@
+"""What the `enrich` flow is made of, and whom it tells how far it is.
+
+A Prefect flow's signature is the form of its parameters, so its collaborators can't be arguments of it.
+They are bound around the call instead: `with bound(steps, watcher, ending): enrich(parameters)`. A run
+that a deployment started has none bound and gets the real ones, and nobody watching but Prefect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from flows.groups import BatchLine, GroupJob, worker_arguments
+from schemas.batches import BatchReport
+from schemas.load import LoadedWorkload, load_workload
+from schemas.run import Manifest, Progress, RunContext
+from transforms.plan import Plan, plan_run
+
+
+class Lock(Protocol):
+    """The lock on an output, as a file descriptor that workers inherit."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+
+
+class Watcher(Protocol):
+    """Whoever shows how far a run is. Its methods are called from several threads."""
+
+    def planned(self, plan: Plan, rehearsal: bool) -> None:
+        """The run knows what it has to do."""
+
+    def progressed(self, progress: Progress) -> None:
+        """A worker says how far it is."""
+
+    def batch_ended(self, line: BatchLine) -> None:
+        """A worker is through with a batch."""
+
+    def say(self, text: str) -> None:
+        """Something that is worth a line."""
+
+
+class SilentWatcher:
+    """Shows nothing."""
+
+    def planned(self, plan: Plan, rehearsal: bool) -> None:
+        """See `Watcher`."""
+
+    def progressed(self, progress: Progress) -> None:
+        """See `Watcher`."""
+
+    def batch_ended(self, line: BatchLine) -> None:
+        """See `Watcher`."""
+
+    def say(self, text: str) -> None:
+        """See `Watcher`."""
+
+
+class CheckResult(Protocol):
+    """What checking a workload found worth saying."""
+
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps of a run, in their order, and the clock."""
+
+    load: Callable[[Path, str | None, str | None], LoadedWorkload]
+    check: Callable[[LoadedWorkload, bool], CheckResult]
+    open_output: Callable[[LoadedWorkload, bool], AbstractContextManager[Lock]]
+    plan: Callable[[LoadedWorkload, RunContext, Sequence[str]], Plan]
+    arguments: Callable[[GroupJob], tuple[str, ...]]
+    settle: Callable[[LoadedWorkload, RunContext, Plan, list[BatchReport], str], Manifest]
+    now: Callable[[], datetime]
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a run ended, for whoever called the flow in this process. `error` is for the user to mend."""
+
+    plan: Plan | None = None
+    manifest: Manifest | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is bound around a call of the flow."""
+
+    steps: Steps
+    watcher: Watcher = field(default_factory=SilentWatcher)
+    ending: Ending = field(default_factory=Ending)
+
+
+_BOUND: ContextVar[Surroundings | None] = ContextVar("switchgear_surroundings", default=None)
+
+
+@contextmanager
+def bound(surroundings: Surroundings) -> Iterator[Surroundings]:
+    """Bind what the flow works with; threads that Prefect starts for its tasks inherit it."""
+    token = _BOUND.set(surroundings)
+    try:
+        yield surroundings
+    finally:
+        _BOUND.reset(token)
+
+
+def surroundings() -> Surroundings:
+    """What is bound, or the real steps with nobody watching."""
+    return _BOUND.get() or Surroundings(real_steps())
+
+
+def real_steps() -> Steps:
+    """The steps of a real run."""
+    from transforms.check import check_workload
+    from transforms.settle import settle_run
+
+    from transforms.output import open_output
+
+    return Steps(
+        load=lambda path, input_uri, output_uri: load_workload(
+            path, input_uri=input_uri, output_uri=output_uri
+        ),
+        check=lambda loaded, rehearsal: check_workload(loaded, rehearsal=rehearsal),
+        open_output=lambda loaded, rehearsal: open_output(loaded, rehearsal=rehearsal),
+        plan=lambda loaded, run, classes: plan_run(loaded, run, retry_classes=tuple(classes)),
+        arguments=worker_arguments,
+        settle=settle_run,
+        now=lambda: datetime.now(UTC),
+    )
