@@ -70,6 +70,23 @@ class BackendTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class AmbiguousCall:
+    """A call that was sent and whose end is not known: it may have been billed.
+
+    `worst_amount` is the most that it can have cost, a decimal string; None when there is no price.
+    """
+
+    batch_id: str
+    attempt: int
+    row: int
+    route: str
+    backend: str
+    cause: str  # crash | timeout | connection | cancelled
+    worst_amount: str | None
+    sent_at: str
+
+
+@dataclass(frozen=True, slots=True)
 class CommitRecord:
     """The one moment that counts: what a batch's attempt left, and where it stands.
 
@@ -92,11 +109,11 @@ class CommitRecord:
     retryable: int
     key_sum: str
     parts: tuple[PartRef, ...]
-    supersedes: tuple[str, ...] = ()
     failures_by_class: dict[str, int] = field(default_factory=dict)
     results_by_route: dict[str, int] = field(default_factory=dict)
     failures_by_route: dict[str, int] = field(default_factory=dict)
     totals: dict[str, dict[str, BackendTotals]] = field(default_factory=dict)  # route → backend
+    ambiguous: tuple[AmbiguousCall, ...] = ()
     rehearsal: bool = False
     version: str = COMMIT_VERSION
 
@@ -112,7 +129,7 @@ class CommitRecord:
         values = dict(data)
         values["ref"] = ref_from_dict(data["ref"])
         values["parts"] = tuple(PartRef(**part) for part in data["parts"])
-        values["supersedes"] = tuple(data["supersedes"])
+        values["ambiguous"] = tuple(AmbiguousCall(**call) for call in data["ambiguous"])
         values["totals"] = {
             route: {name: BackendTotals(**totals) for name, totals in backends.items()}
             for route, backends in data["totals"].items()

@@ -114,3 +114,9 @@ class PreconditionFailedError(StoreError):
 
 class LedgerError(SwitchgearError):
     """A ledger can't be opened or written."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for a sentence; its type when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -19,6 +19,7 @@ class FailureClass(StrEnum):
     # our own decision
     NO_ROUTE = "no_route"
     POLICY_REJECTED = "policy_rejected"
+    EXPRESSION_ERROR = "expression_error"
     PROMPT_ERROR = "prompt_error"
     BUDGET_EXHAUSTED = "budget_exhausted"
     UNKNOWN_PRICE = "unknown_price"
@@ -77,6 +78,9 @@ FAILURE_KINDS: dict[FailureClass, FailureKind] = {
     ),
     FailureClass.POLICY_REJECTED: FailureKind(
         False, "a policy rule rejected the document", "see the rule's reason; nothing was sent"
+    ),
+    FailureClass.EXPRESSION_ERROR: FailureKind(
+        False, "an expression of the workload failed on this row", "mend the expression or the row"
     ),
     FailureClass.PROMPT_ERROR: FailureKind(
         False, "the prompt template failed on this row", "mend the template or the row"

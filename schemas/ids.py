@@ -43,8 +43,8 @@ def key_sum(keys: Iterable[int]) -> int:
 
 
 def new_run_id(now: datetime) -> str:
-    """A fresh run id that sorts by start time, for example `20261122T091500Z-1f3a9c`."""
-    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    """A fresh run id that sorts by start time, for example `20261122T091500123Z-1f3a9c`."""
+    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(3)}"
 
 
 def stable_fraction(document_id: str, salt: str) -> float:

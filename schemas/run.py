@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from schemas.batches import BackendTotals
+from schemas.batches import AmbiguousCall, BackendTotals
 from schemas.ids import canonical_json
 
 CODE_VERSION = "0.1.0"
@@ -45,23 +45,6 @@ class Progress:
     def to_dict(self) -> dict[str, Any]:
         """As plain values for a line of JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class AmbiguousCall:
-    """A call that was sent and whose end is not known: it may have been billed.
-
-    `worst_amount` is the most that it can have cost, a decimal string; None when there is no price.
-    """
-
-    batch_id: str
-    attempt: int
-    row: int
-    route: str
-    backend: str
-    cause: str  # crash | timeout | connection | cancelled
-    worst_amount: str | None
-    sent_at: str
 
 
 @dataclass(frozen=True, slots=True)

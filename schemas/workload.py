@@ -37,6 +37,9 @@ class Input(Section):
         "run", description="where ids must be unique: in the whole input, or only inside a batch"
     )
     max_text_chars: int = Field(1_000_000, ge=1, description="a longer text is a failure")
+    unreadable_files: Literal["fail", "skip"] = Field(
+        "fail", description="a file that is no readable Parquet stops the run, or is skipped and listed"
+    )
 
     @property
     def needed_columns(self) -> tuple[str, ...]:
@@ -228,14 +231,17 @@ class Workload(Section):
     rehearsal: Rehearsal = Rehearsal()
 
     def digest(self) -> str:
-        """Digest of all that decides the answers; 64 hexadecimal digits.
+        """Digest of all that decides the answers and how the input is cut; 64 hexadecimal digits.
 
-        Budget, limits, prices and the addresses of input and output are left out: a raised cap or
-        a moved folder is the same workload.
+        Budget, prices, times, concurrency and the addresses of input and output are left out: a
+        raised cap or a moved folder is the same workload. `batch_rows` and `batch_bytes` are in it,
+        because with other batches nothing that is committed would be found again.
         """
         content = self.model_dump(mode="json", exclude={"budget", "limits", "output", "rehearsal"})
         content["input"].pop("uri")
+        content["input"].pop("unreadable_files")
         content["output_columns"] = list(self.output.columns)
+        content["batches"] = [self.limits.batch_rows, self.limits.batch_bytes]
         for backend in content["backends"].values():
             for key in ("price", "price_per_device_hour", "device_watts", "max_in_flight", "api_key_env"):
                 backend.pop(key, None)

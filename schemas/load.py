@@ -1,0 +1,242 @@
+"""Reading a workload file: TOML in, a checked `Workload` out, or every problem at once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from schemas.arrow import RESERVED_COLUMNS
+from schemas.errors import Problem, WorkloadError
+from schemas.workload import EmbedderBackend, HostedBackend, Route, Workload
+
+_MAX_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWorkload:
+    """A workload and where it came from. Relative addresses in it are relative to its folder."""
+
+    workload: Workload
+    path: Path
+    source: bytes
+    input_uri: str
+    output_uri: str
+
+    @property
+    def base_dir(self) -> Path:
+        """The folder that relative paths of the workload are relative to."""
+        return self.path.parent
+
+
+def load_workload(
+    path: Path, *, input_uri: str | None = None, output_uri: str | None = None
+) -> LoadedWorkload:
+    """Read and check a workload file.
+
+    `input_uri` and `output_uri` replace those of the file; they are relative to the current
+    folder, as everything on a command line is.
+
+    Raises:
+        WorkloadError: the file can't be read, is not TOML or has problems; it lists all of them.
+    """
+    path = Path(os.path.abspath(path))
+    source = _read(path)
+    try:
+        raw = tomllib.loads(source.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problem = Problem("file", "not TOML", str(error), "mend the file at the place that is named")
+        raise WorkloadError(str(path), [problem]) from None
+    try:
+        workload = Workload.model_validate(raw)
+    except ValidationError as error:
+        raise WorkloadError(str(path), [_problem(e, raw) for e in error.errors()]) from None
+    problems = _reference_problems(workload)
+    if problems:
+        raise WorkloadError(str(path), problems)
+    return LoadedWorkload(
+        workload=workload,
+        path=path,
+        source=source,
+        input_uri=_absolute(input_uri, Path.cwd()) or str(_absolute(workload.input.uri, path.parent)),
+        output_uri=_absolute(output_uri, Path.cwd()) or str(_absolute(workload.output.uri, path.parent)),
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        problem = Problem("file", str(path), reason, "give the path of a workload file (TOML)")
+        raise WorkloadError(str(path), [problem]) from None
+
+
+def _absolute(uri: str | None, base: Path) -> str | None:
+    if uri is None or "://" in uri:
+        return uri
+    return os.path.normpath(base / Path(uri).expanduser())
+
+
+def _problem(error: ErrorDetails, raw: dict[str, Any]) -> Problem:
+    """What pydantic found, as key path, value, what is allowed and what to do next."""
+    location = [part for part in error["loc"] if not _is_union_tag(part, error["loc"])]
+    where = _key_path(location)
+    if error["type"] == "extra_forbidden":
+        return Problem(where, _shown(error["input"]), "unknown key", _did_you_mean(location, raw))
+    if error["type"] == "missing":
+        return Problem(where, "(missing)", "this key is required", "add it")
+    allowed = error["msg"].removeprefix("Value error, ")
+    return Problem(where, _shown(error["input"]), allowed[:1].lower() + allowed[1:])
+
+
+def _is_union_tag(part: int | str, location: tuple[int | str, ...]) -> bool:
+    """Whether a part of pydantic's location is the chosen arm of a union and no key of the file."""
+    return len(location) > 2 and location[0] == "backends" and part == location[2] and part in _PROVIDERS
+
+
+_PROVIDERS = ("anthropic", "openai", "jax")
+
+
+def _key_path(location: list[int | str]) -> str:
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part != "[key]":
+            text += f".{part}" if text else part
+    return text or "file"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def _did_you_mean(location: list[int | str], raw: dict[str, Any]) -> str:
+    known = _known_keys(location, raw)
+    close = get_close_matches(str(location[-1]), known, n=1)
+    return f"Did you mean `{close[0]}`?" if close else f"Known keys: {', '.join(known)}"
+
+
+def _known_keys(location: list[int | str], raw: dict[str, Any]) -> list[str]:
+    """The keys that the section at `location` knows, found by walking the models."""
+    model: Any = Workload
+    value: Any = raw
+    for part in location[:-1]:
+        value = _child(value, part)
+        if isinstance(part, str) and part in getattr(model, "model_fields", {}):
+            model = _section_of(model.model_fields[part].annotation, value)
+        elif model is dict:
+            model = EmbedderBackend if (value or {}).get("provider") == "jax" else HostedBackend
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _child(value: Any, part: int | str) -> Any:
+    try:
+        return value[part]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _section_of(annotation: Any, value: Any) -> Any:
+    """The pydantic model inside an annotation such as `tuple[Route, ...]` or `dict[Name, Prompt]`."""
+    candidates = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    if candidates:
+        return candidates[0]
+    return dict if isinstance(value, dict) else None
+
+
+def _reference_problems(workload: Workload) -> list[Problem]:
+    """What single values can't show: names that point nowhere, routes that don't add up."""
+    problems = _duplicate_problems(workload)
+    for index, route in enumerate(workload.routes):
+        problems += _route_problems(workload, route, f"routes[{index}]")
+    route_names = [r.name for r in workload.routes]
+    for index, rule in enumerate(workload.policy.reject):
+        for name in set(rule.routes) - set(route_names):
+            problems.append(_unknown(f"policy.reject[{index}].routes", name, route_names))
+    for name in set(workload.policy.allowed_providers) - set(route_names):
+        problems.append(_unknown("policy.allowed_providers", name, route_names))
+    return problems + _output_problems(workload)
+
+
+def _duplicate_problems(workload: Workload) -> list[Problem]:
+    names = [r.name for r in workload.routes]
+    return [
+        Problem("routes", repr(name), "route names must be unique", "rename one of them")
+        for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+
+
+def _unknown(where: str, value: str, known: list[str]) -> Problem:
+    return Problem(where, repr(value), f"must be one of: {', '.join(sorted(known)) or '(none)'}")
+
+
+def _route_problems(workload: Workload, route: Route, where: str) -> list[Problem]:
+    names = [name for chain in route.chains for name in chain.backends]
+    unknown = [n for n in dict.fromkeys(names) if n not in workload.backends]
+    if unknown:
+        return [_unknown(f"{where}.backends", n, list(workload.backends)) for n in unknown]
+    problems = _policy_problems(workload, route, where, names)
+    kinds = {isinstance(workload.backends[n], EmbedderBackend) for n in names}
+    if len(kinds) == 2:
+        problems.append(
+            Problem(
+                f"{where}.backends", repr(names), "hosted models and embedders can't share a route", "use two"
+            )
+        )
+    elif kinds == {True}:
+        problems += _embed_route_problems(route, where)
+    elif route.prompt is None:
+        problems.append(Problem(f"{where}.prompt", "(missing)", "a hosted route needs a prompt", "add one"))
+    if route.prompt is not None and route.prompt not in workload.prompts:
+        problems.append(_unknown(f"{where}.prompt", route.prompt, list(workload.prompts)))
+    return problems
+
+
+def _embed_route_problems(route: Route, where: str) -> list[Problem]:
+    problems = []
+    if route.prompt is not None:
+        problems.append(Problem(f"{where}.prompt", repr(route.prompt), "an embed route takes no prompt"))
+    names = {name for chain in route.chains for name in chain.backends}
+    if len(names) > 1:
+        hint = "another model's vectors are another space: use a route of its own"
+        problems.append(Problem(f"{where}.backends", repr(sorted(names)), "one embedder per route", hint))
+    return problems
+
+
+def _policy_problems(workload: Workload, route: Route, where: str, names: list[str]) -> list[Problem]:
+    allowed = workload.policy.allowed_providers.get(route.name)
+    if allowed is None:
+        return []
+    return [
+        Problem(
+            f"{where}.backends",
+            repr(name),
+            f"its provider {workload.backends[name].provider!r} is not in policy.allowed_providers"
+            f".{route.name} ({', '.join(allowed)})",
+            "take the backend out of the chain, or allow its provider",
+        )
+        for name in dict.fromkeys(names)
+        if workload.backends[name].provider not in allowed
+    ]
+
+
+def _output_problems(workload: Workload) -> list[Problem]:
+    problems = []
+    for column in workload.output.columns:
+        if column in RESERVED_COLUMNS:
+            hint = "rename the column in the input"
+            problems.append(Problem("output.columns", repr(column), "is a column of the results", hint))
+        elif column not in workload.input.needed_columns:
+            problems.append(_unknown("output.columns", column, list(workload.input.needed_columns)))
+    return problems

@@ -1,0 +1,198 @@
+"""The commit: the one moment that counts, and what makes it visible.
+
+A batch's attempt is committed by creating its commit record. Of several workers on one attempt one
+creates it; the parts of the others are named by no record, are never published and are swept.
+Publishing only gives committed parts their final names: whoever comes first does it, any number of
+times.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from schemas.batches import BackendTotals, CommitRecord, PartRef
+from schemas.errors import ReconcileError
+from schemas.failures import FailureClass, is_retryable
+from schemas.ids import key_sum, row_key
+from schemas.outcomes import Outcome
+from schemas.run import RunContext
+from transforms.layout import FAILURES, STAGING, commit_path, failures_path, newest_commits, read_commit
+from transforms.store import Store
+from transforms.work import WorkBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The record that won, and whether it is this writer's."""
+
+    record: CommitRecord
+    won: bool
+
+
+def reconcile(batch: WorkBatch, parts: Sequence[PartRef]) -> str:
+    """Prove that every assignment of the batch is exactly one row of its parts; the key sum.
+
+    Raises:
+        ReconcileError: it is not so. Nothing may be committed then.
+    """
+    pairs = [(o.assignment.row, o.assignment.route) for o in batch.outcomes]
+    expected, found = key_sum(row_key(*p) for p in batch.expected), key_sum(row_key(*p) for p in pairs)
+    carried = batch.carried.num_rows if batch.carried is not None else 0
+    written = sum(part.rows for part in parts) - carried
+    if batch.todo or expected != found or not (len(batch.expected) == len(pairs) == written):
+        raise ReconcileError(
+            f"batch {batch.ref.batch_id} attempt {batch.ref.attempt}: {len(batch.expected)} assignments in, "
+            f"{len(pairs)} outcomes, {written} rows written, {len(batch.todo)} never taken, key sums "
+            f"{expected:032x} and {found:032x}. Nothing of it was committed. This is a defect: report it"
+        )
+    return f"{found:032x}"
+
+
+def make_record(
+    batch: WorkBatch, parts: Sequence[PartRef], run: RunContext, writer: str, now: datetime
+) -> CommitRecord:
+    """The commit record of a batch whose parts are staged.
+
+    Raises:
+        ReconcileError: see `reconcile`.
+    """
+    sums = reconcile(batch, parts)
+    failed = [o for o in batch.outcomes if not o.is_result]
+    by_class = _carried_counts(batch)
+    for outcome in failed:
+        by_class[str(outcome.failure)] += 1
+    failures = sum(by_class.values())
+    return CommitRecord(
+        batch_id=batch.ref.batch_id,
+        attempt=batch.ref.attempt,
+        run_id=run.run_id,
+        writer=writer,
+        workload_sha256=run.workload_sha256,
+        committed_at=now.isoformat(),
+        ref=batch.ref,
+        rows_in=batch.ref.row_count,
+        rows_skipped=batch.rows_skipped,
+        assignments=len(batch.outcomes) - len(failed) + failures,
+        results=len(batch.outcomes) - len(failed),
+        failures=failures,
+        retryable=sum(n for name, n in by_class.items() if is_retryable(FailureClass(name))),
+        key_sum=sums,
+        parts=tuple(parts),
+        failures_by_class=dict(by_class),
+        results_by_route=_count_routes([o for o in batch.outcomes if o.is_result]),
+        failures_by_route=_failures_by_route(batch, failed),
+        totals=_totals(batch.outcomes),
+        ambiguous=tuple(batch.ambiguous),
+        rehearsal=run.rehearsal,
+    )
+
+
+def _carried_counts(batch: WorkBatch) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    if batch.carried is not None:
+        for name in batch.carried.column("error_class").to_pylist():
+            counts[name] += 1
+    return counts
+
+
+def _count_routes(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    for outcome in outcomes:
+        counts[outcome.assignment.route] += 1
+    return dict(counts)
+
+
+def _failures_by_route(batch: WorkBatch, failed: Sequence[Outcome]) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int, _count_routes(failed))
+    if batch.carried is not None:
+        for lineage in batch.carried.column("lineage").to_pylist():
+            counts[lineage["route"] or ""] += 1
+    return dict(counts)
+
+
+def _totals(outcomes: Sequence[Outcome]) -> dict[str, dict[str, BackendTotals]]:
+    """What this attempt spent, by route and backend (the last backend that was tried)."""
+    grouped: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.backend is not None:
+            grouped[outcome.assignment.route, outcome.backend].append(outcome)
+    totals: dict[str, dict[str, BackendTotals]] = defaultdict(dict)
+    for (route, backend), members in grouped.items():
+        totals[route][backend] = _sum_outcomes(members)
+    return dict(totals)
+
+
+def _sum_outcomes(outcomes: Sequence[Outcome]) -> BackendTotals:
+    known = [o.charge for o in outcomes if o.charge.amount is not None]
+    bases = [o.charge.basis for o in outcomes if o.charge.basis != "none"]
+    return BackendTotals(
+        documents=len(outcomes),
+        results=sum(o.is_result for o in outcomes),
+        calls=sum(o.calls for o in outcomes),
+        replayed=sum(o.replayed_calls for o in outcomes),
+        ambiguous=sum(o.ambiguous_calls for o in outcomes),
+        ambiguous_amount=str(sum((o.ambiguous_amount for o in outcomes), Decimal(0))),
+        input_tokens=sum(o.usage.input_tokens or 0 for o in outcomes),
+        output_tokens=sum(o.usage.output_tokens or 0 for o in outcomes),
+        amount=str(sum((c.amount for c in known if c.amount is not None), Decimal(0))),
+        list_amount=str(sum((c.list_amount for c in known if c.list_amount is not None), Decimal(0))),
+        unknown=len(outcomes) - len(known),
+        device_seconds=sum(o.charge.device_seconds or 0.0 for o in outcomes),
+        basis=bases[0] if bases else "none",
+    )
+
+
+def commit(store: Store, record: CommitRecord) -> Commit:
+    """Commit a batch's attempt and publish what won.
+
+    A record of our own that is already there (an acknowledgement that was lost) counts as won.
+    """
+    created = store.create(commit_path(record.batch_id, record.attempt), record.to_json())
+    winner = record if created else read_commit(store, record.batch_id, record.attempt)
+    publish(store, winner)
+    won = winner.writer == record.writer
+    if not won:
+        for part in record.parts:
+            store.delete(part.staged)
+    return Commit(winner, won)
+
+
+def publish(store: Store, record: CommitRecord) -> None:
+    """Give a committed record's parts their final names, and take away the failures they replace."""
+    for part in record.parts:
+        store.publish(part.staged, part.final)
+    for attempt in range(1, record.attempt):
+        store.delete(failures_path(record.batch_id, attempt))
+
+
+def recover(store: Store) -> None:
+    """Finish what was committed but not published, and sweep what no commit names.
+
+    Only for the holder of the output's lock: no worker may be staging anything meanwhile.
+    """
+    folders: dict[str, list[str]] = defaultdict(list)
+    for path in store.list(STAGING):
+        folders[path.split("/")[1]].append(path)
+    for folder, paths in folders.items():
+        batch_id, attempt, writer = folder.split(".")
+        try:
+            record = read_commit(store, batch_id, int(attempt))
+        except FileNotFoundError:
+            record = None
+        if record is not None and record.writer == writer:
+            publish(store, record)
+        for path in paths:
+            store.delete(path)
+    _sweep_replaced_failures(store)
+
+
+def _sweep_replaced_failures(store: Store) -> None:
+    newest = newest_commits(store)
+    for path in list(store.list(FAILURES)):
+        batch_id, attempt, _ = path.rsplit("/", 1)[1].split(".", 2)
+        if int(attempt) < newest.get(batch_id, 0):
+            store.delete(path)

@@ -1,0 +1,206 @@
+"""Finding the input files and reading their footers, in parallel and before anything is paid."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import InputError, first_line
+from schemas.workload import Input
+
+_THREADS = 16
+_READ_BYTES = 1 << 20
+_LISTED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """One row group: its rows, and the uncompressed bytes of the columns that are read."""
+
+    index: int
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One readable Parquet file, as its footer describes it.
+
+    `generation` is `sha256:` and 32 digits of the content's digest: a copied or touched file is
+    the same, a changed one never is.
+    """
+
+    uri: str
+    generation: str
+    size: int
+    mtime_ns: int
+    schema: pa.Schema
+    row_groups: tuple[RowGroup, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole file."""
+        return sum(group.rows for group in self.row_groups)
+
+
+@dataclass(frozen=True, slots=True)
+class InputFiles:
+    """All input files by name, their common schema, and the files that were skipped with the reason."""
+
+    files: tuple[InputFile, ...]
+    schema: pa.Schema
+    skipped: tuple[str, ...]
+
+
+def find_input(uri: str, settings: Input) -> InputFiles:
+    """List the input, read every footer, and check that the needed columns are there and agree.
+
+    Raises:
+        InputError: nothing matches, files can't be read (all of them are named, unless
+            `unreadable_files` is `skip`), a needed column is missing or of an unusable type.
+    """
+    paths = list_files(uri)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        described = list(pool.map(lambda path: _describe(path, settings.needed_columns), paths))
+    broken = [d for d in described if isinstance(d, str)]
+    files = tuple(d for d in described if isinstance(d, InputFile))
+    if broken and (settings.unreadable_files == "fail" or not files):
+        raise InputError(
+            _listing(f"{len(broken)} of {len(paths)} input files can't be used:", broken)
+            + '\nRestore or remove them, or set input.unreadable_files = "skip"'
+        )
+    return InputFiles(files, common_schema(files, settings), tuple(broken))
+
+
+def list_files(uri: str) -> list[str]:
+    """The absolute paths behind an input address, sorted: a file, a folder's *.parquet, or a glob.
+
+    Names that begin with `_` or `.` are left out of folders, as Spark and Hive do.
+    """
+    if "://" in uri:
+        raise InputError(f"input {uri}: only local files are supported as input yet; give a path")
+    if os.path.isfile(uri):
+        return [os.path.abspath(uri)]
+    if os.path.isdir(uri):
+        found = sorted(str(p) for p in Path(uri).rglob("*.parquet") if _is_visible(p.relative_to(uri)))
+        allowed = "it holds no *.parquet files"
+    else:
+        found = sorted(p for p in glob.glob(uri, recursive=True) if os.path.isfile(p))
+        allowed = "no file or folder has that name, and as a glob it matches nothing"
+    if not found:
+        raise InputError(f"input {uri}: {allowed}. Give a Parquet file, a folder of them, or a glob")
+    return [os.path.abspath(p) for p in found]
+
+
+def _is_visible(path: Path) -> bool:
+    return not any(part.startswith(("_", ".")) for part in path.parts)
+
+
+def _describe(path: str, columns: Sequence[str]) -> InputFile | str:
+    """The file's description, or the sentence that says why it can't be used."""
+    try:
+        stat = os.stat(path)
+        if stat.st_size == 0:
+            return f"{path}: the file is empty (0 bytes)"
+        with pq.ParquetFile(path) as parquet:
+            metadata, schema = parquet.metadata, parquet.schema_arrow
+        groups = tuple(_row_group(metadata, index, columns) for index in range(metadata.num_row_groups))
+        return InputFile(path, _content_digest(path), stat.st_size, stat.st_mtime_ns, schema, groups)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
+        return f"{path}: no readable Parquet file ({first_line(error)})"
+
+
+def _row_group(metadata: pq.FileMetaData, index: int, columns: Sequence[str]) -> RowGroup:
+    group = metadata.row_group(index)
+    if group.num_rows < 0:
+        raise ValueError(f"row group {index} claims {group.num_rows} rows")
+    chunks = (group.column(i) for i in range(group.num_columns))
+    size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in columns)
+    return RowGroup(index, group.num_rows, max(size, 0))
+
+
+def _content_digest(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def common_schema(files: Sequence[InputFile], settings: Input) -> pa.Schema:
+    """The schema of the needed columns that all files can be read as.
+
+    Raises:
+        InputError: a column is missing somewhere, or its types can't be brought together.
+    """
+    missing = [
+        f"{f.uri}: no column {name!r} (has: {', '.join(f.schema.names[:20])})"
+        for f in files
+        for name in settings.needed_columns
+        if name not in f.schema.names
+    ]
+    if missing:
+        raise InputError(
+            _listing("columns that the workload names are missing:", missing)
+            + "\nMend input.id, input.text or input.columns, or the files"
+        )
+    fields = [_common_field(files, name) for name in settings.needed_columns]
+    _require_string(fields[1], "input.text", files)
+    if not (_is_string(fields[0].type) or pa.types.is_integer(fields[0].type)):
+        raise InputError(
+            f"input.id column {settings.id!r} is {fields[0].type} in {files[0].uri}; "
+            "it must be string or integer. Name another column, or cast it"
+        )
+    return pa.schema(fields)
+
+
+def _common_field(files: Sequence[InputFile], name: str) -> pa.Field:
+    first, field = files[0], None
+    for file in files:
+        found = pa.field(name, _plain(file.schema.field(name).type))
+        try:
+            schemas = [pa.schema([found])] if field is None else [pa.schema([field]), pa.schema([found])]
+            field = pa.unify_schemas(schemas, promote_options="permissive").field(0)
+        except pa.ArrowException:
+            raise InputError(
+                f"column {name!r} changes its type between files: {field.type if field else '?'} up to "
+                f"{first.uri}, {found.type} in {file.uri}. Write the files with one schema"
+            ) from None
+        first = file
+    assert field is not None
+    return pa.field(name, field.type)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Dictionary and view encodings are how values are stored, not what they are."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if kind in (pa.large_string(), pa.string_view(), pa.string()):
+        return pa.large_string()
+    return kind
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _require_string(field: pa.Field, key: str, files: Sequence[InputFile]) -> None:
+    if not _is_string(field.type):
+        raise InputError(
+            f"{key} column {field.name!r} is {field.type} in {files[0].uri}; it must be string. "
+            "Name another column, or cast it"
+        )
+
+
+def _listing(head: str, lines: Sequence[str]) -> str:
+    shown = "".join(f"\n  {line}" for line in lines[:_LISTED])
+    more = f"\n  … and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    return f"{head}{shown}{more}"

@@ -1,0 +1,146 @@
+"""The first look at a batch's rows: which of them can't be worked on, and why.
+
+Whatever is wrong with one row becomes that row's failure; the rest goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.failures import FailureClass
+from schemas.workload import Input
+from transforms.expressions import Condition, evaluate
+
+_SHOWN_BYTES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """A batch's rows after the first look.
+
+    `table` has the same rows with unusable strings set to NULL, so that it is safe to evaluate;
+    `ids` are the document ids as strings; `skipped` are the positions that the filter leaves out;
+    `faults` maps positions to (class, message).
+    """
+
+    table: pa.Table
+    ids: list[str | None]
+    skipped: frozenset[int]
+    faults: dict[int, tuple[FailureClass, str]]
+
+
+def inspect_rows(
+    table: pa.Table, settings: Input, row_filter: Condition | None, duplicate_positions: Sequence[int]
+) -> Intake:
+    """Apply the input's filter and find the rows without a usable id or text.
+
+    A row with a string that is no valid UTF-8 is a failure even if the filter would skip it: what
+    the filter says of it can't be known.
+    """
+    table, faults = _without_invalid_text(table)
+    ids = _ids(table.column(settings.id))
+    skipped = _skipped(table, row_filter, faults)
+    for position in duplicate_positions:
+        message = f"the id {ids[position]!r} stands in an earlier row"
+        faults.setdefault(position, (FailureClass.DUPLICATE_ID, message))
+    _find_repeats(ids, skipped, faults)
+    _find_bad_texts(table.column(settings.text), settings, faults)
+    return Intake(table, ids, skipped, {p: f for p, f in faults.items() if p not in skipped})
+
+
+def _skipped(
+    table: pa.Table, row_filter: Condition | None, faults: dict[int, tuple[FailureClass, str]]
+) -> frozenset[int]:
+    if row_filter is None:
+        return frozenset()
+    evaluation = evaluate([row_filter], table)
+    for position, message in evaluation.errors.items():
+        faults.setdefault(position, (FailureClass.EXPRESSION_ERROR, message))
+    return frozenset(p for p, kept in enumerate(evaluation.masks[0]) if not kept) - faults.keys()
+
+
+def _without_invalid_text(table: pa.Table) -> tuple[pa.Table, dict[int, tuple[FailureClass, str]]]:
+    faults: dict[int, tuple[FailureClass, str]] = {}
+    for index, field in enumerate(table.schema):
+        if not pa.types.is_large_string(field.type):
+            continue
+        bad = _invalid_positions(table.column(index))
+        for position, shown in bad.items():
+            message = f"column {field.name!r} is not valid UTF-8 (starts with {shown})"
+            faults.setdefault(position, (FailureClass.INVALID_TEXT, message))
+        if bad:
+            table = table.set_column(index, field, _nulled(table.column(index), bad))
+    return table, faults
+
+
+def _invalid_positions(column: pa.ChunkedArray) -> dict[int, str]:
+    """Positions of strings that are no valid UTF-8, with their first bytes; usually none."""
+    try:
+        column.validate(full=True)
+        return {}
+    except pa.ArrowInvalid:
+        pass
+    bad: dict[int, str] = {}
+    for position, value in enumerate(column.cast(pa.large_binary())):
+        data = value.as_py()
+        try:
+            if data is not None:
+                data.decode("utf-8")
+        except UnicodeDecodeError:
+            bad[position] = repr(data[:_SHOWN_BYTES])
+    return bad
+
+
+def _nulled(column: pa.ChunkedArray, positions: dict[int, str]) -> pa.ChunkedArray:
+    data = column.cast(pa.large_binary())
+    keep = np.ones(len(column), bool)
+    keep[list(positions)] = False
+    cleaned = pc.if_else(pa.array(keep), data, pa.scalar(None, pa.large_binary()))
+    return cleaned.cast(pa.large_string())
+
+
+def _ids(column: pa.ChunkedArray) -> list[str | None]:
+    return [None if v is None else str(v) for v in column.to_pylist()]
+
+
+def _find_repeats(
+    ids: list[str | None], skipped: frozenset[int], faults: dict[int, tuple[FailureClass, str]]
+) -> None:
+    """Null ids, and ids that stand twice in the batch."""
+    seen: set[str] = set()
+    for position, document_id in enumerate(ids):
+        if position in skipped:
+            continue
+        if document_id is None:
+            faults.setdefault(position, (FailureClass.NULL_ID, "the document has no id"))
+        elif document_id in seen:
+            message = f"the id {document_id!r} stands in an earlier row"
+            faults.setdefault(position, (FailureClass.DUPLICATE_ID, message))
+        elif position not in faults:
+            seen.add(document_id)
+
+
+def _find_bad_texts(
+    column: pa.ChunkedArray, settings: Input, faults: dict[int, tuple[FailureClass, str]]
+) -> None:
+    lengths = pc.utf8_length(column)
+    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0)
+    for position in _true_positions(pc.is_null(column)):
+        faults.setdefault(position, (FailureClass.NULL_TEXT, "the text is null"))
+    for position in _true_positions(blank):
+        faults.setdefault(position, (FailureClass.EMPTY_TEXT, "the text is empty or blank"))
+    for position in _true_positions(pc.greater(lengths, settings.max_text_chars)):
+        message = (
+            f"the text has {lengths[position].as_py():,} characters; "
+            f"input.max_text_chars is {settings.max_text_chars:,}"
+        )
+        faults.setdefault(position, (FailureClass.TEXT_TOO_LONG, message))
+
+
+def _true_positions(mask: pa.ChunkedArray) -> list[int]:
+    return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False)).tolist()

@@ -1,0 +1,194 @@
+"""The plan: which batches there are, which are done, and which this run works on.
+
+Planning never pays for anything. It reads footers (and, to find repeated ids, the id column),
+finishes what a killed run had committed but not published, and freezes what is due as
+`runs/<run_id>/plan.parquet`, which the workers read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.arrow import PLAN_SCHEMA
+from schemas.batches import BatchRef, CommitRecord, ref_from_dict
+from schemas.errors import OutputError
+from schemas.failures import FailureClass, is_retryable
+from schemas.ids import batch_id
+from schemas.load import LoadedWorkload
+from schemas.run import RunContext
+from schemas.workload import Limits
+from transforms.commit import recover
+from transforms.duplicates import IdRun, find_duplicates
+from transforms.expressions import compile_condition
+from transforms.files import InputFile, InputFiles, find_input
+from transforms.layout import newest_commits, read_commit, run_path
+from transforms.store import Store, open_store
+
+INPUT_SCHEMA_KEY = b"switchgear.input_schema"
+WORKLOAD_FILE = "workload.toml"
+RETRYABLE_CLASSES = frozenset(name.value for name in FailureClass if is_retryable(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run has to do. `refs` are the batches that are due, in input order.
+
+    `rows_due` counts rows of batches that are new and failures that are tried again.
+    """
+
+    run_id: str
+    refs: tuple[BatchRef, ...]
+    rows_due: int
+    rows_total: int
+    batches_total: int
+    batches_committed: int
+    files: int
+    skipped_files: tuple[str, ...]
+    plan_uri: str
+
+
+def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence[str] = ()) -> Plan:
+    """Plan a run over an output that is locked by this process (`transforms.output.open_output`).
+
+    `retry_classes` are failure classes that are tried again besides the retryable ones.
+
+    Raises:
+        InputError: see `transforms.files.find_input`.
+        OutputError: an input file was replaced since its documents were answered.
+    """
+    store = open_store(run.output)
+    recover(store)
+    found = find_input(loaded.input_uri, loaded.workload.input)
+    commits = {b: read_commit(store, b, attempt) for b, attempt in newest_commits(store).items()}
+    _refuse_changed_input(found, commits)
+    every = [ref for file in found.files for ref in cut_batches(file, loaded.workload.limits)]
+    due = [ref for ref in (_due(ref, commits.get(ref.batch_id), retry_classes) for ref in every) if ref]
+    if loaded.workload.input.unique_ids == "run":
+        due = _mark_duplicates(loaded, every, due, commits)
+    plan_uri = run_path(run.run_id, "plan.parquet")
+    store.create(plan_uri, plan_bytes(due, found.schema))
+    store.create(run_path(run.run_id, WORKLOAD_FILE), loaded.source)
+    return Plan(
+        run_id=run.run_id,
+        refs=tuple(due),
+        rows_due=sum(_rows_due(ref, commits, retry_classes) for ref in due),
+        rows_total=sum(file.rows for file in found.files),
+        batches_total=len(every),
+        batches_committed=sum(ref.batch_id in commits for ref in every),
+        files=len(found.files),
+        skipped_files=found.skipped,
+        plan_uri=plan_uri,
+    )
+
+
+def cut_batches(file: InputFile, limits: Limits) -> Iterator[BatchRef]:
+    """Cut a file into batches: by rows, and by the bytes that its footer promises."""
+    for group in file.row_groups:
+        rows = limits.batch_rows
+        if group.rows and group.bytes:
+            rows = min(rows, max(1, limits.batch_bytes * group.rows // group.bytes))
+        for first in range(0, group.rows, rows):
+            count = min(rows, group.rows - first)
+            yield BatchRef(
+                batch_id=batch_id(file.uri, file.generation, group.index, first, count),
+                uri=file.uri,
+                generation=file.generation,
+                row_group=group.index,
+                first_row=first,
+                row_count=count,
+                size=file.size,
+                mtime_ns=file.mtime_ns,
+            )
+
+
+def _due(ref: BatchRef, record: CommitRecord | None, retry_classes: Sequence[str]) -> BatchRef | None:
+    """The attempt that is due for a batch; None if nothing is."""
+    if record is None:
+        return ref
+    if not _failures_to_retry(record, retry_classes):
+        return None
+    return replace(
+        ref,
+        attempt=record.attempt + 1,
+        previous_attempt=record.attempt,
+        retry_classes=tuple(sorted(set(retry_classes))),
+    )
+
+
+def _failures_to_retry(record: CommitRecord, retry_classes: Sequence[str]) -> int:
+    return sum(
+        count
+        for name, count in record.failures_by_class.items()
+        if name in retry_classes or name in RETRYABLE_CLASSES
+    )
+
+
+def _rows_due(ref: BatchRef, commits: dict[str, CommitRecord], retry_classes: Sequence[str]) -> int:
+    record = commits.get(ref.batch_id)
+    return ref.row_count if record is None else _failures_to_retry(record, retry_classes)
+
+
+def _refuse_changed_input(found: InputFiles, commits: dict[str, CommitRecord]) -> None:
+    """Results of two versions of one file must not stand side by side."""
+    generations = {file.uri: file.generation for file in found.files}
+    for record in commits.values():
+        now = generations.get(record.ref.uri, record.ref.generation)
+        if now != record.ref.generation:
+            raise OutputError(
+                f"input {record.ref.uri} was replaced after run {record.run_id} had answered documents of it "
+                f"(content {record.ref.generation} then, {now} now). Restore the file, or give a new output "
+                "folder: results of both versions would stand side by side"
+            )
+
+
+def _mark_duplicates(
+    loaded: LoadedWorkload,
+    every: Sequence[BatchRef],
+    due: Sequence[BatchRef],
+    commits: dict[str, CommitRecord],
+) -> list[BatchRef]:
+    """Note in each new batch the rows whose id stood before; committed batches come first."""
+    if all(ref.batch_id in commits for ref in due):
+        return list(due)
+    order = sorted(every, key=lambda ref: ref.batch_id not in commits)
+    runs = [IdRun(uri, group) for uri, group in dict.fromkeys((r.uri, r.row_group) for r in order)]
+    settings = loaded.workload.input
+    row_filter = compile_condition("input.filter", settings.filter) if settings.filter else None
+    duplicates = find_duplicates(runs, settings.id, row_filter)
+    return [replace(ref, duplicate_rows=_rows_inside(ref, duplicates)) for ref in due]
+
+
+def _rows_inside(ref: BatchRef, duplicates: dict[tuple[str, int], set[int]]) -> tuple[int, ...]:
+    rows = duplicates.get((ref.uri, ref.row_group), set())
+    return tuple(sorted(r for r in rows if ref.first_row <= r < ref.first_row + ref.row_count))
+
+
+def plan_bytes(refs: Sequence[BatchRef], input_schema: pa.Schema) -> bytes:
+    """The plan as a Parquet file, with the schema that workers read the input as."""
+    metadata = dict(PLAN_SCHEMA.metadata)
+    metadata[INPUT_SCHEMA_KEY] = input_schema.serialize().to_pybytes().hex().encode()
+    table = pa.Table.from_pylist([asdict(ref) for ref in refs], schema=PLAN_SCHEMA.with_metadata(metadata))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def read_plan(store: Store, plan_uri: str) -> tuple[list[BatchRef], pa.Schema]:
+    """The batches of a frozen plan, and the schema that their columns are read as."""
+    with store.open(plan_uri) as stream:
+        table = pq.read_table(stream)
+    encoded = bytes.fromhex(table.schema.metadata[INPUT_SCHEMA_KEY].decode())
+    return [ref_from_dict(row) for row in table.to_pylist()], pa.ipc.read_schema(pa.py_buffer(encoded))
+
+
+def group_slice(refs: Sequence[BatchRef], group: int, groups: int) -> list[BatchRef]:
+    """The batches of group `group` (from 0) of `groups`: neighbours stay together, sizes differ by one."""
+    if not 0 <= group < groups:
+        raise OutputError(f"group {group} of {groups}: must be 0 to {groups - 1}")
+    size, rest = divmod(len(refs), groups)
+    start = group * size + min(group, rest)
+    return list(refs[start : start + size + (group < rest)])

@@ -1,0 +1,169 @@
+"""Settling a run: add up what is committed, prove that nothing is missing, write the manifest last."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pyarrow.parquet as pq
+
+from schemas.batches import BatchRef, BatchReport
+from schemas.failures import FAILURE_KINDS, FailureClass
+from schemas.load import LoadedWorkload
+from schemas.run import FailedBatch, FailureGroup, Manifest, RunContext, State
+from transforms.commit import recover
+from transforms.layout import failures_path, run_path
+from transforms.plan import Plan
+from transforms.store import Store, open_store
+from transforms.tally import Sums, add_up
+
+_EXAMPLES = 5
+_LISTED_AMBIGUOUS = 1000
+
+
+def settle_run(
+    loaded: LoadedWorkload,
+    run: RunContext,
+    plan: Plan,
+    failed: Sequence[BatchReport],
+    started_at: datetime,
+    *,
+    now: datetime | None = None,
+) -> Manifest:
+    """Settle a run over a locked output: sweep, reconcile, and write `manifest.json` last.
+
+    Raises:
+        ReconcileError: the commit records contradict each other.
+        StoreError: a committed part is not there.
+    """
+    store = open_store(run.output)
+    recover(store)
+    sums = add_up(store, run)
+    groups = tuple(_failure_groups(store, sums))
+    failed_batches = tuple(_failed_batches(plan, failed, sums.batches))
+    reason_class, reason = _reason(groups, failed_batches, loaded)
+    manifest = _manifest(loaded, run, plan, sums, groups, failed_batches)
+    state: State = "incomplete" if reason else "complete"
+    manifest.update(
+        state=state,
+        reason=reason or "every document is a result or a final failure",
+        reason_class=reason_class,
+        started_at=started_at.isoformat(),
+        ended_at=(now or datetime.now(UTC)).isoformat(),
+    )
+    result = Manifest(**manifest)  # type: ignore[arg-type]
+    store.create(run_path(run.run_id, "manifest.json"), result.to_json())
+    return result
+
+
+def _failure_groups(store: Store, sums: Sums) -> Iterator[FailureGroup]:
+    """The failures as they stand, most frequent first, with a few ids to look at."""
+    examples = _find_examples(store, sums)
+    for name, count in sorted(sums.failures_by_class.items(), key=lambda item: (-item[1], item[0])):
+        kind = FAILURE_KINDS[FailureClass(name)]
+        rows = examples.get(name, [])
+        yield FailureGroup(
+            error_class=name,
+            count=count,
+            retryable=kind.retryable,
+            meaning=kind.meaning,
+            remedy=kind.remedy,
+            example_ids=tuple(str(document_id) for document_id, _ in rows),
+            example_message=rows[0][1] if rows else "",
+        )
+
+
+def _find_examples(store: Store, sums: Sums) -> dict[str, list[tuple[str | None, str]]]:
+    """Up to a few (id, message) of each class; stops reading as soon as it has them."""
+    wanted = {name: min(count, _EXAMPLES) for name, count in sums.failures_by_class.items() if count}
+    found: dict[str, list[tuple[str | None, str]]] = defaultdict(list)
+    for batch_id, attempt in sums.with_failures.items():
+        if all(len(found[name]) >= count for name, count in wanted.items()):
+            break
+        with store.open(failures_path(batch_id, attempt)) as stream:
+            table = pq.read_table(stream, columns=["document_id", "error_class", "message"])
+        for row in table.to_pylist():
+            if len(found[row["error_class"]]) < _EXAMPLES:
+                found[row["error_class"]].append((row["document_id"], row["message"]))
+    return found
+
+
+def _failed_batches(plan: Plan, failed: Sequence[BatchReport], committed: set[str]) -> Iterator[FailedBatch]:
+    """The planned batches that are not committed, each with what its worker said about it."""
+    errors = {report.batch_id: report.error for report in failed}
+    for ref in plan.refs:
+        if ref.batch_id in committed and ref.batch_id not in errors:
+            continue
+        yield _failed_batch(ref, errors.get(ref.batch_id, "its worker ended before it was done"))
+
+
+def _failed_batch(ref: BatchRef, error: str) -> FailedBatch:
+    return FailedBatch(ref.batch_id, ref.uri, ref.row_group, ref.first_row, ref.row_count, error)
+
+
+def _reason(
+    groups: Sequence[FailureGroup], failed: Sequence[FailedBatch], loaded: LoadedWorkload
+) -> tuple[str, str]:
+    """Why a run is incomplete: the class and one plain sentence; empty strings if it is not."""
+    retryable = sum(g.count for g in groups if g.retryable)
+    if failed:
+        more = f" {retryable} documents can be tried again." if retryable else ""
+        one = "1 batch was" if len(failed) == 1 else f"{len(failed)} batches were"
+        return "batches", f"{one} not finished: {failed[0].error}.{more} Run again to do what is missing"
+    budget = next((g for g in groups if g.error_class == FailureClass.BUDGET_EXHAUSTED), None)
+    if budget is not None:
+        return "budget", (
+            f"the budget of {loaded.workload.budget.amount} {loaded.workload.budget.currency} was used up: "
+            f"{budget.count} documents wait. Raise budget.amount and run again to go on from here"
+        )
+    if retryable:
+        worst = max((g for g in groups if g.retryable), key=lambda g: g.count)
+        one = "1 document" if retryable == 1 else f"{retryable} documents"
+        return "failures", (
+            f"{one} can be tried again (mostly {worst.error_class}: {worst.meaning}; {worst.remedy}). "
+            "Run again to do just those"
+        )
+    return "", ""
+
+
+def _manifest(
+    loaded: LoadedWorkload,
+    run: RunContext,
+    plan: Plan,
+    sums: Sums,
+    groups: Sequence[FailureGroup],
+    failed_batches: Sequence[FailedBatch],
+) -> dict[str, object]:
+    every = [totals for backends in sums.totals.values() for totals in backends.values()]
+    failures = sum(sums.failures_by_class.values())
+    budget = loaded.workload.budget.amount
+    return {
+        "run_id": run.run_id,
+        "workload": loaded.workload.name,
+        "workload_sha256": run.workload_sha256,
+        "rehearsal": run.rehearsal,
+        "input_files": plan.files,
+        "skipped_files": plan.skipped_files,
+        "rows_in": sums.rows_in,
+        "rows_skipped": sums.rows_skipped,
+        "assignments": sums.results + failures,
+        "results": sums.results,
+        "failures": failures,
+        "retryable": sum(g.count for g in groups if g.retryable),
+        "batches": plan.batches_total,
+        "batches_committed": len(sums.batches),
+        "batches_committed_by_this_run": sums.by_this_run,
+        "calls_by_this_run": sums.calls_by_this_run,
+        "results_by_route": dict(sums.results_by_route),
+        "failures_by_route": dict(sums.failures_by_route),
+        "failure_groups": tuple(groups),
+        "failed_batches": tuple(failed_batches),
+        "totals": {route: dict(backends) for route, backends in sums.totals.items()},
+        "amount": str(sum((Decimal(t.amount) for t in every), Decimal(0))),
+        "list_amount": str(sum((Decimal(t.list_amount) for t in every), Decimal(0))),
+        "unknown_prices": sum(t.unknown for t in every),
+        "budget_amount": None if budget is None else str(budget),
+        "ambiguous": tuple(sums.ambiguous[:_LISTED_AMBIGUOUS]),
+    }

@@ -1,0 +1,133 @@
+"""Adding up what is committed, and checking that the commit records agree with each other."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from itertools import pairwise
+
+from schemas.batches import AmbiguousCall, BackendTotals, CommitRecord
+from schemas.errors import ReconcileError, StoreError
+from schemas.run import RunContext
+from transforms.layout import COMMITS
+from transforms.store import Store
+
+
+@dataclass(slots=True)
+class Sums:
+    """Running sums over commit records."""
+
+    rows_in: int = 0
+    rows_skipped: int = 0
+    results: int = 0
+    by_this_run: int = 0
+    calls_by_this_run: int = 0
+    results_by_route: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    failures_by_route: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    failures_by_class: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    totals: dict[str, dict[str, BackendTotals]] = field(default_factory=lambda: defaultdict(dict))
+    ambiguous: list[AmbiguousCall] = field(default_factory=list)
+    with_failures: dict[str, int] = field(default_factory=dict)
+    batches: set[str] = field(default_factory=set)
+
+
+def _records(store: Store) -> Iterator[list[CommitRecord]]:
+    """The commit records of each batch, by attempt."""
+    attempts: dict[str, list[str]] = defaultdict(list)
+    for path in store.list(COMMITS):
+        attempts[path.rsplit("/", 1)[1].split(".", 1)[0]].append(path)
+    for paths in attempts.values():
+        yield [CommitRecord.from_dict(json.loads(store.read(path))) for path in sorted(paths)]
+
+
+def add_up(store: Store, run: RunContext) -> Sums:
+    """Add up every committed batch of an output.
+
+    Raises:
+        ReconcileError: the records of a batch contradict each other.
+        StoreError: a part that this run committed is not there.
+    """
+    sums = Sums()
+    for records in _records(store):
+        _check_chain(records)
+        newest = records[-1]
+        sums.batches.add(newest.batch_id)
+        sums.rows_in += newest.rows_in
+        sums.rows_skipped += records[0].rows_skipped
+        _add_counts(sums.failures_by_route, newest.failures_by_route)
+        _add_counts(sums.failures_by_class, newest.failures_by_class)
+        if newest.failures:
+            sums.with_failures[newest.batch_id] = newest.attempt
+        for record in records:
+            _add_record(sums, record, run, store)
+    return sums
+
+
+def _add_record(sums: Sums, record: CommitRecord, run: RunContext, store: Store) -> None:
+    sums.results += record.results
+    _add_counts(sums.results_by_route, record.results_by_route)
+    sums.ambiguous.extend(record.ambiguous)
+    mine = record.run_id == run.run_id
+    sums.by_this_run += mine
+    for route, backends in record.totals.items():
+        for name, totals in backends.items():
+            before = sums.totals[route].get(name, BackendTotals())
+            sums.totals[route][name] = add_totals(before, totals)
+            sums.calls_by_this_run += (totals.calls - totals.replayed) if mine else 0
+    for part in record.parts if mine else ():
+        if part.kind == "results" and not store.exists(part.final):
+            raise StoreError(
+                f"{store.root}/{part.final} was committed by {record.run_id} and is not there. "
+                "Someone deleted it; restore it, or use a new output folder"
+            )
+
+
+def _check_chain(records: Sequence[CommitRecord]) -> None:
+    """Attempts follow each other, and each takes up exactly what the one before left undone."""
+    first = records[0]
+    if [r.attempt for r in records] != list(range(1, len(records) + 1)):
+        raise ReconcileError(
+            f"batch {first.batch_id}: attempts {[r.attempt for r in records]}, one is missing"
+        )
+    if first.assignments < first.rows_in - first.rows_skipped:
+        raise ReconcileError(
+            f"batch {first.batch_id}: {first.rows_in} rows in, {first.rows_skipped} skipped, "
+            f"but only {first.assignments} assignments"
+        )
+    for before, after in pairwise(records):
+        if before.failures != after.results + after.failures:
+            raise ReconcileError(
+                f"batch {first.batch_id}: attempt {before.attempt} left {before.failures} failures, attempt "
+                f"{after.attempt} accounts for {after.results + after.failures}"
+            )
+
+
+def _add_counts(into: dict[str, int], counts: Mapping[str, int]) -> None:
+    for name, count in counts.items():
+        into[name] += count
+
+
+def add_totals(left: BackendTotals, right: BackendTotals) -> BackendTotals:
+    """The sum of two totals; amounts are added as decimals."""
+    return BackendTotals(
+        documents=left.documents + right.documents,
+        results=left.results + right.results,
+        calls=left.calls + right.calls,
+        replayed=left.replayed + right.replayed,
+        ambiguous=left.ambiguous + right.ambiguous,
+        ambiguous_amount=_add_amounts(left.ambiguous_amount, right.ambiguous_amount),
+        input_tokens=left.input_tokens + right.input_tokens,
+        output_tokens=left.output_tokens + right.output_tokens,
+        amount=_add_amounts(left.amount, right.amount),
+        list_amount=_add_amounts(left.list_amount, right.list_amount),
+        unknown=left.unknown + right.unknown,
+        device_seconds=left.device_seconds + right.device_seconds,
+        basis=right.basis if left.basis == "none" else left.basis,
+    )
+
+
+def _add_amounts(left: str, right: str) -> str:
+    return str(Decimal(left) + Decimal(right))
