@@ -1,0 +1,1 @@
+"""Beam graphs composed of transforms, and what starts them."""

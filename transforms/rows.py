@@ -6,12 +6,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from schemas.batches import BatchRef
 from schemas.failures import FailureClass
 from schemas.outcomes import FREE, Outcome, Usage, money
 from schemas.run import RunContext
 from transforms.route import PASSED
-from transforms.work import Prior
+from transforms.work import Prior, WorkBatch
 
 
 def gen_ai_value(outcome: Outcome, prior: Prior | None) -> dict[str, Any]:
@@ -68,8 +67,9 @@ def storable(text: str | None) -> str | None:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def lineage_value(run: RunContext, ref: BatchRef, outcome: Outcome) -> dict[str, Any]:
+def lineage_value(run: RunContext, batch: WorkBatch, outcome: Outcome) -> dict[str, Any]:
     """The `lineage` struct of a row."""
+    ref = batch.ref
     rejected = outcome.failure is FailureClass.POLICY_REJECTED
     return {
         "run_id": run.run_id,
@@ -83,7 +83,7 @@ def lineage_value(run: RunContext, ref: BatchRef, outcome: Outcome) -> dict[str,
             "row_group": ref.row_group,
             "row": outcome.assignment.row,
         },
-        "document_sha256": outcome.document_sha256,
+        "document_sha256": batch.digests[outcome.assignment.row - ref.first_row],
         "prompt_sha256": outcome.prompt_sha256,
         "request_sha256": outcome.request_sha256,
         "route": outcome.assignment.route or None,

@@ -29,12 +29,14 @@ class WorkBatch:
     """One attempt at one batch. It is filled by one stage after the other and never crosses a shuffle.
 
     `table` has the batch's rows in order; an assignment's position in it is `row - ref.first_row`.
-    `todo` is what no stage has taken yet. `carried` are the rows of the previous attempt's failures
-    that are not tried again. `vectors` are by route, in the order of `Outcome.vector_index`.
+    `digests` are the SHA-256 of the rows' texts. `todo` is what no stage has taken yet. `carried`
+    are the rows of the previous attempt's failures that are not tried again. `vectors` are by route,
+    in the order of `Outcome.vector_index`. `expected` are the (row, route) pairs to account for.
     """
 
     ref: BatchRef
     table: pa.Table
+    digests: list[str | None]
     rows_skipped: int
     todo: list[tuple[int, Assignment]]
     outcomes: list[Outcome]

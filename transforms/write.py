@@ -58,10 +58,8 @@ class PartWriter:
             done = [o for o in batch.outcomes if o.is_result and o.assignment.route == route.name]
             if done:
                 final = results_path(route.name, batch.ref.batch_id, batch.ref.attempt)
-                table = self._results(route.name, batch, done)
-                parts.append(
-                    self._stage(table, "results", route.name, f"{folder}/{route.name}.parquet", final)
-                )
+                staged = f"{folder}/{route.name}.parquet"
+                parts.append(self._stage(self._results(route.name, batch, done), route.name, staged, final))
         failures = self._failures(batch)
         if failures.num_rows:
             final = failures_path(batch.ref.batch_id, batch.ref.attempt)
@@ -146,7 +144,7 @@ class PartWriter:
         return {
             "gen_ai": [gen_ai_value(o, p) for o, p in zip(outcomes, priors, strict=True)],
             "cost": [cost_value(o, p) for o, p in zip(outcomes, priors, strict=True)],
-            "lineage": [lineage_value(self.run, batch.ref, o) for o in outcomes],
+            "lineage": [lineage_value(self.run, batch, o) for o in outcomes],
         }
 
     def _stage(self, table: pa.Table, route: str, staged: str, final: str) -> PartRef:

@@ -1,0 +1,202 @@
+"""The worker process: one Beam pipeline over one group of a run's batches.
+
+It says what it does in lines of JSON on standard output, logs to standard error, and takes its keys
+from the environment. Started by `flows.worker`; by hand::
+
+    python -m pipelines.enrich --workload W.toml --run CONTEXT.json --plan runs/ID/plan.parquet \
+        --group 0 --groups 4 -- --direct_runner_bundle_repeat=1
+
+Exit code 0: ran to its end (failed batches are reported, not raised), 2: the configuration must be
+mended first, 1: anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import apache_beam as beam
+
+from pipelines.options import pipeline_options
+from schemas.batches import BatchRef
+from schemas.errors import ConfigurationError
+from schemas.load import load_workload
+from schemas.run import Progress, RunContext
+from transforms.coders import register_arrow_coders
+from transforms.plan import group_slice, read_plan
+from transforms.store import open_store
+from transforms.wiring import ProcessBatches
+from transforms.worker import Worker, WorkerConfig, forget_worker, worker_of
+
+_PROGRESS_EVERY_S = 0.5
+_TERMINATED = 128 + signal.SIGTERM
+_LOGGER = logging.getLogger(__name__)
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one worker process is asked to do."""
+
+    config: WorkerConfig
+    refs: tuple[BatchRef, ...]
+    group: int
+    flags: tuple[str, ...]
+
+
+def build(pipeline: beam.Pipeline, refs: Sequence[BatchRef], config: WorkerConfig) -> beam.PCollection:
+    """The pipeline: references of batches in, reports of batches out."""
+    return pipeline | "Batches" >> beam.Create(list(refs)) | "ProcessBatches" >> ProcessBatches(config)
+
+
+def run_job(job: Job, emit: Emit) -> None:
+    """Run a job's pipeline to its end and emit progress and a report for every batch of it."""
+    register_arrow_coders()
+    options = pipeline_options(job.flags)
+    worker = worker_of(job.config)
+    worker.on_report = lambda report: emit({"event": "batch", "report": report.to_dict()})
+    try:
+        with _progress(worker, job.group, emit):
+            pipeline = beam.Pipeline(options=options)
+            build(pipeline, job.refs, job.config)
+            pipeline.run().wait_until_finish()
+    finally:
+        forget_worker(job.config)
+
+
+def progress_of(worker: Worker, group: int) -> Progress:
+    """How far a worker is; calls of batches that are still under way count as their documents."""
+    counters, engine = worker.counters, worker.opened_engine()
+    if engine is None:
+        return Progress(group, counters.documents, counters.batches, 0, "0")
+    stats = engine.stats()
+    under_way = max(0, stats.answered + stats.replayed - counters.hosted)
+    amount = stats.list_amount if worker.config.run.rehearsal else stats.amount
+    return Progress(group, counters.documents + under_way, counters.batches, stats.calls, str(amount))
+
+
+@contextmanager
+def _progress(worker: Worker, group: int, emit: Emit) -> Iterator[None]:
+    """Emit progress twice a second while the pipeline runs, and once at its end."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(_PROGRESS_EVERY_S):
+            emit({"event": "progress", **progress_of(worker, group).to_dict()})
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        emit({"event": "progress", **progress_of(worker, group).to_dict()})
+
+
+def _emitter() -> Emit:
+    """Writes events as whole lines, from any thread; the pipeline's own prints go to standard error."""
+    stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
+    sys.stdout.flush()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    lock = threading.Lock()
+
+    def emit(event: dict[str, Any]) -> None:
+        line = json.dumps(event, ensure_ascii=True)
+        with lock:
+            stream.write(line + "\n")
+            stream.flush()
+
+    return emit
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    own, flags = list(argv), []
+    if "--" in own:
+        cut = own.index("--")
+        own, flags = own[:cut], own[cut + 1 :]
+    parser = argparse.ArgumentParser(prog="python -m pipelines.enrich", description=__doc__)
+    parser.add_argument("--workload", required=True, type=Path)
+    parser.add_argument("--run", required=True, type=Path, help="the run's context, JSON")
+    parser.add_argument("--plan", required=True, help="path of the plan in the output")
+    parser.add_argument("--group", required=True, type=int)
+    parser.add_argument("--groups", required=True, type=int)
+    return parser.parse_args(own), flags
+
+
+def load_job(argv: Sequence[str]) -> Job:
+    """The job that a command line asks for.
+
+    Raises:
+        ConfigurationError: the workload can't be read, or is not the one that was planned.
+    """
+    arguments, flags = _parse(argv)
+    loaded = load_workload(arguments.workload)
+    run = RunContext(**json.loads(arguments.run.read_text("utf-8")))
+    if loaded.workload.digest() != run.workload_sha256:
+        raise ConfigurationError(
+            f"{loaded.path} has changed since run {run.run_id} was planned. Nothing of this group was "
+            "sent; run again to plan with what it says now"
+        )
+    refs, schema = read_plan(open_store(run.output), arguments.plan)
+    config = WorkerConfig(loaded.workload, str(loaded.base_dir), run, schema.serialize().to_pybytes())
+    refs = group_slice(refs, arguments.group, arguments.groups)
+    return Job(config, tuple(refs), arguments.group, tuple(flags))
+
+
+def _stop_on_signal(job: Job) -> None:
+    """On SIGTERM: send nothing more, settle what is in flight, and end; a rerun goes on from there."""
+
+    def stop() -> None:
+        try:
+            forget_worker(job.config)
+        finally:
+            os._exit(_TERMINATED)
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        threading.Thread(target=stop, name="stop").start()
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a worker process; its exit code."""
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
+    emit = _emitter()
+    try:
+        job = load_job(argv)
+        _stop_on_signal(job)
+        run_job(job, emit)
+    except ConfigurationError as error:
+        emit({"event": "error", "class": type(error).__name__, "message": str(error)})
+        return 2
+    except Exception as error:
+        _LOGGER.exception("the pipeline failed")
+        emit({"event": "error", "class": type(error).__name__, "message": _sentence(error)})
+        return 1
+    emit({"event": "done"})
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    """The first line of the error, without the name of the stage that Beam puts behind it."""
+    first = (str(error).strip().splitlines() or [""])[0].split(" [while running ")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,145 @@
+"""Acting on a batch's assignments: what is sent to hosted models, what goes through the embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.errors import ReconcileError
+from schemas.failures import FailureClass
+from schemas.outcomes import Assignment, Outcome, Usage
+from schemas.workload import Workload
+from transforms.call.request import CallBatch, CallBatchResult, CallRequest
+from transforms.prompt import PromptError
+from transforms.work import WorkBatch
+from transforms.worker import Worker
+
+if TYPE_CHECKING:
+    from transforms.embed.embedder import Embeddings
+
+
+def hosted_routes(workload: Workload) -> frozenset[str]:
+    """Names of the routes whose documents go to hosted models."""
+    return frozenset(r.name for r in workload.routes if not workload.is_embed_route(r))
+
+
+def embed_routes(workload: Workload) -> tuple[str, ...]:
+    """Names of the routes whose documents go to an embedder, in the workload's order."""
+    return tuple(r.name for r in workload.routes if workload.is_embed_route(r))
+
+
+def prepare_calls(worker: Worker, batch: WorkBatch) -> CallBatch | None:
+    """Take the batch's hosted assignments and render their prompts; None if there is nothing to send.
+
+    A row whose template fails becomes a failure here.
+    """
+    taken = batch.take(hosted_routes(worker.config.workload))
+    if not taken:
+        return None
+    positions = list(dict.fromkeys(position for position, _ in taken))
+    rows = batch.table.take(pa.array(positions, pa.int64())).to_pylist()
+    by_position = dict(zip(positions, rows, strict=True))
+    requests: list[CallRequest] = []
+    for position, assignment in taken:
+        try:
+            requests.append(_request(worker, batch, position, assignment, by_position[position]))
+        except PromptError as error:
+            failure = FailureClass.PROMPT_ERROR
+            batch.outcomes.append(Outcome(assignment=assignment, failure=failure, message=str(error)))
+    if not requests:
+        return None
+    return CallBatch(batch.ref.batch_id, batch.ref.attempt, tuple(requests))
+
+
+def _request(
+    worker: Worker, batch: WorkBatch, position: int, assignment: Assignment, row: dict[str, object]
+) -> CallRequest:
+    prompt = worker.prompt(assignment.route)
+    return CallRequest(
+        assignment=assignment,
+        system=prompt.prompt.system,
+        prompt=prompt.render(row),
+        json_schema=prompt.prompt.json_schema,
+        document_sha256=batch.digests[position] or "",
+        prompt_sha256=prompt.sha256,
+    )
+
+
+def finish_calls(batch: WorkBatch, asked: CallBatch, result: CallBatchResult) -> None:
+    """Take the outcomes of a batch's calls.
+
+    Raises:
+        ReconcileError: an outcome is not that of the request in its place.
+    """
+    for request, outcome in zip(asked.requests, result.outcomes, strict=True):
+        if outcome.assignment != request.assignment:
+            raise ReconcileError(
+                f"batch {batch.ref.batch_id}: the outcome of row {outcome.assignment.row} came back for row "
+                f"{request.assignment.row}. This is a defect: report it"
+            )
+    batch.outcomes.extend(result.outcomes)
+    batch.ambiguous.extend(result.ambiguous)
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """The texts of one batch that go through one embedder."""
+
+    batch: WorkBatch
+    assignments: list[Assignment]
+    texts: list[str]
+
+
+def embed_batches(worker: Worker, batches: Sequence[WorkBatch]) -> None:
+    """Take the embedding assignments of some batches and embed them together, route by route."""
+    for route in embed_routes(worker.config.workload):
+        groups = [_texts(worker.config.workload, batch, route) for batch in batches]
+        groups = [group for group in groups if group.assignments]
+        if not groups:
+            continue
+        embedded = worker.embedder(route).embed_groups([group.texts for group in groups])
+        for group, embeddings in zip(groups, embedded, strict=True):
+            _take_embeddings(worker, route, group, embeddings)
+
+
+def _texts(workload: Workload, batch: WorkBatch, route: str) -> _Texts:
+    taken = batch.take(frozenset({route}))
+    column = batch.table.column(workload.input.text)
+    texts = column.take(pa.array([position for position, _ in taken], pa.int64())).to_pylist()
+    return _Texts(batch, [assignment for _, assignment in taken], texts)
+
+
+def _take_embeddings(worker: Worker, route: str, group: _Texts, embeddings: Embeddings) -> None:
+    from transforms.embed.embedder import device_charge
+
+    backend = worker.embedder_backend(route)
+    name = worker.config.workload.route(route).chains[0].backends[0]
+    now = datetime.now(UTC).isoformat()
+    group.batch.vectors[route] = np.asarray(embeddings.vectors)
+    for index, assignment in enumerate(group.assignments):
+        error = embeddings.errors.get(index)
+        tokens = int(embeddings.token_counts[index])
+        group.batch.outcomes.append(
+            Outcome(
+                assignment=assignment,
+                failure=FailureClass.EMBED_ERROR if error is not None else None,
+                message=error or "",
+                vector_index=index,
+                token_count=tokens,
+                truncated=bool(embeddings.truncated[index]),
+                operation="embeddings",
+                backend=name,
+                provider="jax",
+                request_model=worker.embedder(route).space.model,
+                response_model=worker.embedder(route).space.model,
+                usage=Usage(input_tokens=tokens),
+                charge=device_charge(backend, float(embeddings.device_seconds[index])),
+                chain_tried=(name,),
+                answered_at=now,
+            )
+        )

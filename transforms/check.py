@@ -1,0 +1,204 @@
+"""Checking a workload before anything is read in earnest or paid for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.errors import InputError, MissingSecretError, ModelError, Problem, WorkloadError
+from schemas.load import LoadedWorkload
+from schemas.outcomes import Usage
+from schemas.workload import HostedBackend, Workload
+from transforms.expressions import ExpressionError, check_condition, compile_condition
+from transforms.files import find_input
+from transforms.prompt import check_prompt
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCheck:
+    """What is known of a backend before it is used. `price` is a sentence; `key` is empty if set."""
+
+    name: str
+    provider: str
+    model: str
+    price: str
+    price_known: bool
+    missing_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check has found; it is given only when there is no problem."""
+
+    workload: str
+    workload_sha256: str
+    files: int
+    rows: int
+    skipped_files: tuple[str, ...]
+    columns: tuple[tuple[str, str], ...]
+    backends: tuple[BackendCheck, ...]
+    warnings: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        columns = ", ".join(f"{name} {kind}" for name, kind in self.columns)
+        head = [
+            f"workload {self.workload}, version {self.workload_sha256[:12]}",
+            f"input: {self.files} files, {self.rows:,} rows; {columns}",
+        ]
+        backends = [f"backend {b.name}: {b.provider} {b.model}; {b.price}" for b in self.backends]
+        return [*head, *backends, *(f"warning: {w}" for w in self.warnings)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return asdict(self)
+
+
+def check_workload(loaded: LoadedWorkload, *, environment: Mapping[str, str] = os.environ) -> CheckReport:
+    """Check a workload's expressions and prompts against the input's real schema, models and prices.
+
+    A key that is not set is a warning here: see `require_keys`.
+
+    Raises:
+        WorkloadError: expressions, prompts or models can't be used; every problem is listed.
+        InputError: the input can't be used.
+    """
+    workload = loaded.workload
+    found = find_input(loaded.input_uri, workload.input)
+    problems = [*_expression_problems(workload, found.schema), *_prompt_problems(workload)]
+    problems += _model_problems(loaded)
+    if problems:
+        raise WorkloadError(str(loaded.path), problems)
+    backends = tuple(_check_backend(n, b, environment) for n, b in workload.hosted_backends().items())
+    embedders = tuple(
+        BackendCheck(
+            n,
+            "jax",
+            b.model_path,
+            "no price_per_device_hour: its cost is unknown"
+            if b.price_per_device_hour is None
+            else f"{b.price_per_device_hour} USD a device hour",
+            b.price_per_device_hour is not None,
+            "",
+        )
+        for n, b in workload.embedder_backends().items()
+    )
+    rows = sum(file.rows for file in found.files)
+    if rows == 0:
+        raise InputError(f"input {loaded.input_uri}: {len(found.files)} files, but no row in any of them")
+    return CheckReport(
+        workload=workload.name,
+        workload_sha256=workload.digest(),
+        files=len(found.files),
+        rows=rows,
+        skipped_files=found.skipped,
+        columns=tuple((f.name, _type_name(f.type)) for f in found.schema),
+        backends=backends + embedders,
+        warnings=tuple(_warnings(workload, backends)),
+    )
+
+
+def require_keys(workload: Workload, environment: Mapping[str, str] = os.environ) -> None:
+    """Make sure that every hosted backend in use has its key.
+
+    Raises:
+        MissingSecretError: names every variable that is missing and the backends that need it.
+    """
+    missing: dict[str, list[str]] = {}
+    for name, backend in workload.hosted_backends().items():
+        variable = missing_key(backend, environment)
+        if variable:
+            missing.setdefault(variable, []).append(name)
+    if missing:
+        wanted = "; ".join(f"{v} (backend {', '.join(names)})" for v, names in missing.items())
+        raise MissingSecretError(
+            f"these environment variables are not set: {wanted}. Set them, or rehearse with --rehearsal: "
+            "free, answered by a stand-in on this machine, and labelled in every row"
+        )
+
+
+def key_variable(backend: HostedBackend) -> str:
+    """The environment variable that holds a backend's key."""
+    default = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
+    return backend.api_key_env or default[backend.provider]
+
+
+def missing_key(backend: HostedBackend, environment: Mapping[str, str]) -> str:
+    """The name of the variable that a backend's key is missing from; empty if nothing is missing."""
+    variable = key_variable(backend)
+    return "" if not backend.requires_key or environment.get(variable, "").strip() else variable
+
+
+def _expression_problems(workload: Workload, schema: pa.Schema) -> Iterable[Problem]:
+    expressions = [(f"routes[{i}].when", r.when) for i, r in enumerate(workload.routes)]
+    expressions += [(f"policy.reject[{i}].when", r.when) for i, r in enumerate(workload.policy.reject)]
+    if workload.input.filter:
+        expressions.append(("input.filter", workload.input.filter))
+    for where, sql in expressions:
+        try:
+            problem = check_condition(compile_condition(where, sql), schema)
+        except ExpressionError as error:
+            problem = error.problem
+        if problem is not None:
+            yield problem
+
+
+def _prompt_problems(workload: Workload) -> Iterable[Problem]:
+    columns = list(workload.input.needed_columns)
+    for name, prompt in workload.prompts.items():
+        yield from check_prompt(name, prompt, columns)
+
+
+def _model_problems(loaded: LoadedWorkload) -> Iterable[Problem]:
+    from transforms.embed.embedder import describe_model
+
+    for name, backend in loaded.workload.embedder_backends().items():
+        try:
+            describe_model(backend, Path(loaded.base_dir))
+        except ModelError as error:
+            yield Problem(f"backends.{name}.model_path", repr(backend.model_path), str(error))
+
+
+def _check_backend(name: str, backend: HostedBackend, environment: Mapping[str, str]) -> BackendCheck:
+    sentence = _price_sentence(backend, datetime.now(UTC))
+    missing = missing_key(backend, environment)
+    known = sentence is not None
+    return BackendCheck(name, backend.provider, backend.model, sentence or "no known price", known, missing)
+
+
+def _price_sentence(backend: HostedBackend, now: datetime) -> str | None:
+    """The backend's prices in words; None if there are none."""
+    from transforms.price import PriceBook
+
+    book = PriceBook()
+    charges = [
+        book.price(backend.provider, backend.model, usage, now, own=backend.price)
+        for usage in (Usage(_MILLION, 0), Usage(0, _MILLION))
+    ]
+    if any(charge.amount is None for charge in charges):
+        return None
+    read, written = (f"{charge.amount.normalize():f}" for charge in charges if charge.amount is not None)
+    source = charges[0].price_source
+    return f"{read} USD a million input tokens, {written} a million output tokens ({source})"
+
+
+def _warnings(workload: Workload, backends: Iterable[BackendCheck]) -> Iterable[str]:
+    for backend in backends:
+        if backend.missing_key:
+            yield f"{backend.missing_key} is not set: backend {backend.name} can only be rehearsed"
+        if not backend.price_known and workload.budget.amount is not None:
+            refused = workload.budget.on_unknown_price == "refuse"
+            outcome = "its documents will be refused" if refused else "its cost can't be held by the budget"
+            yield f"backend {backend.name} ({backend.model}) has no known price: {outcome}"
+
+
+def _type_name(kind: pa.DataType) -> str:
+    return "string" if pa.types.is_large_string(kind) else str(kind)

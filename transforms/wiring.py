@@ -1,0 +1,243 @@
+"""The Beam wiring: each stage of a batch's way as a PTransform over the functions of this layer.
+
+All stages are one fused chain: a batch flows through it as an object of the worker and never
+crosses a shuffle. A stage that works on several batches at a time keeps them and hands them on when
+they are done, at the latest when the bundle ends. What goes wrong with a batch as a whole leaves the
+chain as a report on the `reports` output; what is unexpected propagates and fails the bundle.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import PCollection, TaggedOutput
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from schemas.batches import BatchRef, BatchReport
+from schemas.errors import BatchError, LedgerError, ReconcileError, StoreError, first_line
+from transforms.act import embed_batches, finish_calls, prepare_calls
+from transforms.call.request import CallBatch, CallBatchResult
+from transforms.commit import commit, make_record
+from transforms.decide import decide
+from transforms.layout import commit_path, read_commit
+from transforms.previous import load_previous
+from transforms.read import BatchReader, place
+from transforms.work import WorkBatch
+from transforms.worker import Worker, WorkerConfig, worker_of
+
+REPORTS = "reports"
+_EMBED_AT_ONCE = 2048
+_BATCH_TROUBLES = (BatchError, LedgerError, ReconcileError, StoreError, OSError)
+
+
+def _guarded(ref: BatchRef, work: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    """Do something for one batch; its troubles become its report, other batches go on."""
+    try:
+        yield from work()
+    except _BATCH_TROUBLES as error:
+        sentence = str(error) if place(ref) in str(error) else f"{place(ref)}: {first_line(error)}"
+        yield TaggedOutput(REPORTS, BatchReport(ref.batch_id, ref.attempt, "failed", sentence))
+
+
+class _StageDoFn(beam.DoFn):
+    """A stage of a batch's way; `worker` is the process's."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._worker: Worker | None = None
+
+    @property
+    def worker(self) -> Worker:
+        if self._worker is None:
+            self._worker = worker_of(self._config)
+        return self._worker
+
+
+class _ReadDoFn(_StageDoFn):
+    def __init__(self, config: WorkerConfig) -> None:
+        super().__init__(config)
+        self._reader: BatchReader | None = None
+
+    def process(self, ref: BatchRef) -> Iterator[Any]:
+        yield from _guarded(ref, lambda: self._read(ref))
+
+    def _read(self, ref: BatchRef) -> Iterator[Any]:
+        store = self.worker.store()
+        if store.exists(commit_path(ref.batch_id, ref.attempt)):
+            record = read_commit(store, ref.batch_id, ref.attempt)
+            report = BatchReport(ref.batch_id, ref.attempt, "already_committed", record=record)
+            yield TaggedOutput(REPORTS, report)
+            return
+        if self._reader is None:
+            self._reader = BatchReader(self._config.schema())
+        yield ref, self._reader.read(ref)
+
+    def teardown(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+
+class _RouteDoFn(_StageDoFn):
+    def process(self, read: tuple[BatchRef, pa.Table]) -> Iterator[Any]:
+        ref, table = read
+        yield from _guarded(ref, lambda: [self._route(ref, table)])
+
+    def _route(self, ref: BatchRef, table: pa.Table) -> WorkBatch:
+        batch = decide(self.worker.rules(), ref, table, load_previous(self.worker.store(), ref))
+        self.worker.counters.documents += len(batch.outcomes)
+        return batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A batch whose calls are on their way."""
+
+    batch: WorkBatch
+    asked: CallBatch
+    answer: Future[CallBatchResult]
+
+
+class _CallDoFn(_StageDoFn):
+    """Keeps enough batches on their way that the engine never runs dry, and no more."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        super().__init__(config)
+        self._waiting: deque[_Waiting] = deque()
+
+    def start_bundle(self) -> None:
+        self._waiting.clear()
+
+    def process(self, batch: WorkBatch) -> Iterator[Any]:
+        yield from _guarded(batch.ref, lambda: self._submit(batch))
+        while self._waiting and (self._is_full() or self._waiting[0].answer.done()):
+            yield from self._hand_on(self._waiting.popleft())
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        while self._waiting:
+            yield from _windowed(self._hand_on(self._waiting.popleft()))
+
+    def _submit(self, batch: WorkBatch) -> Iterator[Any]:
+        asked = prepare_calls(self.worker, batch)
+        if asked is None:
+            yield batch
+        else:
+            self._waiting.append(_Waiting(batch, asked, self.worker.engine().submit(asked)))
+
+    def _is_full(self) -> bool:
+        """Whether what waits behind the oldest batch keeps the engine busy while that one is awaited."""
+        behind = sum(len(w.asked.requests) for w in self._waiting) - len(self._waiting[0].asked.requests)
+        return behind >= 2 * self._config.run.max_in_flight
+
+    def _hand_on(self, waiting: _Waiting) -> Iterator[Any]:
+        def finished() -> Iterator[WorkBatch]:
+            finish_calls(waiting.batch, waiting.asked, waiting.answer.result())
+            counters = self.worker.counters
+            counters.documents += len(waiting.asked.requests)
+            counters.hosted += len(waiting.asked.requests)
+            yield waiting.batch
+
+        yield from _guarded(waiting.batch.ref, finished)
+
+
+class _EmbedDoFn(_StageDoFn):
+    """Gathers batches until there is enough to fill the embedder's shapes."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        super().__init__(config)
+        self._gathered: list[WorkBatch] = []
+
+    def start_bundle(self) -> None:
+        self._gathered.clear()
+
+    def process(self, batch: WorkBatch) -> Iterator[Any]:
+        if not batch.todo and not self._gathered:
+            yield batch
+            return
+        self._gathered.append(batch)
+        if sum(len(b.todo) for b in self._gathered) >= _EMBED_AT_ONCE:
+            yield from self._embed()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from _windowed(self._embed())
+
+    def _embed(self) -> Iterator[WorkBatch]:
+        gathered, self._gathered = self._gathered, []
+        count = sum(len(batch.todo) for batch in gathered)
+        embed_batches(self.worker, gathered)
+        self.worker.counters.documents += count
+        yield from gathered
+
+
+class _WriteDoFn(_StageDoFn):
+    def process(self, batch: WorkBatch) -> Iterator[Any]:
+        yield from _guarded(batch.ref, lambda: [self._write(batch)])
+
+    def _write(self, batch: WorkBatch) -> tuple[WorkBatch, str, tuple[Any, ...]]:
+        writer = secrets.token_hex(8)
+        return batch, writer, self.worker.part_writer().write(batch, writer)
+
+
+class _CommitDoFn(_StageDoFn):
+    def process(self, written: tuple[WorkBatch, str, tuple[Any, ...]]) -> Iterator[Any]:
+        batch, writer, parts = written
+        yield from _guarded(batch.ref, lambda: [self._commit(batch, writer, parts)])
+
+    def _commit(self, batch: WorkBatch, writer: str, parts: tuple[Any, ...]) -> BatchReport:
+        record = make_record(batch, parts, self._config.run, writer, datetime.now(UTC))
+        done = commit(self.worker.store(), record)
+        state = "committed" if done.won else "already_committed"
+        return BatchReport(batch.ref.batch_id, batch.ref.attempt, state, record=done.record)
+
+
+class _ReportDoFn(_StageDoFn):
+    def process(self, report: BatchReport) -> Iterator[BatchReport]:
+        self.worker.report(report)
+        yield report
+
+
+def _windowed(values: Iterable[Any]) -> Iterator[WindowedValue]:
+    window = GlobalWindow()
+    for value in values:
+        if isinstance(value, TaggedOutput):
+            yield TaggedOutput(value.tag, WindowedValue(value.value, window.max_timestamp(), [window]))
+        else:
+            yield WindowedValue(value, window.max_timestamp(), [window])
+
+
+@dataclass(eq=False)
+class ProcessBatches(beam.PTransform):
+    """BatchRefs in, BatchReports out: read, route, call, embed, write and commit each batch.
+
+    Only references and reports cross a shuffle. At the end of a bundle every batch of it is
+    committed or reported as failed.
+    """
+
+    config: WorkerConfig
+
+    def expand(self, refs: PCollection) -> PCollection:
+        """Chain the stages."""
+        config = self.config
+        main: PCollection = refs | "SpreadRefs" >> beam.Reshuffle()
+        reports = []
+        stages: list[tuple[str, beam.DoFn]] = [
+            ("ReadBatches", _ReadDoFn(config)),
+            ("RouteDocuments", _RouteDoFn(config)),
+            ("CallModels", _CallDoFn(config)),
+            ("EmbedDocuments", _EmbedDoFn(config)),
+            ("WriteParts", _WriteDoFn(config)),
+            ("CommitBatches", _CommitDoFn(config)),
+        ]
+        for label, stage in stages:
+            outputs = main | label >> beam.ParDo(stage).with_outputs(REPORTS, main="batches")
+            main = outputs["batches"]
+            reports.append(outputs[REPORTS])
+        return (main, *reports) | "AllReports" >> beam.Flatten() | "Report" >> beam.ParDo(_ReportDoFn(config))

@@ -1,0 +1,159 @@
+"""What a worker process holds for its run: store, rules, call engine, embedders, and who listens.
+
+One process serves one run. Its parts are opened when they are first needed, shared by all Beam
+threads, and closed together when the last stage that uses them is torn down.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from schemas.batches import BatchReport
+from schemas.run import RunContext
+from schemas.workload import EmbedderBackend, Workload
+from transforms.prompt import CompiledPrompt, compile_prompt
+from transforms.route import Rules, compile_rules
+from transforms.store import Store, open_store
+from transforms.write import PartWriter, VectorType
+
+if TYPE_CHECKING:
+    from transforms.call.engine import CallEngine
+    from transforms.embed.embedder import Embedder
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What travels to the workers in the pipeline's graph. Carries no secret and no document."""
+
+    workload: Workload
+    base_dir: str
+    run: RunContext
+    input_schema: bytes
+
+    def schema(self) -> pa.Schema:
+        """The columns that are read, and the types they are read as."""
+        return pa.ipc.read_schema(pa.py_buffer(self.input_schema))
+
+
+@dataclass(slots=True)
+class Counters:
+    """How far this process is; only ever grows."""
+
+    documents: int = 0
+    hosted: int = 0
+    batches: int = 0
+
+
+@dataclass(slots=True)
+class Worker:
+    """The parts that a process holds for its run."""
+
+    config: WorkerConfig
+    counters: Counters = field(default_factory=Counters)
+    on_report: Callable[[BatchReport], None] | None = None
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _rules: Rules | None = None
+    _prompts: dict[str, CompiledPrompt] = field(default_factory=dict)
+    _engine: CallEngine | None = None
+    _embedders: dict[str, Embedder] = field(default_factory=dict)
+
+    def store(self) -> Store:
+        """The output's store."""
+        return open_store(self.config.run.output)
+
+    def rules(self) -> Rules:
+        """The workload's compiled expressions."""
+        with self._lock:
+            if self._rules is None:
+                self._rules = compile_rules(self.config.workload)
+            return self._rules
+
+    def prompt(self, route: str) -> CompiledPrompt:
+        """The compiled prompt of a hosted route."""
+        with self._lock:
+            if route not in self._prompts:
+                name = str(self.config.workload.route(route).prompt)
+                self._prompts[route] = compile_prompt(name, self.config.workload.prompts[name])
+            return self._prompts[route]
+
+    def engine(self) -> CallEngine:
+        """The call engine; opened by the first batch that has something to send."""
+        from transforms.call.engine import open_call_engine
+
+        with self._lock:
+            if self._engine is None:
+                budget = self.config.workload.budget.amount
+                self._engine = open_call_engine(self.config.workload, self.config.run, budget_limit=budget)
+            return self._engine
+
+    def opened_engine(self) -> CallEngine | None:
+        """The call engine if it was opened."""
+        return self._engine
+
+    def embedder(self, route: str) -> Embedder:
+        """The embedder of an embed route; weights are loaded by the first batch that needs them."""
+        from transforms.embed.embedder import open_embedder
+
+        with self._lock:
+            if route not in self._embedders:
+                backend = self.embedder_backend(route)
+                base = Path(self.config.base_dir)
+                self._embedders[route] = open_embedder(backend, base_dir=base)
+            return self._embedders[route]
+
+    def embedder_backend(self, route: str) -> EmbedderBackend:
+        """The configuration of an embed route's backend."""
+        name = self.config.workload.route(route).chains[0].backends[0]
+        backend = self.config.workload.backends[name]
+        assert isinstance(backend, EmbedderBackend)
+        return backend
+
+    def vector_type(self, route: str) -> VectorType:
+        """What the vectors of an embed route are."""
+        space = self.embedder(route).space
+        element = pa.float32() if self.embedder_backend(route).output_dtype == "float32" else pa.float16()
+        return VectorType(space.dim, element, space.fingerprint)
+
+    def part_writer(self) -> PartWriter:
+        """The writer of this run's parts."""
+        config = self.config
+        return PartWriter(config.workload, config.run, self.store(), config.schema(), self.vector_type)
+
+    def report(self, report: BatchReport) -> None:
+        """Tell whoever listens in this process about a batch; the commit record is the truth."""
+        self.counters.batches += 1
+        if self.on_report is not None:
+            self.on_report(report)
+
+    def close(self) -> None:
+        """Close the engine: what is in flight is settled in the ledger first."""
+        with self._lock:
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+
+_WORKERS: dict[str, Worker] = {}
+_WORKERS_LOCK = threading.Lock()
+
+
+def worker_of(config: WorkerConfig) -> Worker:
+    """This process's worker for a run; made when it is first asked for."""
+    with _WORKERS_LOCK:
+        if config.run.run_id not in _WORKERS:
+            _WORKERS[config.run.run_id] = Worker(config)
+        return _WORKERS[config.run.run_id]
+
+
+def forget_worker(config: WorkerConfig) -> None:
+    """Close a run's worker and let go of it."""
+    with _WORKERS_LOCK:
+        worker = _WORKERS.pop(config.run.run_id, None)
+    if worker is not None:
+        worker.close()
