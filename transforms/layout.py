@@ -11,6 +11,7 @@ STAGING = "_staging"
 COMMITS = "commits"
 FAILURES = "failures"
 RESULTS = "results"
+LEDGER = "ledger"
 
 
 def results_path(route: str, batch_id: str, attempt: int) -> str:

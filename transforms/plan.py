@@ -1,8 +1,8 @@
 """The plan: which batches there are, which are done, and which this run works on.
 
 Planning never pays for anything. It reads footers (and, to find repeated ids, the id column),
-finishes what a killed run had committed but not published, and freezes what is due as
-`runs/<run_id>/plan.parquet`, which the workers read.
+finishes what a killed run had committed but not published, adds up what was spent so far, and
+freezes what is due as `runs/<run_id>/plan.parquet`, which the workers read.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from transforms.duplicates import IdRun, find_duplicates
 from transforms.expressions import compile_condition
 from transforms.files import InputFile, InputFiles, find_input
 from transforms.layout import newest_commits, read_commit, run_path
+from transforms.spend import start_budget
 from transforms.store import Store, open_store
 
 INPUT_SCHEMA_KEY = b"switchgear.input_schema"
@@ -69,6 +70,7 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
     due = [ref for ref in (_due(ref, commits.get(ref.batch_id), retry_classes) for ref in every) if ref]
     if loaded.workload.input.unique_ids == "run":
         due = _mark_duplicates(loaded, every, due, commits)
+    start_budget(loaded.workload, store, commits, due)
     plan_uri = run_path(run.run_id, "plan.parquet")
     store.create(plan_uri, plan_bytes(due, found.schema))
     store.create(run_path(run.run_id, WORKLOAD_FILE), loaded.source)

@@ -1,0 +1,56 @@
+"""What an output has cost so far, and the budget record that a run's workers start from.
+
+The record is derived: commits and ledgers are the truth. So it is written anew at the start of every
+run, and leases of workers that died with an earlier one are void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+
+from schemas.batches import BatchRef, CommitRecord
+from schemas.workload import Workload
+from transforms.call.budget_file import open_budget
+from transforms.call.ledger_file import read_spent
+from transforms.layout import LEDGER, read_commit
+from transforms.store import Store
+
+
+def start_budget(
+    workload: Workload, store: Store, commits: Mapping[str, CommitRecord], due: Iterable[BatchRef]
+) -> Decimal | None:
+    """Write the budget record for a run that is about to start; what was spent before, None without cap.
+
+    Counted at list price: everything committed, the answers and the worst cases of unknown ends in the
+    ledgers of what is not. Device time of embedders is not held by the budget.
+    """
+    if workload.budget.amount is None:
+        return None
+    hosted = frozenset(workload.hosted_backends())
+    committed = sum((_spent(r, hosted) for r in _every_attempt(store, commits)), Decimal(0))
+    attempts = {ref.batch_id: ref.attempt for ref in due}
+    begun = {p.name for p in Path(store.root, LEDGER).glob("*") if p.name not in commits}
+    spent = committed + read_spent(store.root, begun | attempts.keys(), attempts).spent
+    open_budget(store.root, workload.budget.amount, spent)
+    return spent
+
+
+def _every_attempt(store: Store, newest: Mapping[str, CommitRecord]) -> Iterable[CommitRecord]:
+    for record in newest.values():
+        yield record
+        for attempt in range(1, record.attempt):
+            yield read_commit(store, record.batch_id, attempt)
+
+
+def _spent(record: CommitRecord, hosted: frozenset[str]) -> Decimal:
+    return sum(
+        (
+            Decimal(totals.list_amount) + Decimal(totals.ambiguous_amount)
+            for backends in record.totals.values()
+            for name, totals in backends.items()
+            if name in hosted
+        ),
+        Decimal(0),
+    )
