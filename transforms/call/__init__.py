@@ -1,0 +1,17 @@
+"""The hosted call engine: many calls in flight, every answer in a ledger before it is used.
+
+::
+
+    engine.py       the thread-owning facade, and open_call_engine
+    core.py         batches, workers, shutdown        (asyncio; no I/O of its own)
+    document.py     one document along its chain of backends
+    book.py         one batch's ledger while it is open
+    ports.py        what the core needs from outside: clock, transport, ledger store, budget record
+    site.py         a backend made ready: codec, address, key, lane, price
+    lane.py         slots, parking and closing per (provider, model, key)
+    retry.py        which failure is tried again, when, and which goes to the next backend
+    wire.py, classify.py, anthropic.py, openai.py, structured.py    wire formats as pure functions
+    ledger.py, ledger_file.py    frames and their fold; the local file
+    budget.py, budget_file.py    leases on the shared cap; the local record
+    transport.py, address.py, secret.py    sockets, addresses that may be reached, keys
+"""

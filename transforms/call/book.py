@@ -1,0 +1,187 @@
+"""One batch's ledger while the batch is worked on: what is known already, and what is added."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from decimal import Decimal
+
+from schemas.batches import AmbiguousCall
+from schemas.errors import LedgerError
+from schemas.outcomes import ZERO, Charge
+from transforms.call.ledger import (
+    Frame,
+    RecordedCall,
+    charge_to,
+    encode_frame,
+    fold,
+    header,
+    scan,
+    usage_to,
+)
+from transforms.call.ports import Clock, LedgerLog
+from transforms.call.request import CallBatch
+from transforms.call.site import Site
+from transforms.call.wire import KEPT_HEADERS, Answer, CallFailure, EncodedRequest, WireResponse
+
+_LONGEST_GARBLED = 1 << 16  # of a body that is not JSON, to look at; nothing is parsed from it again
+
+
+class BatchBook:
+    """Records the calls of one batch and attempt.
+
+    Opening it cuts a torn tail, refuses a ledger of the other mode, and ends every call that was in
+    flight when its process died as `unknown` (cause `crash`), so that each is counted once.
+
+    Raises:
+        LedgerError: the ledger can't be read or written, or belongs to a rehearsal (or to a real run).
+    """
+
+    def __init__(self, log: LedgerLog, batch: CallBatch, mode: str, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+        self._batch_id = batch.batch_id
+        self._attempt = batch.attempt
+        self._rehearsal = mode == "rehearsal"
+        self.ambiguous: list[AmbiguousCall] = []
+        self.stopped = False  # set when the batch can't go on: nothing new is sent for it
+        frames, length = scan(log.content)
+        state = fold(frames, batch.batch_id)
+        if state.mode not in (None, mode):
+            raise LedgerError(
+                f"batch {batch.batch_id} has a ledger of a {_NAMES[state.mode or '']}, and this is a "
+                f"{_NAMES[mode]}: the two don't mix; use another output folder, or delete this one"
+            )
+        log.start(length)
+        if state.mode is None:
+            self._append(header(batch.batch_id, mode))
+        self._next_id = state.next_id
+        for call in state.open_calls():
+            call.end, call.final = "unknown", self._unknown_frame(call.id, "crash", "the process died first")
+            self._append(call.final)
+        self._recorded: dict[tuple[int, str], list[RecordedCall]] = defaultdict(list)
+        for call in state.calls.values():
+            if call.attempt == batch.attempt:
+                self._recorded[call.row, call.route].append(call)
+                if call.end == "unknown":
+                    self._note_ambiguous(call)
+
+    def recorded(self, row: int, route: str) -> list[RecordedCall]:
+        """The calls of this attempt that the ledger had for an assignment when it was opened."""
+        return self._recorded.get((row, route), [])
+
+    def amount_at_stake(self, worst: Decimal | None) -> Decimal:
+        """What an ambiguous call may have cost: its worst case, and nothing in a rehearsal."""
+        return ZERO if self._rehearsal or worst is None else worst
+
+    def intend(
+        self, row: int, route: str, site: Site, encoded: EncodedRequest, call: int, worst: Decimal | None
+    ) -> RecordedCall:
+        """Records that a call is about to be sent; LedgerError when that is not possible: then don't."""
+        record = RecordedCall(
+            id=self._next_id,
+            attempt=self._attempt,
+            row=row,
+            route=route,
+            backend=site.name,
+            call=call,
+            request_sha256=encoded.sha256,
+            worst=worst,
+            sent_at=self._now(),
+        )
+        self._next_id += 1
+        self._append(
+            {
+                "kind": "intended",
+                "id": record.id,
+                "attempt": record.attempt,
+                "row": row,
+                "route": route,
+                "backend": record.backend,
+                "call": call,
+                "request": record.request_sha256,
+                "worst": None if worst is None else str(worst),
+                "at": record.sent_at,
+            }
+        )
+        return record
+
+    def answered(
+        self, call: RecordedCall, response: WireResponse, answer: Answer, charge: Charge, latency_ms: float
+    ) -> None:
+        """Records answer and settlement in one frame."""
+        headers = response.headers
+        call.end = "answered"
+        call.final = {
+            "kind": "answered",
+            "id": call.id,
+            "status": response.status,
+            "headers": {name: _printable(headers[name]) for name in KEPT_HEADERS if name in headers},
+            "body": response.body.decode(),  # it was parsed as JSON, so it is UTF-8
+            "usage": usage_to(answer.usage),
+            "charge": charge_to(charge),
+            "latency_ms": latency_ms,
+            "at": self._now(),
+        }
+        self._append(call.final)
+
+    def failed(self, call: RecordedCall, failure: CallFailure) -> None:
+        """Records a definite end for which nothing is billed."""
+        call.end = "failed"
+        self._append(
+            {
+                "kind": "failed",
+                "id": call.id,
+                "class": failure.failure.value,
+                "message": failure.message,
+                "at": self._now(),
+            }
+        )
+
+    def unknown(self, call: RecordedCall, cause: str, message: str, body: bytes = b"") -> None:
+        """Records that nobody knows whether the call was billed."""
+        call.end = "unknown"
+        frame = self._unknown_frame(call.id, cause, message)
+        if body:
+            frame["body"] = body[:_LONGEST_GARBLED].decode(errors="replace")
+        call.final = frame
+        self._note_ambiguous(call)
+        self._append(frame)
+
+    async def sync(self) -> None:
+        """Returns when all of it is durable."""
+        await self._log.sync()
+
+    async def close(self) -> None:
+        """Lets go of the ledger."""
+        await self._log.close()
+
+    def _unknown_frame(self, call_id: int, cause: str, message: str) -> Frame:
+        return {"kind": "unknown", "id": call_id, "cause": cause, "message": message, "at": self._now()}
+
+    def _note_ambiguous(self, call: RecordedCall) -> None:
+        worst = None if call.worst is None else str(self.amount_at_stake(call.worst))
+        self.ambiguous.append(
+            AmbiguousCall(
+                batch_id=self._batch_id,
+                attempt=self._attempt,
+                row=call.row,
+                route=call.route,
+                backend=call.backend,
+                cause=call.final["cause"],
+                worst_amount=worst,
+                sent_at=call.sent_at,
+            )
+        )
+
+    def _append(self, frame: Frame) -> None:
+        self._log.append(encode_frame(frame))
+
+    def _now(self) -> str:
+        return self._clock.now().isoformat()
+
+
+def _printable(value: str) -> str:
+    return value.encode("ascii", "replace").decode()
+
+
+_NAMES = {"live": "real run", "rehearsal": "rehearsal"}

@@ -1,0 +1,230 @@
+"""The budget: a cap that holds whatever the number of workers.
+
+One record holds cap, spent and the leases of all workers; a worker draws a lease before it spends, and
+reserves each call's worst case from it. At every instant, in the record: `spent + leases <= cap`; and in
+each worker: `settled + reserved <= lease`. So what was billed, plus the worst case of what is in flight,
+never passes the cap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Protocol
+
+import orjson
+
+from schemas.errors import StoreError
+from schemas.outcomes import ZERO, money
+from transforms.call.ports import BudgetRecordStore, Clock
+
+RECORD_VERSION = "budget/1"
+_SHARE = 8  # a draw takes at most this part of what is left, so that late workers find something
+_MOST_CALLS = 64  # ... and no more than so many worst cases, so that little is held back unused
+_ASK_AGAIN_S = 0.25  # after a refusal the record is left alone for so long
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """The shared record. `epoch` changes when a run starts: leases of earlier workers are void."""
+
+    cap: Decimal
+    spent: Decimal
+    epoch: str
+    leases: dict[str, Decimal] = field(default_factory=dict)
+
+    @property
+    def left(self) -> Decimal:
+        """What may still be leased; not negative."""
+        return max(ZERO, self.cap - self.spent - sum(self.leases.values(), ZERO))
+
+    def to_json(self) -> bytes:
+        """The record's bytes."""
+        leases = {holder: str(amount) for holder, amount in self.leases.items()}
+        return orjson.dumps(
+            {
+                "version": RECORD_VERSION,
+                "cap": str(self.cap),
+                "spent": str(self.spent),
+                "epoch": self.epoch,
+                "leases": leases,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, data: bytes | None) -> BudgetState:
+        """The record behind bytes; StoreError when there is none, or another version's."""
+        try:
+            values = orjson.loads(data or b"null")
+            if values["version"] != RECORD_VERSION:
+                raise ValueError(values["version"])
+            leases = {holder: money(amount) for holder, amount in values["leases"].items()}
+            return cls(money(values["cap"]), money(values["spent"]), values["epoch"], leases)
+        except (ValueError, TypeError, KeyError, ArithmeticError, AttributeError):
+            raise StoreError(
+                "the budget record is missing or can't be read: it is written when a run starts; "
+                "start the run again"
+            ) from None
+
+    def settle(self, holder: str, settled: Decimal, keep: Decimal) -> BudgetState:
+        """The holder has spent `settled` of its lease and keeps `keep` of it; the rest goes back."""
+        leases = {name: amount for name, amount in self.leases.items() if name != holder}
+        if keep > 0:
+            leases[holder] = keep
+        return replace(self, spent=self.spent + settled, leases=leases)
+
+    def draw(self, holder: str, least: Decimal, most: Decimal) -> tuple[BudgetState, Decimal]:
+        """A lease for the holder on top of what it has, `least` to `most`; zero when too little is left."""
+        if least > self.left:
+            return self, ZERO
+        amount = min(money(max(least, min(self.left / _SHARE, most))), self.left)
+        leases = {**self.leases, holder: self.leases.get(holder, ZERO) + amount}
+        return replace(self, leases=leases), amount
+
+
+class Budget(Protocol):
+    """Leave to spend."""
+
+    async def reserve(self, worst: Decimal) -> bool:
+        """Reserves a call's worst case; False when the cap does not allow it, now and until others end."""
+        ...
+
+    def settle(self, worst: Decimal, actual: Decimal) -> None:
+        """Replaces a reservation by what the call really cost."""
+        ...
+
+    async def release_unused(self) -> None:
+        """Gives back what is neither spent nor reserved, for other workers."""
+        ...
+
+    @property
+    def sentence(self) -> str:
+        """Why `reserve` said no."""
+        ...
+
+
+class NoCap:
+    """A budget without a cap."""
+
+    sentence = ""
+
+    async def reserve(self, worst: Decimal) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
+
+    def settle(self, worst: Decimal, actual: Decimal) -> None:
+        """Nothing to do."""
+
+    async def release_unused(self) -> None:
+        """Nothing to do."""
+
+
+class LeasedBudget:
+    """This worker's part of a shared cap. Used on one event loop.
+
+    `reserve` waits while calls of this worker are in flight that may settle for less than their worst
+    case; it says no only when none is, and the record has too little left.
+    """
+
+    def __init__(self, store: BudgetRecordStore, holder: str, clock: Clock, cap: Decimal) -> None:
+        self._store = store
+        self._holder = holder
+        self._clock = clock
+        self._cap = cap
+        self._epoch: str | None = None
+        self._lease = ZERO  # of the record's lease: not yet reported as settled
+        self._settled = ZERO
+        self._reserved = ZERO
+        self._in_flight = 0
+        self._refused_until = -1.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._drawing = asyncio.Lock()
+
+    @property
+    def sentence(self) -> str:
+        """Why `reserve` said no."""
+        return f"the budget of {self._cap.normalize():f} USD would be passed; no call was made"
+
+    @property
+    def _free(self) -> Decimal:
+        return self._lease - self._settled - self._reserved
+
+    async def reserve(self, worst: Decimal) -> bool:
+        """Reserves `worst`, drawing from the record if need be. See the class for when it waits."""
+        while not self._take(worst):
+            async with self._drawing:
+                if self._take(worst):
+                    return True
+                if self._clock.monotonic() >= self._refused_until:
+                    await self._draw(worst)
+                if self._take(worst):
+                    return True
+            if self._in_flight == 0:
+                return False
+            await self._a_settlement()
+        return True
+
+    def _take(self, worst: Decimal) -> bool:
+        if worst > self._free:
+            return False
+        self._reserved += worst
+        self._in_flight += 1
+        return True
+
+    async def _a_settlement(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
+
+    def settle(self, worst: Decimal, actual: Decimal) -> None:
+        """Replaces the reservation `worst` by `actual`, and lets those who wait look again."""
+        self._reserved -= worst
+        self._settled += actual
+        self._in_flight -= 1
+        # One settlement frees room for few: waking all of thousands would make each ask the record.
+        for _ in range(min(len(self._waiting), 8 if self._in_flight else len(self._waiting))):
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _draw(self, worst: Decimal) -> None:
+        settled, keep = self._settled, self._lease - self._settled
+        missing = worst - self._free
+
+        def change(data: bytes | None) -> tuple[bytes | None, Decimal | None]:
+            state = BudgetState.from_json(data)
+            if self._epoch not in (None, state.epoch):
+                return None, None
+            self._epoch = state.epoch
+            state, drawn = state.settle(self._holder, settled, keep).draw(
+                self._holder, missing, worst * _MOST_CALLS
+            )
+            return state.to_json(), drawn
+
+        drawn = await self._store.update(change)
+        if drawn is None:  # another run has begun on this output: this worker's lease is void
+            self._refused_until = float("inf")
+            return
+        self._settled -= settled
+        self._lease = keep + drawn
+        if drawn == 0:
+            self._refused_until = self._clock.monotonic() + _ASK_AGAIN_S
+
+    async def release_unused(self) -> None:
+        """Reports what was settled and gives back all but what is reserved."""
+        async with self._drawing:
+            if self._epoch is None:
+                return
+            settled, keep = self._settled, self._reserved
+
+            def change(data: bytes | None) -> tuple[bytes | None, bool]:
+                state = BudgetState.from_json(data)
+                if state.epoch != self._epoch:
+                    return None, False
+                return state.settle(self._holder, settled, keep).to_json(), True
+
+            if await self._store.update(change):
+                self._lease = keep + (self._settled - settled)
+                self._settled -= settled

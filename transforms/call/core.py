@@ -1,0 +1,146 @@
+"""The engine's core on an event loop: batches, their workers, and an orderly end. No I/O of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+
+from schemas.errors import BatchError, StoreError
+from schemas.outcomes import Outcome
+from transforms.call.book import BatchBook
+from transforms.call.document import CANCELLED, Desk, DocumentRun
+from transforms.call.ports import LedgerStore
+from transforms.call.request import CallBatch, CallBatchResult, CallRequest
+
+_log = logging.getLogger(__name__)
+
+
+class CallCore:
+    """Works on batches; every method runs on the one event loop.
+
+    A batch has at most as many workers per first backend as that backend takes calls at a time, so
+    that memory does not grow with the number of rows; earlier batches go first wherever one waits.
+    """
+
+    def __init__(self, desk: Desk, ledgers: LedgerStore, mode: str) -> None:
+        self.desk = desk
+        self._ledgers = ledgers
+        self._mode = mode
+        self._batches: set[asyncio.Task[CallBatchResult]] = set()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._submitted = 0
+
+    async def run(self, batch: CallBatch) -> CallBatchResult:
+        """The batch's outcomes, once the ledger is durable.
+
+        Raises:
+            BatchError: claimed by another worker, or the engine is closing.
+            LedgerError: the ledger can't be opened or written; calls that were in flight are in it as
+                far as it could be written.
+        """
+        if self.desk.closing:
+            raise BatchError(CANCELLED)
+        self._submitted += 1
+        priority = self._submitted
+        task = asyncio.current_task()
+        assert task is not None
+        self._batches.add(task)
+        try:
+            return await self._run(batch, priority)
+        finally:
+            self._batches.discard(task)
+            if not self._batches:
+                await self._release_unused()
+
+    async def _run(self, batch: CallBatch, priority: int) -> CallBatchResult:
+        _check_distinct(batch)
+        log = await self._ledgers.open(batch.batch_id)
+        try:
+            book = BatchBook(log, batch, self._mode, self.desk.clock)
+            outcomes: list[Outcome | None] = [None] * len(batch.requests)
+            await self._work(batch, book, priority, outcomes)
+            await book.sync()
+        finally:
+            await log.close()
+        return CallBatchResult([outcome for outcome in outcomes if outcome is not None], book.ambiguous)
+
+    async def _work(
+        self, batch: CallBatch, book: BatchBook, priority: int, outcomes: list[Outcome | None]
+    ) -> None:
+        errors: list[BaseException] = []
+        workers: list[asyncio.Task[None]] = []
+        for name, queue in _by_first_backend(batch).items():
+            source = iter(queue)
+            for _ in range(min(len(queue), self.desk.sites[name].lane.slots.limit)):
+                worker = asyncio.create_task(self._worker(source, book, priority, outcomes, errors))
+                self._workers.add(worker)
+                worker.add_done_callback(self._workers.discard)
+                workers.append(worker)
+        try:
+            await asyncio.gather(*workers, return_exceptions=True)
+        except asyncio.CancelledError:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            raise
+        if errors:
+            raise errors[0]
+        if self.desk.closing and None in outcomes:
+            raise BatchError(CANCELLED)
+
+    async def _worker(
+        self,
+        source: Iterator[tuple[int, CallRequest]],
+        book: BatchBook,
+        priority: int,
+        outcomes: list[Outcome | None],
+        errors: list[BaseException],
+    ) -> None:
+        for index, request in source:
+            if book.stopped or self.desk.closing:
+                return
+            try:
+                outcomes[index] = await DocumentRun(self.desk, book, request, priority).outcome()
+            except Exception as error:
+                errors.append(error)
+                book.stopped = (
+                    True  # calls that others have in flight are paid: they end, and no new one starts
+                )
+                return
+
+    async def close(self, grace_s: float) -> None:
+        """Ends all batches: what waits is cancelled at once, what is in flight has `grace_s` to end.
+
+        Calls that don't end in time are recorded as unknown (cause `cancelled`).
+        """
+        self.desk.closing = True
+        for worker in self._workers - self.desk.sending:
+            worker.cancel()
+        batches = set(self._batches)
+        if batches:
+            _, late = await asyncio.wait(batches, timeout=grace_s)
+            for batch in late:
+                batch.cancel()
+            await asyncio.gather(*batches, return_exceptions=True)
+        await self._release_unused()
+
+    async def _release_unused(self) -> None:
+        try:
+            await self.desk.budget.release_unused()
+        except StoreError as error:  # what is held back is only unused; the batches are what counts
+            _log.warning("unused budget was not given back: %s", error)
+
+
+def _check_distinct(batch: CallBatch) -> None:
+    keys = {(request.assignment.row, request.assignment.route) for request in batch.requests}
+    if len(keys) != len(batch.requests):
+        raise BatchError(f"batch {batch.batch_id} has a (row, route) pair twice: a defect of Switchgear")
+
+
+def _by_first_backend(batch: CallBatch) -> dict[str, list[tuple[int, CallRequest]]]:
+    queues: dict[str, list[tuple[int, CallRequest]]] = defaultdict(list)
+    for index, request in enumerate(batch.requests):
+        queues[request.assignment.chain[0]].append((index, request))
+    return queues

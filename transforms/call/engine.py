@@ -1,0 +1,236 @@
+"""The call engine as a batch job sees it: an object that owns a thread, an event loop and its ledgers."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import random
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from decimal import Decimal
+
+from schemas.errors import BatchError, OutputError
+from schemas.run import RunContext
+from schemas.workload import HostedBackend, Workload
+from transforms.call.address import AllowList
+from transforms.call.budget import Budget, LeasedBudget, NoCap
+from transforms.call.budget_file import LocalBudgetRecord, read_budget
+from transforms.call.core import CallCore
+from transforms.call.document import CANCELLED, Desk
+from transforms.call.lane import Slots
+from transforms.call.ledger_file import LocalLedgers
+from transforms.call.ports import SystemClock, Transport
+from transforms.call.request import CallBatch, CallBatchResult, EngineStats
+from transforms.call.retry import RetryPolicies
+from transforms.call.secret import Secret, read_key
+from transforms.call.site import CODECS, Place, build_sites, check_parameters, place_of
+from transforms.call.structured import SchemaBook
+from transforms.call.transport import AiohttpTransport
+from transforms.price import PriceBook
+
+GRACE_S = 10.0
+"""What calls in flight get to end when the engine is closed."""
+
+_log = logging.getLogger(__name__)
+
+
+class CallEngine:
+    """Sends batches' calls from a thread of its own. Thread-safe.
+
+    Made by `open_call_engine`. Must be closed: that settles what is in flight and lets go of ledgers.
+    """
+
+    def __init__(
+        self, core: CallCore, transport: Transport, loop: asyncio.AbstractEventLoop, closers: ExitStack
+    ):
+        self._core = core
+        self._transport = transport
+        self._loop = loop
+        self._closers = closers
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def submit(self, batch: CallBatch) -> concurrent.futures.Future[CallBatchResult]:
+        """The batch's result, to come. Batches run at the same time; earlier ones go first.
+
+        The future raises BatchClaimedError (another process holds the batch's ledger), LedgerError
+        (its ledger can't be used: nothing was sent without a record), StoreError (the budget record
+        can't be used) or BatchError (the engine was closed first). Cancelling it records the calls in
+        flight as unknown.
+        """
+        with self._lock:
+            if not self._closed:
+                return asyncio.run_coroutine_threadsafe(self._core.run(batch), self._loop)
+        refused: concurrent.futures.Future[CallBatchResult] = concurrent.futures.Future()
+        refused.set_exception(BatchError(CANCELLED))
+        return refused
+
+    def stats(self) -> EngineStats:
+        """What was done so far."""
+        counters = self._core.desk.counters
+        return EngineStats(
+            calls=counters.calls,
+            in_flight=counters.in_flight,
+            answered=counters.answered,
+            replayed=counters.replayed,
+            amount=counters.amount,
+            list_amount=counters.list_amount,
+        )
+
+    def close(self, grace_s: float = GRACE_S) -> None:
+        """Cancels what waits, gives what is in flight `grace_s` to end, records the rest as unknown.
+
+        Then ledgers, connections and thread are closed. A second call does nothing.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            asyncio.run_coroutine_threadsafe(self._end(grace_s), self._loop).result()
+        finally:
+            self._closers.close()
+
+    async def _end(self, grace_s: float) -> None:
+        try:
+            await self._core.close(grace_s)
+        finally:
+            await self._transport.close()
+
+
+def open_call_engine(
+    workload: Workload,
+    run: RunContext,
+    *,
+    budget_limit: Decimal | None,
+    environ: Mapping[str, str] | None = None,
+) -> CallEngine:
+    """An engine for the workload's hosted backends.
+
+    Keys are read from `environ` (default: the process's) here and nowhere else. With a
+    `budget_limit` the run's budget record must exist (`open_budget`). In a rehearsal the calls go to
+    a loopback stand-in in this process, without keys.
+
+    Raises:
+        MissingSecretError: a key is not set.
+        ConfigurationError: a base_url, a generation parameter or a JSON Schema that can't be used.
+        OutputError: the output is no local folder, or has no budget record for this limit.
+    """
+    output = _local(run.output)
+    backends = workload.hosted_backends()
+    check_parameters(backends, [prompt.json_schema for prompt in workload.prompts.values()])
+    schemas = SchemaBook()
+    for prompt in workload.prompts.values():
+        if prompt.json_schema is not None:
+            schemas.validator(prompt.json_schema)
+    if budget_limit is not None:
+        _check_record(output, budget_limit)
+    with ExitStack() as closers:
+        if run.rehearsal:
+            places = _rehearsal_places(workload, backends, closers)
+        else:
+            places = _live_places(backends, os.environ if environ is None else environ)
+        ledgers = LocalLedgers(output)
+        closers.callback(ledgers.close)
+        loop = _start_loop(closers)
+
+        def budget(clock: SystemClock) -> Budget:
+            if budget_limit is None:
+                return NoCap()
+            holder = f"{os.getpid()}-{secrets.token_hex(4)}"
+            return LeasedBudget(LocalBudgetRecord(output), holder, clock, budget_limit)
+
+        parts = _Parts(workload, run, backends, places, ledgers, schemas, budget, budget_limit is not None)
+        core, transport = asyncio.run_coroutine_threadsafe(_assemble(parts), loop).result()
+        return CallEngine(core, transport, loop, closers.pop_all())
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    workload: Workload
+    run: RunContext
+    backends: Mapping[str, HostedBackend]
+    places: Mapping[str, Place]
+    ledgers: LocalLedgers
+    schemas: SchemaBook
+    budget: Callable[[SystemClock], Budget]
+    capped: bool
+
+
+async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
+    """The core with its real surroundings; on the event loop, to which connections belong."""
+    clock = SystemClock()
+    workload, run = parts.workload, parts.run
+    transport = AiohttpTransport(AllowList(frozenset(place.address for place in parts.places.values())))
+    desk = Desk(
+        sites=build_sites(parts.backends, parts.places, clock, PriceBook(), run.rehearsal),
+        clock=clock,
+        transport=transport,
+        budget=parts.budget(clock),
+        limits=workload.limits,
+        policies=RetryPolicies(workload.limits, random.Random().uniform),  # noqa: S311 - jitter, no secret
+        slots=Slots(run.max_in_flight),
+        schemas=parts.schemas,
+        refuse_unknown_price=parts.capped and workload.budget.on_unknown_price == "refuse",
+    )
+    return CallCore(desk, parts.ledgers, "rehearsal" if run.rehearsal else "live"), transport
+
+
+def _live_places(backends: Mapping[str, HostedBackend], environ: Mapping[str, str]) -> dict[str, Place]:
+    return {
+        name: place_of(
+            name,
+            backend.base_url or CODECS[backend.provider].default_base_url,
+            read_key(name, backend, environ),
+        )
+        for name, backend in backends.items()
+    }
+
+
+def _rehearsal_places(
+    workload: Workload, backends: Mapping[str, HostedBackend], closers: ExitStack
+) -> dict[str, Place]:
+    from transforms.rehearsal import RehearsalServer
+
+    server = RehearsalServer(workload.rehearsal)
+    server.start()
+    closers.callback(server.close)
+    key = Secret("rehearsal")
+    return {name: place_of(name, server.base_url(b.provider), key) for name, b in backends.items()}
+
+
+def _start_loop(closers: ExitStack) -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="call-engine", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+    closers.callback(stop)
+    return loop
+
+
+def _local(output: str) -> str:
+    if output.startswith("file://"):
+        return output.removeprefix("file://")
+    if "://" in output:
+        raise OutputError(f"output {output!r}: ledgers are kept in local folders only; give a local folder")
+    return output
+
+
+def _check_record(output: str, limit: Decimal) -> None:
+    state = read_budget(output)
+    if state is None or state.cap != limit:
+        found = "no budget record" if state is None else f"a budget record for {state.cap.normalize():f} USD"
+        raise OutputError(
+            f"{output} has {found}, and this run's limit is {limit.normalize():f} USD: the record is written "
+            f"when a run starts; start the run again"
+        )
