@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGE = "@copilotkit/aimock@1.43.0"
-PROVIDE = f"npm install --prefix build/peers --no-audit --no-fund --save-exact {PACKAGE}"
+PROVIDE = "make peers"
 _ENTRY = REPOSITORY / "build/peers/node_modules/@copilotkit/aimock/dist/index.js"
 _LAUNCHER = Path(__file__).with_name("mock_vendor.mjs")
 

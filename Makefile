@@ -1,0 +1,65 @@
+# Everything a checkout needs, one command each; `make help` lists them.
+# All set-up is included: the first command that needs the environment makes it.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint types layers check lock peers setup clean
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PEERS := build/peers/.installed
+AIMOCK := build/peers/node_modules/@copilotkit/aimock
+LOCKS := infra/locks/requirements.txt infra/locks/uv.txt
+# Test processes: as many as there are cores, at most 4; a file's tests stay together.
+WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, len(os.sched_getaffinity(0))))' 2>/dev/null || echo 2)
+# More for pytest, for example: make test ARGS="-k ledger"
+ARGS ?=
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## set up, then run the main job on the installed packages' documentation
+	@$(BIN)/switchgear demo
+
+test: $(INSTALLED) peers ## set up, then run every test
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+lint: $(INSTALLED) ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## mypy, strict
+	@$(BIN)/mypy
+
+layers: $(INSTALLED) ## import-linter: imports point up the layers only
+	@$(BIN)/lint-imports
+
+check: lint types layers ## lint, types and layers
+
+setup: $(INSTALLED) ## make .venv from the lock
+
+$(INSTALLED): $(LOCKS) pyproject.toml
+	@PYTHON="$(PYTHON)" sh infra/locks/install.sh
+
+peers: ## install the peers of the tests (needs npm; tests without their peer are skipped)
+	@if [ "$(AIMOCK)/package.json" -nt infra/locks/npm/package-lock.json ]; then :; \
+	elif ! command -v npm >/dev/null 2>&1; then \
+	  echo "peers: npm is missing, so tests against the mock vendor will be skipped (install Node.js 20 or newer)"; \
+	else \
+	  echo "peers: installing the mock vendor (npm, a few seconds)"; \
+	  mkdir -p build/peers && cp infra/locks/npm/package.json infra/locks/npm/package-lock.json build/peers/ && \
+	  npm ci --prefix build/peers --no-audit --no-fund --loglevel=error --fetch-retries=1 --fetch-timeout=60000 </dev/null \
+	  && touch "$(AIMOCK)/package.json" \
+	  || echo "peers: npm could not install it, so tests against the mock vendor will be skipped"; \
+	fi
+
+lock: $(INSTALLED) ## compile infra/locks/requirements.txt from pyproject.toml (UPGRADE=1: newest versions)
+	@echo "lock: resolving, about ten seconds"
+	@$(BIN)/python -m uv pip compile --quiet --python-version 3.11 --extra dev --extra model \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header $(if $(UPGRADE),--upgrade) \
+	  --output-file infra/locks/requirements.txt pyproject.toml >/dev/null
+
+clean: ## remove the environment and everything that was built
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
