@@ -19,6 +19,11 @@ def money(value: Decimal | int | str) -> Decimal:
     return Decimal(value).quantize(_QUANTUM, rounding=ROUND_HALF_EVEN)
 
 
+def money_text(value: Decimal) -> str:
+    """An amount as decimal digits without an exponent, for JSON."""
+    return f"{value:f}"
+
+
 ZERO = money(0)
 
 

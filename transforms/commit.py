@@ -12,13 +12,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 
 from schemas.batches import BackendTotals, CommitRecord, PartRef
 from schemas.errors import ReconcileError
 from schemas.failures import FailureClass, is_retryable
 from schemas.ids import key_sum, row_key
-from schemas.outcomes import Outcome
+from schemas.outcomes import ZERO, Outcome, money_text
 from schemas.run import RunContext
 from transforms.layout import FAILURES, STAGING, commit_path, failures_path, newest_commits, read_commit
 from transforms.store import Store
@@ -135,11 +134,11 @@ def _sum_outcomes(outcomes: Sequence[Outcome]) -> BackendTotals:
         calls=sum(o.calls for o in outcomes),
         replayed=sum(o.replayed_calls for o in outcomes),
         ambiguous=sum(o.ambiguous_calls for o in outcomes),
-        ambiguous_amount=str(sum((o.ambiguous_amount for o in outcomes), Decimal(0))),
+        ambiguous_amount=money_text(sum((o.ambiguous_amount for o in outcomes), ZERO)),
         input_tokens=sum(o.usage.input_tokens or 0 for o in outcomes),
         output_tokens=sum(o.usage.output_tokens or 0 for o in outcomes),
-        amount=str(sum((c.amount for c in known if c.amount is not None), Decimal(0))),
-        list_amount=str(sum((c.list_amount for c in known if c.list_amount is not None), Decimal(0))),
+        amount=money_text(sum((c.amount for c in known if c.amount is not None), ZERO)),
+        list_amount=money_text(sum((c.list_amount for c in known if c.list_amount is not None), ZERO)),
         unknown=len(outcomes) - len(known),
         device_seconds=sum(o.charge.device_seconds or 0.0 for o in outcomes),
         basis=bases[0] if bases else "none",

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from schemas.batches import BatchRef, BatchReport
 from schemas.failures import FAILURE_KINDS, FailureClass
 from schemas.load import LoadedWorkload
+from schemas.outcomes import ZERO, money_text
 from schemas.run import FailedBatch, FailureGroup, Manifest, RunContext, State
 from transforms.commit import recover
 from transforms.layout import failures_path, run_path
@@ -70,7 +71,7 @@ def _failure_groups(store: Store, sums: Sums) -> Iterator[FailureGroup]:
             retryable=kind.retryable,
             meaning=kind.meaning,
             remedy=kind.remedy,
-            example_ids=tuple(str(document_id) for document_id, _ in rows),
+            example_ids=tuple("(no id)" if document_id is None else document_id for document_id, _ in rows),
             example_message=rows[0][1] if rows else "",
         )
 
@@ -161,8 +162,8 @@ def _manifest(
         "failure_groups": tuple(groups),
         "failed_batches": tuple(failed_batches),
         "totals": {route: dict(backends) for route, backends in sums.totals.items()},
-        "amount": str(sum((Decimal(t.amount) for t in every), Decimal(0))),
-        "list_amount": str(sum((Decimal(t.list_amount) for t in every), Decimal(0))),
+        "amount": money_text(sum((Decimal(t.amount) for t in every), ZERO)),
+        "list_amount": money_text(sum((Decimal(t.list_amount) for t in every), ZERO)),
         "unknown_prices": sum(t.unknown for t in every),
         "budget_amount": None if budget is None else str(budget),
         "ambiguous": tuple(sums.ambiguous[:_LISTED_AMBIGUOUS]),

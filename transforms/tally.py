@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from schemas.batches import AmbiguousCall, BackendTotals, CommitRecord
 from schemas.errors import ReconcileError, StoreError
+from schemas.outcomes import money_text
 from schemas.run import RunContext
 from transforms.layout import COMMITS
 from transforms.store import Store
@@ -130,4 +131,4 @@ def add_totals(left: BackendTotals, right: BackendTotals) -> BackendTotals:
 
 
 def _add_amounts(left: str, right: str) -> str:
-    return str(Decimal(left) + Decimal(right))
+    return money_text(Decimal(left) + Decimal(right))

@@ -39,27 +39,33 @@ _EMBED_AT_ONCE = 2048
 _BATCH_TROUBLES = (BatchError, LedgerError, ReconcileError, StoreError, OSError)
 
 
-def _guarded(ref: BatchRef, work: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """Do something for one batch; its troubles become its report, other batches go on."""
-    try:
-        yield from work()
-    except _BATCH_TROUBLES as error:
-        sentence = str(error) if place(ref) in str(error) else f"{place(ref)}: {first_line(error)}"
-        yield TaggedOutput(REPORTS, BatchReport(ref.batch_id, ref.attempt, "failed", sentence))
-
-
 class _StageDoFn(beam.DoFn):
-    """A stage of a batch's way; `worker` is the process's."""
+    """A stage of a batch's way.
+
+    `worker` is the process's and is looked up in `setup`: anything that Beam could reach while it
+    builds the graph (it reads attributes, properties too) would travel to the workers as a pickle.
+    """
+
+    worker: Worker
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
-        self._worker: Worker | None = None
 
-    @property
-    def worker(self) -> Worker:
-        if self._worker is None:
-            self._worker = worker_of(self._config)
-        return self._worker
+    def setup(self) -> None:
+        self.worker = worker_of(self._config)
+
+    def guarded(self, ref: BatchRef, work: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+        """Do something for one batch; its troubles become its report, other batches go on."""
+        try:
+            yield from work()
+        except _BATCH_TROUBLES as error:
+            sentence = str(error) if place(ref) in str(error) else f"{place(ref)}: {first_line(error)}"
+            yield self.reported(BatchReport(ref.batch_id, ref.attempt, "failed", sentence))
+
+    def reported(self, report: BatchReport) -> TaggedOutput:
+        """Tell this process's listener at once; the stage behind the output may run much later."""
+        self.worker.report(report)
+        return TaggedOutput(REPORTS, report)
 
 
 class _ReadDoFn(_StageDoFn):
@@ -68,14 +74,13 @@ class _ReadDoFn(_StageDoFn):
         self._reader: BatchReader | None = None
 
     def process(self, ref: BatchRef) -> Iterator[Any]:
-        yield from _guarded(ref, lambda: self._read(ref))
+        yield from self.guarded(ref, lambda: self._read(ref))
 
     def _read(self, ref: BatchRef) -> Iterator[Any]:
         store = self.worker.store()
         if store.exists(commit_path(ref.batch_id, ref.attempt)):
             record = read_commit(store, ref.batch_id, ref.attempt)
-            report = BatchReport(ref.batch_id, ref.attempt, "already_committed", record=record)
-            yield TaggedOutput(REPORTS, report)
+            yield self.reported(BatchReport(ref.batch_id, ref.attempt, "already_committed", record=record))
             return
         if self._reader is None:
             self._reader = BatchReader(self._config.schema())
@@ -89,7 +94,7 @@ class _ReadDoFn(_StageDoFn):
 class _RouteDoFn(_StageDoFn):
     def process(self, read: tuple[BatchRef, pa.Table]) -> Iterator[Any]:
         ref, table = read
-        yield from _guarded(ref, lambda: [self._route(ref, table)])
+        yield from self.guarded(ref, lambda: [self._route(ref, table)])
 
     def _route(self, ref: BatchRef, table: pa.Table) -> WorkBatch:
         batch = decide(self.worker.rules(), ref, table, load_previous(self.worker.store(), ref))
@@ -117,7 +122,7 @@ class _CallDoFn(_StageDoFn):
         self._waiting.clear()
 
     def process(self, batch: WorkBatch) -> Iterator[Any]:
-        yield from _guarded(batch.ref, lambda: self._submit(batch))
+        yield from self.guarded(batch.ref, lambda: self._submit(batch))
         while self._waiting and (self._is_full() or self._waiting[0].answer.done()):
             yield from self._hand_on(self._waiting.popleft())
 
@@ -145,7 +150,7 @@ class _CallDoFn(_StageDoFn):
             counters.hosted += len(waiting.asked.requests)
             yield waiting.batch
 
-        yield from _guarded(waiting.batch.ref, finished)
+        yield from self.guarded(waiting.batch.ref, finished)
 
 
 class _EmbedDoFn(_StageDoFn):
@@ -179,7 +184,7 @@ class _EmbedDoFn(_StageDoFn):
 
 class _WriteDoFn(_StageDoFn):
     def process(self, batch: WorkBatch) -> Iterator[Any]:
-        yield from _guarded(batch.ref, lambda: [self._write(batch)])
+        yield from self.guarded(batch.ref, lambda: [self._write(batch)])
 
     def _write(self, batch: WorkBatch) -> tuple[WorkBatch, str, tuple[Any, ...]]:
         writer = secrets.token_hex(8)
@@ -189,19 +194,13 @@ class _WriteDoFn(_StageDoFn):
 class _CommitDoFn(_StageDoFn):
     def process(self, written: tuple[WorkBatch, str, tuple[Any, ...]]) -> Iterator[Any]:
         batch, writer, parts = written
-        yield from _guarded(batch.ref, lambda: [self._commit(batch, writer, parts)])
+        yield from self.guarded(batch.ref, lambda: [self._commit(batch, writer, parts)])
 
-    def _commit(self, batch: WorkBatch, writer: str, parts: tuple[Any, ...]) -> BatchReport:
+    def _commit(self, batch: WorkBatch, writer: str, parts: tuple[Any, ...]) -> TaggedOutput:
         record = make_record(batch, parts, self._config.run, writer, datetime.now(UTC))
         done = commit(self.worker.store(), record)
         state = "committed" if done.won else "already_committed"
-        return BatchReport(batch.ref.batch_id, batch.ref.attempt, state, record=done.record)
-
-
-class _ReportDoFn(_StageDoFn):
-    def process(self, report: BatchReport) -> Iterator[BatchReport]:
-        self.worker.report(report)
-        yield report
+        return self.reported(BatchReport(batch.ref.batch_id, batch.ref.attempt, state, record=done.record))
 
 
 def _windowed(values: Iterable[Any]) -> Iterator[WindowedValue]:
@@ -240,4 +239,4 @@ class ProcessBatches(beam.PTransform):
             outputs = main | label >> beam.ParDo(stage).with_outputs(REPORTS, main="batches")
             main = outputs["batches"]
             reports.append(outputs[REPORTS])
-        return (main, *reports) | "AllReports" >> beam.Flatten() | "Report" >> beam.ParDo(_ReportDoFn(config))
+        return tuple(reports) | "AllReports" >> beam.Flatten()
