@@ -1,0 +1,98 @@
+"""The devices that JAX finds here: the mesh over them, what they compute fast, where programs are kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from schemas.ids import sha256_hex
+
+CACHE_VARIABLE = "SWITCHGEAR_CACHE_DIR"
+BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+_AMPERE = 8.0  # first NVIDIA compute capability with bfloat16 tensor cores
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """All devices of this process, as one data-parallel mesh, and how steps are sized for them."""
+
+    mesh: Mesh
+    platform: str
+    kind: str
+    step_slots: int  # tokens that one device works on at a time
+    fractions: tuple[int, ...]  # sizes of last steps, see `packing.choose_shapes`
+    steps_in_flight: int
+
+    @property
+    def count(self) -> int:
+        """Number of devices."""
+        return int(self.mesh.devices.size)
+
+
+def find_devices() -> Devices:
+    """Every device that JAX sees, in a mesh with the one axis `data`.
+
+    A CPU works best on about 1,024 tokens a step (larger steps lose to memory traffic) with one step
+    in flight per core; accelerators want large steps and the next one ready.
+    """
+    found = jax.devices()
+    mesh = Mesh(np.array(found), ("data",))
+    kind = str(found[0].device_kind)
+    if found[0].platform == "cpu":
+        in_flight = max(1, len(os.sched_getaffinity(0)) // len(found))
+        return Devices(mesh, "cpu", kind, 1024, (1,), min(in_flight, 32))
+    return Devices(mesh, found[0].platform, kind, 1 << 16, (1, 8, 64), 3)
+
+
+def has_fast_bfloat16(devices: Devices) -> bool:
+    """Whether bfloat16 is faster than float32 here: AMX, AVX512-BF16, or an accelerator that has it."""
+    if devices.platform == "cpu":
+        return any(flag in cpu_flags() for flag in BFLOAT16_FLAGS)
+    capability = getattr(devices.mesh.devices.flat[0], "compute_capability", None)
+    return capability is None or float(capability) >= _AMPERE
+
+
+def cpu_flags() -> frozenset[str]:
+    """The CPU's feature flags as Linux names them; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
+
+
+def default_cache_dir() -> Path:
+    """`$SWITCHGEAR_CACHE_DIR`, else `~/.cache/switchgear`."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "switchgear")
+
+
+def keep_programs(cache_dir: Path) -> Path | None:
+    """Makes JAX keep every compiled program under `cache_dir`; the folder, or None if it can't be made.
+
+    The folder's name holds a digest of the machine's kind, because programs compiled for one CPU
+    may not run on another that shares the home folder.
+    """
+    machine = "\n".join([platform.machine(), jax.__version__, *sorted(cpu_flags())])
+    folder = cache_dir / "xla" / sha256_hex(machine.encode())[:12]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _LOG.warning("%s: %s; compiled programs are not kept, every start compiles again", folder, error)
+        return None
+    options: dict[str, Any] = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)
+    return folder

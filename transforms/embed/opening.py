@@ -1,0 +1,153 @@
+"""Opens an embedder: checks the model, finds the devices, settles the compute dtype, places the weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from schemas.ids import canonical_json, sha256_hex
+from schemas.workload import EmbedderBackend
+from transforms.embed.bert_layout import arrange
+from transforms.embed.device import (
+    Devices,
+    default_cache_dir,
+    find_devices,
+    has_fast_bfloat16,
+    keep_programs,
+)
+from transforms.embed.embedder import Embedder
+from transforms.embed.model_files import describe_model, file_sha256
+from transforms.embed.packing import Shape, choose_shapes, plan_steps
+from transforms.embed.runner import StepRunner
+from transforms.embed.space import VectorSpace
+from transforms.embed.tensors import read_tensors
+from transforms.embed.tokenization import TextTokenizer
+
+ComputeDtype = Literal["float32", "bfloat16"]
+LEAST_COSINE = 0.9999
+"""`compute_dtype = "auto"` takes bfloat16 only if each probe's vector stays this close to float32's."""
+PROBES = (
+    "a",
+    "no",
+    "embedding",
+    "What does it cost?",
+    "Paid for once, within budget, traceable to its source.",
+    "def main(argv: list[str]) -> int:\n    return run(argv)",
+    "SELECT route, count(*) FROM results GROUP BY route;",
+    "Größe, naïve, Ελληνικά, русский, العربية, עברית",
+    "日本語の文章 と 中文句子",
+    "😀 🚀 — “quotes” … ½ €100",
+    "2026-11-22T09:21:00Z 192.0.2.1 0xdeadbeef 3.14159",
+    "word " * 40,
+    "The quick brown fox jumps over the lazy dog. " * 6,
+    "Returns a table with one row for each document; raises an error when a column is missing. " * 5,
+    "x = [1, 2, 3]; y = {'key': None}; assert x != y\n" * 6,
+    "!?.,;:-" * 12,
+)
+_LOG = logging.getLogger(__name__)
+
+
+def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | None) -> Embedder:
+    """A new embedder for the backend. Raises ModelError before anything reaches a device."""
+    model = describe_model(backend, base_dir)
+    cache = cache_dir or default_cache_dir()
+    keep_programs(cache)
+    devices = find_devices()
+    shapes = choose_shapes(model.max_length, devices.step_slots, devices.count, devices.fractions)
+    tokenizer = TextTokenizer(model.tokenizer, model.max_length, model.prompt, model.lowercase)
+    weights_sha256 = file_sha256(model.weights)
+    tensors = read_tensors(model.weights, model.expected_tensors())
+    params = arrange(model.architecture, tensors, model.tensor_prefix)
+    del tensors
+
+    def runner_for(dtype: ComputeDtype) -> StepRunner:
+        return StepRunner(devices, model.architecture, params, model.pooling, model.normalize, dtype)
+
+    if backend.compute_dtype == "auto":
+        subject = [weights_sha256, model.settings_sha256(), model.pooling, devices.kind]
+        verdict = _verdict_file(cache, subject)
+        dtype, runner = _settle_dtype(devices, runner_for, tokenizer, shapes, verdict)
+    else:
+        dtype = backend.compute_dtype
+        runner = runner_for(dtype)
+    space = VectorSpace(
+        model=model.name,
+        weights_sha256=weights_sha256,
+        tokenizer_sha256=file_sha256(model.tokenizer),
+        settings_sha256=model.settings_sha256(),
+        pooling=model.pooling,
+        normalize=model.normalize,
+        max_length=model.max_length,
+        dim=model.dim,
+        compute_dtype=dtype,
+        dtype=backend.output_dtype,
+    )
+    return Embedder(space, tokenizer, runner, shapes)
+
+
+def _settle_dtype(
+    devices: Devices,
+    runner_for: Callable[[ComputeDtype], StepRunner],
+    tokenizer: TextTokenizer,
+    shapes: Sequence[Shape],
+    verdict: Path,
+) -> tuple[ComputeDtype, StepRunner]:
+    """bfloat16 where it is fast and accurate for this model, as measured on the probes; else float32."""
+    if not has_fast_bfloat16(devices):
+        return "float32", runner_for("float32")
+    cosine = _read_verdict(verdict)
+    if cosine is None:
+        exact, fast = runner_for("float32"), runner_for("bfloat16")
+        cosine = least_cosine(exact, fast, tokenizer, shapes)
+        _write_verdict(verdict, cosine)
+        runners: dict[ComputeDtype, StepRunner] = {"float32": exact, "bfloat16": fast}
+    else:
+        runners = {}
+    dtype: ComputeDtype = "bfloat16" if cosine >= LEAST_COSINE else "float32"
+    _LOG.info("compute_dtype auto: %s (least cosine of bfloat16 to float32: %.6f)", dtype, cosine)
+    return dtype, runners.get(dtype) or runner_for(dtype)
+
+
+def least_cosine(
+    exact: StepRunner, fast: StepRunner, tokenizer: TextTokenizer, shapes: Sequence[Shape]
+) -> float:
+    """The least cosine between the two runners' vectors of any probe; NaN counts as -1."""
+    tokens = tokenizer.encode(PROBES)
+    # One shape for all probes: one program to compile for each dtype.
+    shape = next(shape for shape in shapes if shape.length >= tokens.lengths.max())
+    steps = plan_steps(tokens.lengths, [shape])
+    lefts = np.concatenate([step.vectors for step in exact.run(tokens, steps)])
+    rights = np.concatenate([step.vectors for step in fast.run(tokens, steps)])
+    norms = np.linalg.norm(lefts, axis=1) * np.linalg.norm(rights, axis=1)
+    cosines = np.einsum("nd,nd->n", lefts, rights) / np.maximum(norms, np.finfo(np.float32).tiny)
+    return float(np.nan_to_num(cosines, nan=-1.0).min())
+
+
+def _verdict_file(cache: Path, subject: Sequence[str]) -> Path:
+    parts = canonical_json([*subject, jax.__version__, PROBES])
+    return cache / "bfloat16" / f"{sha256_hex(parts)[:32]}.json"
+
+
+def _read_verdict(path: Path) -> float | None:
+    try:
+        cosine = json.loads(path.read_text(encoding="utf-8"))["least_cosine"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return float(cosine) if isinstance(cosine, float) else None
+
+
+def _write_verdict(path: Path, cosine: float) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_text(json.dumps({"least_cosine": cosine}), encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        _LOG.warning("%s: %s; the accuracy of bfloat16 is measured again at the next start", path, error)

@@ -1,0 +1,189 @@
+"""Runs planned steps on the devices: parameters in place, programs compiled once, steps in flight."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from transforms.embed import bert
+from transforms.embed.bert_layout import BertArchitecture
+from transforms.embed.clock import DeviceClock
+from transforms.embed.device import Devices
+from transforms.embed.packing import Shape, Step
+from transforms.embed.tokenization import TokenizedTexts
+
+MATRICES = ("qkv", "out", "up", "down")
+_LEAST_NORM_SQUARED = 1e-24  # a vector of zeros stays zeros
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStats:
+    """What a runner has done so far."""
+
+    steps: int = 0
+    slots: int = 0
+    compilations: int = 0
+    compile_seconds: float = 0.0
+    device_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One step's vectors and time: text `texts[i]` has `vectors[i]`."""
+
+    texts: np.ndarray
+    vectors: np.ndarray  # [texts, dim] float32
+    device_seconds: float
+
+
+class StepRunner:
+    """A model on the devices, in one compute dtype. `run` may be called from several threads.
+
+    Steps go through one pool of threads, so that several steps are in flight and the threads that
+    call share the devices fairly. Compilation is not device time.
+    """
+
+    def __init__(
+        self,
+        devices: Devices,
+        arch: BertArchitecture,
+        params: Any,
+        pooling: str,
+        normalize: bool,
+        dtype: str,
+    ) -> None:
+        self.dim = arch.dim
+        self._mesh = devices.mesh
+        self._params = jax.device_put(_in_dtype(params, jnp.dtype(dtype)), NamedSharding(self._mesh, P()))
+        self._sharding = NamedSharding(self._mesh, P(None, "data"))
+        self._program = _program(arch, pooling, normalize)
+        self._clock = DeviceClock(devices.count)
+        self._pool = ThreadPoolExecutor(devices.steps_in_flight, thread_name_prefix="switchgear-embed")
+        self._lock = threading.Lock()
+        self._compiled: dict[Shape, Future[Callable[..., jax.Array]]] = {}
+        # Programs must reach all devices of a mesh in one order, whichever thread brings them.
+        self._enqueue = threading.Lock() if devices.count > 1 or devices.platform != "cpu" else None
+        self._steps = self._slots = 0
+        self._compile_seconds = 0.0
+
+    def run(self, tokens: TokenizedTexts, steps: Sequence[Step]) -> list[StepResult]:
+        """Every step's vectors and device seconds, in the order of `steps`."""
+        self._warm_up({step.shape for step in steps})
+        running = [self._pool.submit(self._run_step, tokens, step) for step in steps]
+        try:
+            return [step.result() for step in running]
+        finally:
+            for step in running:
+                step.cancel()
+
+    def stats(self) -> RunnerStats:
+        """A snapshot of the counters."""
+        with self._lock:
+            return RunnerStats(
+                self._steps,
+                self._slots,
+                len(self._compiled),
+                self._compile_seconds,
+                self._clock.busy_seconds,
+            )
+
+    def _warm_up(self, shapes: set[Shape]) -> None:
+        """Compiles what is missing, several at a time, each once however many threads ask."""
+        with self._lock:
+            for shape in sorted(shapes - self._compiled.keys()):
+                self._compiled[shape] = self._pool.submit(self._compile, shape)
+            programs = [self._compiled[shape] for shape in shapes]
+        for program in programs:
+            program.result()
+
+    def _compile(self, shape: Shape) -> Callable[..., jax.Array]:
+        started = time.perf_counter()
+        packed = jax.ShapeDtypeStruct((3, shape.rows, shape.length), jnp.int32, sharding=self._sharding)
+        mapped = jax.shard_map(
+            lambda params, step: self._program(params, step, shape.texts),
+            mesh=self._mesh,
+            in_specs=(P(), P(None, "data")),
+            out_specs=P("data"),
+        )
+        compiled = jax.jit(mapped).lower(self._params, packed).compile()
+        with self._lock:
+            self._compile_seconds += time.perf_counter() - started
+        return compiled
+
+    def _run_step(self, tokens: TokenizedTexts, step: Step) -> StepResult:
+        packed = pack(tokens, step)
+        program = self._compiled[step.shape].result()
+        mark = self._clock.start()
+        try:
+            answer = np.asarray(self._dispatch(program, packed))
+        finally:
+            seconds = self._clock.stop(mark)
+        with self._lock:
+            self._steps += 1
+            self._slots += step.shape.slots
+        vectors = np.concatenate([answer[row, : len(texts)] for row, texts in enumerate(step.rows)])
+        return StepResult(step.texts(), vectors, seconds)
+
+    def _dispatch(self, program: Callable[..., jax.Array], packed: np.ndarray) -> jax.Array:
+        if self._enqueue is None:
+            return program(self._params, jax.device_put(packed, self._sharding))
+        with self._enqueue:
+            return program(self._params, jax.device_put(packed, self._sharding))
+
+
+def pack(tokens: TokenizedTexts, step: Step) -> np.ndarray:
+    """A step's input, `[3, rows, length]` int32: token ids, positions, segments (0: empty slot)."""
+    packed = np.zeros((3, step.shape.rows, step.shape.length), np.int32)
+    for row, texts in enumerate(step.rows):
+        start = 0
+        for segment, text in enumerate(texts, start=1):
+            ids = tokens.ids[tokens.offsets[text] : tokens.offsets[text + 1]]
+            end = start + len(ids)
+            packed[0, row, start:end] = ids
+            packed[1, row, start:end] = np.arange(len(ids))
+            packed[2, row, start:end] = segment
+            start = end
+    return packed
+
+
+def _in_dtype(params: Any, dtype: Any) -> Any:
+    """The parameters with the encoder's matrices in `dtype`, all else in float32."""
+    layers = [
+        {
+            name: {**part, "weight": part["weight"].astype(dtype)} if name in MATRICES else part
+            for name, part in layer.items()
+        }
+        for layer in params["layers"]
+    ]
+    return {**params, "layers": layers}
+
+
+def _program(arch: BertArchitecture, pooling: str, normalize: bool) -> Callable[[Any, jax.Array, int], Any]:
+    """A function of parameters, packed step and texts a row; gives `[rows, texts, dim]` float32."""
+
+    def embed_step(params: Any, packed: jax.Array, texts: int) -> jax.Array:
+        tokens, positions, segments = packed[0], packed[1], packed[2]
+        hidden = bert.encode(arch, params, tokens, positions, segments)
+        own = segments[:, None, :] == jnp.arange(1, texts + 1)[None, :, None]
+        if pooling == "cls":
+            own = own & (positions[:, None, :] == 0)
+        weights = own.astype(jnp.float32)
+        pooled = jnp.einsum("rts,rsd->rtd", weights, hidden, precision=lax.Precision.HIGHEST)
+        pooled = pooled / jnp.maximum(weights.sum(-1, keepdims=True), 1)
+        if normalize:
+            squared = (pooled * pooled).sum(-1, keepdims=True)
+            pooled = pooled * lax.rsqrt(jnp.maximum(squared, _LEAST_NORM_SQUARED))
+        return pooled
+
+    return embed_step
