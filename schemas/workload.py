@@ -60,9 +60,9 @@ class Prompt(Section):
 class TokenPrice(Section):
     """A price of one's own, for models that the price book doesn't know. Per million tokens."""
 
-    input_per_million: Amount
-    output_per_million: Amount
-    currency: Literal["USD"] = "USD"
+    input_per_million: Amount = Field(description="per million input tokens")
+    output_per_million: Amount = Field(description="per million output tokens")
+    currency: Literal["USD"] = Field("USD", description="ISO 4217")
 
 
 class HostedBackend(Section):
@@ -71,24 +71,26 @@ class HostedBackend(Section):
     provider: Literal["anthropic", "openai"] = Field(
         description="the wire format; `openai` is also every server compatible with its chat completions"
     )
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1, description="model id, as the provider names it")
     base_url: str | None = Field(None, description="default: the provider's own address")
     api_key_env: EnvironmentVariable | None = Field(
         None, description="environment variable of the key; default ANTHROPIC_API_KEY or OPENAI_API_KEY"
     )
     requires_key: bool = Field(True, description="false for servers that take no key")
-    max_output_tokens: int = Field(1024, ge=1, le=1_000_000)
+    max_output_tokens: int = Field(
+        1024, ge=1, le=1_000_000, description="of an answer; part of the worst case"
+    )
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="further generation parameters, sent as they are (temperature, ...)"
     )
-    price: TokenPrice | None = None
-    max_in_flight: int = Field(64, ge=1, le=4096, description="calls at a time to this backend")
+    price: TokenPrice | None = Field(None, description="instead of the price book's")
+    max_in_flight: int = Field(256, ge=1, le=4096, description="calls at a time to this backend")
 
 
 class EmbedderBackend(Section):
     """An embedding model that runs here, in JAX."""
 
-    provider: Literal["jax"]
+    provider: Literal["jax"] = Field(description="runs here, on the devices that JAX finds")
     model_path: str = Field(
         min_length=1,
         description="folder with config.json, tokenizer.json, model.safetensors; "
@@ -97,7 +99,9 @@ class EmbedderBackend(Section):
     pooling: Literal["mean", "cls"] | None = Field(None, description="default: what the model's files say")
     normalize: bool | None = Field(None, description="default: what the model's files say")
     max_length: int | None = Field(None, ge=2, le=8192, description="tokens; default: the model's own")
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the matrix products"
+    )
     output_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="of the vectors; bfloat16 is rounded to bfloat16 and stored as float16"
     )
@@ -111,14 +115,14 @@ Backend = Annotated[HostedBackend | EmbedderBackend, Field(discriminator="provid
 class Split(Section):
     """One arm of a weighted split: which chain of backends, for which share of the documents."""
 
-    weight: int = Field(ge=1, le=1_000_000)
-    backends: tuple[str, ...] = Field(min_length=1)
+    weight: int = Field(ge=1, le=1_000_000, description="share of the documents, relative to the other arms")
+    backends: tuple[str, ...] = Field(min_length=1, description="ordered chain of backends")
 
 
 class Route(Section):
     """A named rule, and the ordered chain of backends that its documents go to."""
 
-    name: Name
+    name: Name = Field(description="stands in the output's paths and in `lineage.route`")
     when: str = Field("TRUE", min_length=1, description="SQL expression over the input columns")
     backends: tuple[str, ...] = Field((), description="ordered chain: the next is tried when one fails")
     split: tuple[Split, ...] = Field((), description="weighted chains instead of one, by hash of the id")
@@ -139,7 +143,7 @@ class Route(Section):
 class Rejection(Section):
     """A rule that keeps documents from being sent."""
 
-    name: Name
+    name: Name = Field(description="stands in the failure's message")
     when: str = Field(min_length=1, description="SQL expression; documents for which it is true are rejected")
     reason: str = Field(min_length=1, description="stands in the failure row")
     routes: tuple[str, ...] = Field((), description="for these routes only; default: for all")
@@ -148,7 +152,7 @@ class Rejection(Section):
 class Policy(Section):
     """What may go where. Checked before anything leaves the process."""
 
-    reject: tuple[Rejection, ...] = ()
+    reject: tuple[Rejection, ...] = Field((), description="see below")
     allowed_providers: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="route → providers; a route that is not named allows all"
     )
@@ -158,7 +162,7 @@ class Budget(Section):
     """What the run may cost at most, over all its attempts."""
 
     amount: Amount | None = Field(None, description="the cap; none: no cap")
-    currency: Literal["USD"] = "USD"
+    currency: Literal["USD"] = Field("USD", description="ISO 4217")
     on_unknown_price: Literal["refuse", "allow"] = Field(
         "refuse", description="what to do with a hosted model that has no price, when there is a cap"
     )
@@ -169,18 +173,20 @@ class Output(Section):
 
     uri: str = Field(min_length=1, description="a folder; relative to the workload file")
     columns: tuple[str, ...] = Field((), description="input columns that are copied into the results")
-    compression: Literal["zstd", "snappy", "none"] = "zstd"
+    compression: Literal["zstd", "snappy", "none"] = Field("zstd", description="of the Parquet parts")
 
 
 class Limits(Section):
     """Sizes, times and concurrency."""
 
-    batch_rows: int = Field(4096, ge=1, le=1_000_000)
+    batch_rows: int = Field(4096, ge=1, le=1_000_000, description="rows of a batch at most")
     batch_bytes: int = Field(32 * MEBIBYTE, ge=1024, description="uncompressed bytes of the columns read")
     max_in_flight: int = Field(256, ge=1, le=16384, description="calls at a time of the whole run")
     max_calls: int = Field(6, ge=1, le=100, description="calls for a document and backend at most")
-    request_timeout_s: float = Field(60.0, gt=0, le=3600)
-    document_deadline_s: float = Field(600.0, gt=0, le=86400)
+    request_timeout_s: float = Field(60.0, gt=0, le=3600, description="for one call, from sending to the end")
+    document_deadline_s: float = Field(
+        600.0, gt=0, le=86400, description="for all calls of a document on a route"
+    )
     groups: int | None = Field(None, ge=1, le=500, description="task runs; default: by number of batches")
     parallel_groups: int = Field(1, ge=1, le=64, description="Beam processes at a time")
 
@@ -188,15 +194,15 @@ class Limits(Section):
 class Faults(Section):
     """How often the rehearsal's stand-in misbehaves: shares of the calls, 0 to 1, added up at most 1."""
 
-    rate_limited: float = Field(0.0, ge=0, le=1)
-    server_error: float = Field(0.0, ge=0, le=1)
-    overloaded: float = Field(0.0, ge=0, le=1)
-    connection_reset: float = Field(0.0, ge=0, le=1)
-    hang: float = Field(0.0, ge=0, le=1)
-    truncated_body: float = Field(0.0, ge=0, le=1)
-    max_tokens: float = Field(0.0, ge=0, le=1)
-    invalid_json: float = Field(0.0, ge=0, le=1)
-    refusal: float = Field(0.0, ge=0, le=1)
+    rate_limited: float = Field(0.0, ge=0, le=1, description="429 with Retry-After")
+    server_error: float = Field(0.0, ge=0, le=1, description="500")
+    overloaded: float = Field(0.0, ge=0, le=1, description="529")
+    connection_reset: float = Field(0.0, ge=0, le=1, description="the connection is reset")
+    hang: float = Field(0.0, ge=0, le=1, description="no answer comes")
+    truncated_body: float = Field(0.0, ge=0, le=1, description="the body breaks off")
+    max_tokens: float = Field(0.0, ge=0, le=1, description="the answer is cut off at the limit")
+    invalid_json: float = Field(0.0, ge=0, le=1, description="the answer is no JSON")
+    refusal: float = Field(0.0, ge=0, le=1, description="the model refuses")
 
     @model_validator(mode="after")
     def _shares(self) -> Faults:
@@ -208,15 +214,15 @@ class Faults(Section):
 class Rehearsal(Section):
     """How the loopback stand-in behaves; deterministic by seed and request."""
 
-    seed: int = 0
+    seed: int = Field(0, description="same seed and request, same answer")
     latency_ms: tuple[float, float] = Field((20.0, 80.0), description="least and most")
-    faults: Faults = Faults()
+    faults: Faults = Field(Faults(), description="see below")
 
 
 class Workload(Section):
     """One workload file."""
 
-    name: Name
+    name: Name = Field(description="of the workload, in reports")
     match: Literal["first", "all"] = Field(
         "first", description="a document goes to the first route that matches, or to all"
     )
