@@ -35,9 +35,10 @@ from flows.groups import (
     work_on_group,
     write_context,
 )
-from flows.parameters import EnrichParameters
+from flows.parameters import LAUNCH_FILE, EnrichParameters
 from flows.report import end_sentence
-from flows.steps import Surroundings, surroundings
+from flows.report_html import report_html
+from flows.steps import Surroundings, load_for, surroundings
 from flows.words import batches as batches_text
 from flows.words import count
 from flows.worker import WorkerEnd
@@ -45,7 +46,9 @@ from schemas.errors import ConfigurationError
 from schemas.ids import new_run_id
 from schemas.load import LoadedWorkload
 from schemas.run import Manifest, RunContext
+from transforms.layout import run_path
 from transforms.plan import Plan
+from transforms.store import open_store
 
 _LOOK_EVERY_S = 5.0
 _Future = PrefectConcurrentFuture[Any]
@@ -62,7 +65,7 @@ class _Run:
     parallel: int
     lock: int
     scratch: Path
-    started_at: str
+    started_at: datetime
     runner_flags: tuple[str, ...]
 
     def job(self, group: int) -> GroupJob:
@@ -118,8 +121,8 @@ def _planned(parameters: EnrichParameters, around: Surroundings) -> Iterator[_Ru
     """Load, check, lock and plan; the lock is held and the scratch folder stays while the block runs."""
     steps, log = around.steps, get_run_logger()
     started = steps.now()
-    loaded = steps.load(Path(parameters.workload), parameters.input, parameters.output)
-    for line in steps.check(loaded, parameters.rehearsal).lines:
+    loaded = load_for(parameters, steps)
+    for line in steps.check(loaded).lines():
         log.info(line)
     limits = loaded.workload.limits
     parallel = parameters.parallel_groups or limits.parallel_groups
@@ -135,7 +138,8 @@ def _planned(parameters: EnrichParameters, around: Surroundings) -> Iterator[_Ru
             max_in_flight=max(1, limits.max_in_flight // parallel),
         )
         plan = steps.plan(loaded, context, [c.value for c in parameters.retry_classes])
-        around.ending.plan = plan
+        around.ending.plan, around.ending.output = plan, loaded.output_uri
+        _note_launch(parameters, loaded, context)
         wanted = parameters.groups or limits.groups or default_groups(len(plan.refs), parallel)
         around.watcher.planned(plan, parameters.rehearsal)
         log.info(_planned_line(plan, context))
@@ -147,7 +151,7 @@ def _planned(parameters: EnrichParameters, around: Surroundings) -> Iterator[_Ru
             parallel=parallel,
             lock=lock.fileno(),
             scratch=Path(scratch),
-            started_at=started.isoformat(timespec="milliseconds"),
+            started_at=started,
             runner_flags=parameters.runner_flags,
         )
 
@@ -226,6 +230,8 @@ def _settle(run: _Run, outcomes: list[GroupOutcome], around: Surroundings) -> Ma
     failed = failed_reports(outcomes, run.plan.refs, run.groups)
     manifest = around.steps.settle(run.loaded, run.context, run.plan, failed, run.started_at)
     around.ending.manifest = manifest
+    page = report_html(manifest, run.context.output).encode("utf-8", "replace")
+    open_store(run.context.output).create(run_path(run.context.run_id, "report.html"), page)
     lines = [line for outcome in outcomes for line in outcome.lines]
     publish_artifacts(manifest, lines, failed, run.context.output)
     return manifest
@@ -245,6 +251,19 @@ def _planned_line(plan: Plan, context: RunContext) -> str:
         f"{plan.rows_due:,} of {count(plan.rows_total, 'document')}, {count(plan.files, 'file')} read, "
         f"{len(plan.skipped_files):,} skipped; output {context.output}"
     )
+
+
+def _note_launch(parameters: EnrichParameters, loaded: LoadedWorkload, context: RunContext) -> None:
+    """Note what the run was started with, with absolute paths, for `retry` and for the curious."""
+    absolute = parameters.model_copy(
+        update={
+            "workload": str(loaded.path),
+            "input": parameters.input and loaded.input_uri,
+            "output": loaded.output_uri,
+        }
+    )
+    data = absolute.model_dump_json(indent=2).encode("utf-8")
+    open_store(context.output).create(run_path(context.run_id, LAUNCH_FILE), data)
 
 
 def _log_folder(context: RunContext, scratch: Path) -> Path:

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.failures import FailureClass
 
+LAUNCH_FILE = "launch.json"  # in the run's folder: what the run was started with
+
 
 class EnrichParameters(BaseModel):
     """Which workload to run, over which documents, into which folder."""

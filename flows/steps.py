@@ -13,9 +13,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from flows.groups import BatchLine, GroupJob, worker_arguments
+from flows.parameters import EnrichParameters
 from schemas.batches import BatchReport
 from schemas.load import LoadedWorkload, load_workload
 from schemas.run import Manifest, Progress, RunContext
@@ -64,7 +65,11 @@ class SilentWatcher:
 class CheckResult(Protocol):
     """What checking a workload found worth saying."""
 
-    lines: Sequence[str]
+    def lines(self) -> Sequence[str]:
+        """For people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +77,35 @@ class Steps:
     """The steps of a run, in their order, and the clock."""
 
     load: Callable[[Path, str | None, str | None], LoadedWorkload]
-    check: Callable[[LoadedWorkload, bool], CheckResult]
+    check: Callable[[LoadedWorkload], CheckResult]
+    require_keys: Callable[[LoadedWorkload], None]
+    require_safe_runner: Callable[[Sequence[str]], None]
     open_output: Callable[[LoadedWorkload, bool], AbstractContextManager[Lock]]
     plan: Callable[[LoadedWorkload, RunContext, Sequence[str]], Plan]
     arguments: Callable[[GroupJob], tuple[str, ...]]
-    settle: Callable[[LoadedWorkload, RunContext, Plan, list[BatchReport], str], Manifest]
+    settle: Callable[[LoadedWorkload, RunContext, Plan, Sequence[BatchReport], datetime], Manifest]
     now: Callable[[], datetime]
+
+
+def load_for(parameters: EnrichParameters, steps: Steps) -> LoadedWorkload:
+    """Load the workload and settle what needs no look at the input: keys and runner.
+
+    Raises:
+        ConfigurationError: the workload, a missing key, or a runner that is refused.
+    """
+    loaded = steps.load(Path(parameters.workload), parameters.input, parameters.output)
+    if parameters.runner_flags:
+        steps.require_safe_runner(parameters.runner_flags)
+    if not parameters.rehearsal:
+        steps.require_keys(loaded)
+    return loaded
 
 
 @dataclass(slots=True)
 class Ending:
     """How a run ended, for whoever called the flow in this process. `error` is for the user to mend."""
 
+    output: str = ""
     plan: Plan | None = None
     manifest: Manifest | None = None
     error: Exception | None = None
@@ -118,19 +140,26 @@ def surroundings() -> Surroundings:
 
 def real_steps() -> Steps:
     """The steps of a real run."""
-    from transforms.check import check_workload
-    from transforms.settle import settle_run
-
+    from transforms.check import check_workload, require_keys
     from transforms.output import open_output
+    from transforms.settle import settle_run
 
     return Steps(
         load=lambda path, input_uri, output_uri: load_workload(
             path, input_uri=input_uri, output_uri=output_uri
         ),
-        check=lambda loaded, rehearsal: check_workload(loaded, rehearsal=rehearsal),
+        check=check_workload,
+        require_keys=lambda loaded: require_keys(loaded.workload),
+        require_safe_runner=_require_safe_runner,
         open_output=lambda loaded, rehearsal: open_output(loaded, rehearsal=rehearsal),
         plan=lambda loaded, run, classes: plan_run(loaded, run, retry_classes=tuple(classes)),
         arguments=worker_arguments,
         settle=settle_run,
         now=lambda: datetime.now(UTC),
     )
+
+
+def _require_safe_runner(flags: Sequence[str]) -> None:
+    from pipelines.options import pipeline_options
+
+    pipeline_options(flags)

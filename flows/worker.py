@@ -24,6 +24,7 @@ from flows.leash import leashed
 STOP_GRACE_S = 20.0
 _POLL_MS = 500
 _CHUNK = 1 << 16
+_CONFIGURATION = 2
 _TAIL_BYTES = 8192
 _TAIL_LINES = 3
 _MAX_LINE = 8 << 20
@@ -142,7 +143,9 @@ class Worker:
             return WorkerEnd(code, "it was stopped before it was through", stopped=True)
         if seen.error is not None:
             text = str(seen.error.get("message") or seen.error.get("class") or "no message")
-            return WorkerEnd(code, text, configuration=code == 2)
+            if code == _CONFIGURATION:
+                return WorkerEnd(code, text, configuration=True)
+            return WorkerEnd(code, f"{text}. Log: {self._command.log}")
         return WorkerEnd(code, f"{_how(code)}{_last_words(self._command.log)}. Log: {self._command.log}")
 
 

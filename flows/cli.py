@@ -1,0 +1,300 @@
+"""The `switchgear` command: what it can be told, and how it answers.
+
+Exit codes: 0 complete, 2 bad configuration or usage, 3 incomplete (failures to retry, failed batches,
+budget), 1 anything else. With `--json` standard output holds one JSON value (of `failures`: one per
+line) and nothing else; everything for people goes to standard error.
+
+Heavy modules are imported inside the commands, so that `switchgear --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from schemas.errors import ConfigurationError, SwitchgearError
+from schemas.failures import FailureClass
+from schemas.run import CODE_VERSION
+
+if TYPE_CHECKING:
+    from flows.backstage import Backstage
+
+EXIT_OTHER = 1
+EXIT_CONFIGURATION = 2
+EXIT_INCOMPLETE = 3
+
+app = typer.Typer(
+    name="switchgear",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help=(
+        "Turns a folder of Parquet documents into a folder of Parquet answers: each document sent to the "
+        "right model, paid for once, within budget, traceable to its source.\n\n"
+        "Running a workload again over the same output does what is missing and nothing else, so the same "
+        "command also resumes after a crash."
+    ),
+    epilog=(
+        "Begin with `switchgear demo`. Then: `switchgear check docs.toml`, "
+        "`switchgear run docs.toml --rehearsal`, `switchgear run docs.toml`.\n\n"
+        "Exit codes: 0 complete, 2 bad configuration or usage, 3 incomplete, 1 anything else."
+    ),
+)
+
+WorkloadArgument = Annotated[
+    Path, typer.Argument(metavar="WORKLOAD", help="The workload file (TOML).", show_default=False)
+]
+OutputArgument = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="The output folder of a run.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer with JSON on standard output.")]
+InputOption = Annotated[
+    str | None, typer.Option("--input", help="Read these documents instead of the workload's `input.uri`.")
+]
+OutputOption = Annotated[
+    str | None,
+    typer.Option("--output", help="Write into this folder instead of the workload's `output.uri`."),
+]
+RehearsalOption = Annotated[
+    bool,
+    typer.Option(
+        "--rehearsal",
+        help="Answer hosted models with a stand-in on this machine: free, labelled in every row.",
+    ),
+]
+GroupsOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=500, help="Task runs to divide the batches into.", show_default="by size"),
+]
+ParallelOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=64, help="Worker processes at a time.", show_default="limits.parallel_groups"),
+]
+FlagsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[-- BEAM FLAGS]", help="Flags for the Beam pipeline, after `--`.", show_default=False
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"switchgear {CODE_VERSION}")
+        raise typer.Exit
+
+
+@app.command(
+    epilog="Example: `switchgear check docs.toml --input new-documents/`",
+)
+def check(
+    context: typer.Context,
+    workload: WorkloadArgument,
+    input_uri: InputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a workload without paying anything.
+
+    Reads the file, the input's real schema, the expressions and templates against it, the prices and
+    the model files, and names everything that is wrong, with what is allowed there.
+    """
+    with _answering(context, as_json) as backstage:
+        backstage.check(workload, input_uri, as_json)
+
+
+@app.command(
+    epilog=(
+        "Examples:\n\n"
+        "`switchgear run docs.toml --rehearsal --output rehearsed/` tries everything for free;\n\n"
+        "`switchgear run docs.toml --groups 12 --parallel-groups 4` uses four processes;\n\n"
+        "`switchgear run docs.toml -- --direct_runner_bundle_repeat=2` hands a flag to the Beam pipeline."
+    ),
+)
+def run(
+    context: typer.Context,
+    workload: WorkloadArgument,
+    flags: FlagsArgument = None,
+    input_uri: InputOption = None,
+    output_uri: OutputOption = None,
+    rehearsal: RehearsalOption = False,
+    groups: GroupsOption = None,
+    parallel_groups: ParallelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a workload: what is missing in its output, and nothing else.
+
+    Documents without a result whose failure is temporary are tried again; answers that are on record
+    are never asked for (or paid) twice. Interrupt it whenever you like and run it again.
+    """
+    with _answering(context, as_json) as backstage:
+        parameters = {
+            "workload": str(workload),
+            "input": input_uri,
+            "output": output_uri,
+            "rehearsal": rehearsal,
+            "groups": groups,
+            "parallel_groups": parallel_groups,
+            "runner_flags": _beam_flags(flags),
+        }
+        _exit_with(backstage.run(parameters, as_json))
+
+
+@app.command(
+    epilog=(
+        "Examples:\n\n"
+        "`switchgear retry output/` does what any new run would do;\n\n"
+        "`switchgear retry output/ --include invalid_json --include truncated` pays for those again."
+    ),
+)
+def retry(
+    context: typer.Context,
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUTPUT|WORKLOAD", help="The output folder, or the workload.", show_default=False
+        ),
+    ],
+    flags: FlagsArgument = None,
+    include: Annotated[
+        list[FailureClass] | None,
+        typer.Option(help="A failure class to try again besides the temporary ones.", show_default=False),
+    ] = None,
+    groups: GroupsOption = None,
+    parallel_groups: ParallelOption = None,
+    rehearsal: RehearsalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run again, and also try documents whose failure was final.
+
+    The same safe thing as `run`. An output folder remembers its workload, input, and whether it is a
+    rehearsal. What was paid for such a document before is kept, and what the retry costs is added.
+    """
+    with _answering(context, as_json) as backstage:
+        changes = {
+            "retry_classes": tuple(include or ()),
+            "groups": groups,
+            "parallel_groups": parallel_groups,
+            "runner_flags": _beam_flags(flags),
+        }
+        _exit_with(backstage.retry(target, changes, rehearsal, as_json))
+
+
+@app.command(epilog="Example: `switchgear status output/ --json | jq .state`")
+def status(context: typer.Context, output: OutputArgument, as_json: JsonOption = False) -> None:
+    """Show where an output stands: running, interrupted, complete or incomplete.
+
+    Lists rows by route, failures by reason, cost by backend, and the calls whose end is not known.
+    """
+    with _answering(context, as_json) as backstage:
+        _exit_with(backstage.status(output, as_json))
+
+
+@app.command(epilog="Example: `switchgear failures output/ --class refused --json | jq -r .document_id`")
+def failures(
+    context: typer.Context,
+    output: OutputArgument,
+    classes: Annotated[
+        list[FailureClass] | None,
+        typer.Option("--class", help="Only this failure class; may be repeated.", show_default=False),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default="all")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the documents without a result, each with its reason and what it has cost.
+
+    With `--json`, one JSON object a line.
+    """
+    with _answering(context, as_json) as backstage:
+        backstage.failures(output, [c.value for c in classes or ()], limit, as_json)
+
+
+@app.command(epilog="Example: `switchgear search output/ 'retry a request with backoff' --k 3`")
+def search(
+    context: typer.Context,
+    output: OutputArgument,
+    query: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)],
+    route: Annotated[
+        str | None, typer.Option(help="The embed route to search.", show_default="the only one")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", min=1, max=1000, help="How many documents.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the embeddings of an output for the documents nearest to a text.
+
+    The text is embedded by the same model, on this machine. Meant for looking, not for serving.
+    """
+    with _answering(context, as_json) as backstage:
+        backstage.search(output, query, route, k, as_json)
+
+
+@app.command(epilog="Example: `switchgear demo --dir /tmp/demo`")
+def demo(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Option("--dir", help="Where input and output go.")] = Path("build/demo"),
+    as_json: JsonOption = False,
+) -> None:
+    """Run the main job on real documents, with no account, key or server.
+
+    The documents are the docstrings of the packages installed beside Switchgear. Hosted models are
+    rehearsed unless the keys of all of them are in the environment; embeddings are real either way.
+    """
+    with _answering(context, as_json) as backstage:
+        _exit_with(backstage.demo(folder, as_json))
+
+
+@contextmanager
+def _answering(context: typer.Context, as_json: bool) -> Iterator[Backstage]:
+    """What a command works with; errors become a plain sentence (or JSON) and the right exit code."""
+    try:
+        if context.obj is None:
+            from flows.backstage import Backstage
+
+            context.obj = Backstage.real()
+        yield context.obj
+    except ConfigurationError as error:
+        _fail(error, EXIT_CONFIGURATION, as_json)
+    except SwitchgearError as error:
+        _fail(error, EXIT_OTHER, as_json)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. Workers are stopped; the same command goes on from here.", err=True)
+        raise typer.Exit(EXIT_OTHER) from None
+
+
+def _fail(error: Exception, code: int, as_json: bool) -> NoReturn:
+    typer.echo(f"Error: {error}", err=True)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({"error": {"class": type(error).__name__, "message": str(error)}}))
+    raise typer.Exit(code) from None
+
+
+def _exit_with(complete: bool) -> None:
+    if not complete:
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _beam_flags(flags: list[str] | None) -> tuple[str, ...]:
+    """The flags after `--`; a stray word among them is more likely a slip than a flag."""
+    if flags and not flags[0].startswith("-"):
+        raise typer.BadParameter(f"unexpected argument {flags[0]!r}; flags for Beam come after `--`")
+    return tuple(flags or ())
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """The console script."""
+    return app(arguments)
+
+
+if __name__ == "__main__":
+    main()

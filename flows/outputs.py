@@ -1,0 +1,193 @@
+"""What an output folder says about itself: where its run stands, and its failures. Reads only."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from flows.parameters import LAUNCH_FILE, EnrichParameters
+from schemas.errors import OutputError
+from schemas.run import Manifest
+from transforms.layout import failures_path, newest_commits, run_path
+from transforms.output import LOCK, read_manifest, read_marker
+from transforms.plan import read_plan
+from transforms.store import Store, open_store
+
+_FAILURE_COLUMNS = ("document_id", "error_class", "message", "retryable", "answer", "cost", "lineage")
+_ROWS_AT_ONCE = 1024
+
+StatusState = Literal["running", "interrupted", "complete", "incomplete", "empty"]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """A run without a manifest: it is at work, or was interrupted. Counts are of its own plan."""
+
+    run_id: str
+    batches: int
+    batches_committed: int
+    rows: int
+    rows_committed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where an output stands. `manifest` is the newest there is, `live` a newer run without one."""
+
+    output: str
+    state: StatusState
+    rehearsal: bool
+    live: LiveRun | None
+    manifest: Manifest | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        live = self.live
+        return {
+            "output": self.output,
+            "state": self.state,
+            "rehearsal": self.rehearsal,
+            "live": None if live is None else {name: getattr(live, name) for name in LiveRun.__slots__},
+            "manifest": None if self.manifest is None else self.manifest.to_dict(),
+        }
+
+
+def read_status(output: str) -> Status:
+    """Where an output stands, from its files alone.
+
+    Raises:
+        OutputError: there is no output of ours.
+    """
+    marker = read_marker(output)
+    store = open_store(output)
+    manifest = read_manifest(output)
+    live = _live_run(store, manifest)
+    return Status(output, _state(output, manifest, live), bool(marker["rehearsal"]), live, manifest)
+
+
+def _state(output: str, manifest: Manifest | None, live: LiveRun | None) -> StatusState:
+    if is_locked(output):
+        return "running"
+    if live is not None:
+        return "interrupted"
+    return manifest.state if manifest is not None else "empty"
+
+
+def is_locked(output: str) -> bool:
+    """Whether a run is at work in a local output folder.
+
+    A shared lock is tried for an instant, so that many may look at a time.
+    """
+    try:
+        descriptor = os.open(Path(output, LOCK), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _live_run(store: Store, manifest: Manifest | None) -> LiveRun | None:
+    """The newest run, if it has no manifest (run ids sort by time)."""
+    runs = {path.split("/")[1] for path in store.list("runs") if path.endswith("/plan.parquet")}
+    newest = max(runs, default=None)
+    if newest is None or (manifest is not None and manifest.run_id >= newest):
+        return None
+    refs, _ = read_plan(store, run_path(newest, "plan.parquet"))
+    commits = newest_commits(store)
+    committed = [ref for ref in refs if commits.get(ref.batch_id, 0) >= ref.attempt]
+    return LiveRun(
+        run_id=newest,
+        batches=len(refs),
+        batches_committed=len(committed),
+        rows=sum(ref.row_count for ref in refs),
+        rows_committed=sum(ref.row_count for ref in committed),
+    )
+
+
+def read_failures(
+    output: str, *, classes: Sequence[str] = (), limit: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """The failures as they now stand, one after the other; never more than a few in memory.
+
+    Only the newest committed attempt of a batch counts. `classes` keeps those failure classes alone.
+
+    Raises:
+        OutputError: there is no output of ours.
+    """
+    read_marker(output)
+    store = open_store(output)
+    left = limit
+    for batch_id, attempt in sorted(newest_commits(store).items()):
+        path = failures_path(batch_id, attempt)
+        if not store.exists(path):
+            continue
+        for row in _rows(store, path):
+            if classes and row["error_class"] not in classes:
+                continue
+            if left is not None:
+                if left <= 0:
+                    return
+                left -= 1
+            yield row
+
+
+def _rows(store: Store, path: str) -> Iterator[dict[str, Any]]:
+    with store.open(path) as stream, pq.ParquetFile(stream) as parquet:
+        for piece in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(_FAILURE_COLUMNS)):
+            for row in piece.to_pylist():
+                yield _flat(row)
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A failure as plain values for a line of JSON. Money stays a decimal string."""
+    lineage, cost = row["lineage"], row["cost"]
+    amount = cost["amount"]
+    return {
+        "document_id": row["document_id"],
+        "error_class": row["error_class"],
+        "message": row["message"],
+        "retryable": row["retryable"],
+        "answer": row["answer"],
+        "route": lineage["route"],
+        "amount": None if amount is None else str(amount),
+        "basis": cost["basis"],
+        "calls": cost["calls"],
+        "attempt": lineage["attempt"],
+        "batch_id": lineage["batch_id"],
+        "uri": lineage["source"]["uri"],
+        "row_group": lineage["source"]["row_group"],
+        "row": lineage["source"]["row"],
+    }
+
+
+def launched_with(output: str) -> EnrichParameters:
+    """What the newest run over an output was started with.
+
+    Raises:
+        OutputError: there is no output of ours, no run has noted it, or its workload file is gone.
+    """
+    read_marker(output)
+    store = open_store(output)
+    noted = [path for path in store.list("runs") if path.endswith(f"/{LAUNCH_FILE}")]
+    if not noted:
+        raise OutputError(
+            f"{output}: no run has noted what it was started with. Give the workload file instead"
+        )
+    parameters = EnrichParameters.model_validate_json(store.read(max(noted)))
+    if not Path(parameters.workload).exists():
+        raise OutputError(
+            f"{output}: its workload file {parameters.workload} is no longer there. "
+            "Give the workload file instead"
+        )
+    return parameters

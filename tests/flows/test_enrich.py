@@ -1,0 +1,315 @@
+"""The flow on a real Prefect server, with a small script in the place of the worker."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from schemas.errors import InputError, MissingSecretError, WorkloadError
+from schemas.run import Manifest
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+PATIENCE_S = 60.0
+
+
+def _fake_run_module() -> ModuleType:
+    path = Path(__file__).with_name("fake_run.py")
+    spec = importlib.util.spec_from_file_location("fake_run", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fake_run"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+fakes = _fake_run_module()
+
+
+@pytest.fixture
+def fake(tmp_path: Path, manifest: Callable[..., Manifest]) -> Any:
+    return fakes.FakeRun(tmp_path, 6, manifest())
+
+
+class Run:
+    """One execution of the flow and all that can be seen of it."""
+
+    def __init__(self, fake: Any, flow_run_id: UUID | None = None, **parameters: Any) -> None:
+        from prefect.client.orchestration import get_client
+        from prefect.flow_engine import run_flow
+
+        from flows.enrich import enrich
+        from flows.parameters import EnrichParameters
+        from flows.steps import Ending, Surroundings, bound
+
+        self.watched = fakes.Watched()
+        self.ending = Ending()
+        steps = parameters.pop("steps", None) or fake.steps()
+        form = EnrichParameters(
+            **{"workload": str(fake.workload), "groups": 3, "rehearsal": True, **parameters}
+        )
+        with bound(Surroundings(steps, self.watched, self.ending)), get_client(sync_client=True) as client:
+            flow_run = client.read_flow_run(flow_run_id) if flow_run_id else None
+            self.state = run_flow(enrich, flow_run, {"parameters": form}, return_type="state")
+            self.flow_run = client.read_flow_run(self.state.state_details.flow_run_id)
+
+    def task_runs(self) -> dict[str, str]:
+        """The state of every task run by name, once the server has recorded it as final."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+        with get_client(sync_client=True) as client:
+            deadline = time.monotonic() + PATIENCE_S
+            while True:
+                found = client.read_task_runs(
+                    flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[self.flow_run.id]))
+                )
+                if found and all(t.state and t.state.is_final() for t in found):
+                    return {t.name: f"{t.state.name}: {t.state.message}" for t in found}
+                assert time.monotonic() < deadline, "the task runs were never recorded"
+                threading.Event().wait(0.1)
+
+    def artifacts(self) -> dict[str, Any]:
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+        with get_client(sync_client=True) as client:
+            own = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[self.flow_run.id]))
+            return {a.key: a for a in client.read_artifacts(artifact_filter=own)}
+
+
+def test_a_run_in_which_all_goes_well_is_completed_with_a_sentence(fake: Any) -> None:
+    run = Run(fake)
+
+    assert run.state.is_completed()
+    assert run.state.message.startswith("Rehearsal: Complete: 1,190 results")
+    assert sorted(len(ids) for ids in fake.starts()) == [2, 2, 2]
+    assert sorted(i for ids in fake.starts() for i in ids) == [fake.batch_id(n) for n in range(6)]
+    assert fake.settled == [[]]
+    assert fake.locks == 0
+
+
+def test_each_group_is_a_task_run_with_a_sentence_of_its_own(fake: Any) -> None:
+    fake.touch("broken", fake.batch_id(3))
+
+    assert Run(fake).task_runs() == {
+        "group-0000": "Completed: 2 batches committed: 0 results, 0 failures",
+        "group-0001": "Failed: 1 of 2 batches failed: its pages can't be read. "
+        "A retry does those again and nothing else",
+        "group-0002": "Completed: 2 batches committed: 0 results, 0 failures",
+    }
+
+
+def test_failed_batches_end_the_flow_as_failed_after_every_group_was_waited_for(fake: Any) -> None:
+    fake.touch("broken", fake.batch_id(0))
+
+    run = Run(fake, parallel_groups=1)
+
+    assert run.state.is_failed()
+    assert run.state.message == "Rehearsal: Incomplete: 1 batches were not finished: its pages can't be read"
+    assert len(fake.starts()) == 3
+    assert [f.batch_id for f in fake.settled[0]] == [fake.batch_id(0)]
+
+
+def test_retry_of_the_same_flow_run_does_what_is_missing_and_nothing_else(fake: Any) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.states import AwaitingRetry
+
+    broken = [fake.touch("broken", fake.batch_id(n)) for n in (1, 4)]
+    first = Run(fake)
+    assert first.state.is_failed()
+    for path in broken:
+        path.unlink()
+    with get_client(sync_client=True) as client:  # what the UI's Retry does
+        client.set_flow_run_state(first.flow_run.id, AwaitingRetry())
+
+    again = Run(fake, flow_run_id=first.flow_run.id)
+
+    assert again.flow_run.id == first.flow_run.id
+    assert again.flow_run.run_count == 2
+    assert again.state.is_completed()
+    assert sorted(i for ids in fake.starts()[3:] for i in ids) == [fake.batch_id(1), fake.batch_id(4)]
+
+
+def test_a_second_run_starts_no_worker_and_says_that_nothing_was_due(fake: Any) -> None:
+    Run(fake)
+    again = Run(fake)
+
+    assert len(fake.starts()) == 3
+    assert again.state.is_completed()
+    assert "Nothing was due: no call was made and no result was rewritten." in again.state.message
+
+
+def test_a_worker_that_is_killed_fails_the_batches_it_has_not_spoken_of_and_those_alone(fake: Any) -> None:
+    fake.touch("dead", "2")
+
+    run = Run(fake)
+
+    assert run.state.is_failed()
+    assert [f.batch_id for f in fake.settled[0]] == [fake.batch_id(4), fake.batch_id(5)]
+    assert all("killed by signal SIGKILL" in f.error for f in fake.settled[0])
+    assert "Group 2 is not through: it was killed by signal SIGKILL" in run.task_runs()["group-0002"]
+
+
+def test_what_the_user_must_mend_ends_the_run_as_misconfigured_before_anything_starts(fake: Any) -> None:
+    fake.workload.write_text("name = 5")
+
+    run = Run(fake)
+
+    assert run.state.is_failed()
+    assert run.state.name == "Misconfigured"
+    assert isinstance(run.ending.error, WorkloadError)
+    assert fake.starts() == []
+
+
+def test_a_missing_key_stops_a_real_run_and_not_a_rehearsal(fake: Any) -> None:
+    fake.key = False
+
+    assert isinstance(Run(fake, rehearsal=False).ending.error, MissingSecretError)
+    assert fake.starts() == []
+    assert Run(fake).state.is_completed()
+
+
+def test_a_check_that_fails_leaves_the_output_untouched(fake: Any) -> None:
+    def check(_: Any) -> Any:
+        raise InputError("input is empty")
+
+    run = Run(fake, steps=fake.steps(check=check))
+
+    assert run.state.message == "input is empty"
+    assert not (fake.folder / "output").exists()
+
+
+def test_a_configuration_error_of_every_worker_is_the_users_to_mend(fake: Any) -> None:
+    fake.touch("misconfigured")
+
+    run = Run(fake)
+
+    assert str(run.ending.error) == "no model"
+    assert run.state.is_failed()
+    assert "Mend that before a retry" in run.task_runs()["group-0000"]
+
+
+def test_an_unexpected_error_is_not_swallowed(fake: Any) -> None:
+    def settle(*_: Any) -> Any:
+        raise RuntimeError("a defect of ours")
+
+    run = Run(fake, steps=fake.steps(settle=settle))
+
+    assert run.state.is_failed()
+    with pytest.raises(RuntimeError, match="a defect of ours"):
+        run.state.result()
+    assert run.ending.manifest is None
+
+
+def test_an_operator_sees_batches_costs_failures_a_summary_and_progress(fake: Any) -> None:
+    fake.touch("broken", fake.batch_id(3))
+
+    artifacts = Run(fake).artifacts()
+
+    assert set(artifacts) == {
+        "enrich-batches",
+        "enrich-cost",
+        "enrich-failures",
+        "enrich-summary",
+        "enrich-progress",
+    }
+    batches = json.loads(artifacts["enrich-batches"].data)
+    assert [row["state"] for row in batches] == ["failed"] + ["committed"] * 5
+    assert all(list(row) == list(batches[0]) for row in batches)
+    assert {row["reason"] for row in json.loads(artifacts["enrich-failures"].data)} == {"policy_rejected"}
+    assert "Rehearsal (nothing was sent to a provider)" in artifacts["enrich-summary"].data
+
+
+def test_the_run_is_noted_with_absolute_paths_and_its_report_stands_beside_it(fake: Any) -> None:
+    run = Run(fake, retry_classes=("invalid_json",))
+    folder = fake.folder / "output" / "runs" / run.ending.plan.run_id
+
+    noted = json.loads((folder / "launch.json").read_text())
+
+    assert noted["workload"] == str(fake.workload)
+    assert noted["output"] == str(fake.folder / "output")
+    assert noted["rehearsal"] is True
+    assert fake.retry_classes == ["invalid_json"]
+    assert "<h1>Rehearsal" in (folder / "report.html").read_text()
+    assert sorted(p.name for p in (folder / "logs").iterdir()) == [f"group-000{n}.log" for n in range(3)]
+
+
+def test_the_watcher_hears_of_plan_progress_and_batches(fake: Any) -> None:
+    watched = Run(fake).watched
+
+    assert watched.plans == [(6, True)]
+    assert watched.documents == 20
+    assert len(watched.lines) == 6
+
+
+def test_calls_at_a_time_are_divided_among_the_processes(fake: Any) -> None:
+    Run(fake, parallel_groups=4)
+
+    assert [c.max_in_flight for c in fake.contexts] == [256 // 4]
+
+
+def test_there_are_never_more_groups_than_batches(fake: Any) -> None:
+    Run(fake, groups=50)
+
+    assert len(fake.starts()) == 6
+
+
+def test_results_of_task_runs_are_not_kept_anywhere(fake: Any) -> None:
+    from flows.enrich import enrich, work_on_group_task
+
+    assert enrich.persist_result is False
+    assert work_on_group_task.persist_result is False
+
+
+class InterruptingWatcher(fakes.Watched):  # type: ignore[name-defined,misc]
+    """Sends its own process a signal as soon as a worker is at work."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def progressed(self, progress: Any) -> None:
+        os.kill(os.getpid(), self._number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_the_flow_stops_its_workers(number: int, fake: Any) -> None:
+    from prefect.exceptions import TerminationSignal
+
+    from flows.enrich import enrich
+    from flows.parameters import EnrichParameters
+    from flows.steps import Surroundings, bound
+
+    fake.touch("hang")
+    form = EnrichParameters(workload=str(fake.workload), groups=1, rehearsal=True)
+
+    def interrupted() -> None:
+        with bound(Surroundings(fake.steps(), InterruptingWatcher(number))):
+            enrich(form, return_state=True)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # Prefect sends it on when it is done with it
+    try:
+        with pytest.raises((KeyboardInterrupt, TerminationSignal)):
+            interrupted()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert len(fake.pids()) == 1
+    for pid in fake.pids():
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert fake.settled == []
+    assert fake.locks == 0
