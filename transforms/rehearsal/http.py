@@ -25,8 +25,8 @@ Handler = Callable[[HttpRequest], tuple[HttpReply, float, Delivered]]
 class Connection(asyncio.Protocol):
     """One client connection.
 
-    `handle` gives the reply, the seconds to wait before it is sent, and what to call once all of it
-    was handed to the socket.
+    `handle` gives the reply, the seconds to wait before it is sent, and what to call when all of it
+    is handed to the socket.
     """
 
     def __init__(self, handle: Handler, open_connections: set[Connection]) -> None:
@@ -94,8 +94,8 @@ class Connection(asyncio.Protocol):
         if reply.ending == "truncated":
             self._transport.write(data[: len(data) - len(reply.body) // 2])
             return self._transport.close()
+        delivered()  # first: whoever reads the answer may look at the journal next
         self._transport.write(data)
-        delivered()
         self._busy = False
         if self._buffer:
             self._next_request()

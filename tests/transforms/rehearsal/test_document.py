@@ -1,0 +1,43 @@
+import pytest
+
+from transforms.rehearsal.document import document_in, opening, words_of
+
+
+@pytest.mark.parametrize(
+    ("prompt", "document"),
+    [
+        ("Do it.\n<document>\nA text.\n</document>\nThank you.", "A text."),
+        (
+            "<document>with <b>markup</b> and </document> in it</document> end",
+            "with <b>markup</b> and </document> in it",
+        ),
+        ("<document>never closed", "never closed"),
+        ("Classify:\n\nThe text.\n\nMore of it.", "The text.\n\nMore of it."),
+        ("Only this", "Only this"),
+        ("Ends with a blank line\n\n", "Ends with a blank line"),
+        ("", ""),
+    ],
+)
+def test_the_document_is_found_in_the_prompt(prompt, document):
+    assert document_in(prompt) == document
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [
+        ("One sentence. Another.", 80, "One sentence."),
+        ("Version 2.1 of it! More", 80, "Version 2.1 of it!"),
+        ("no end in sight", 80, "no end in sight"),
+        ("whole words only here", 13, "whole words"),
+        ("exactlyhere fits", 11, "exactlyhere"),
+        ("unbreakable", 4, "unbr"),
+        ("anything", 0, ""),
+    ],
+)
+def test_the_opening_is_a_sentence_or_whole_words_within_the_limit(text, limit, expected):
+    assert opening(text.split(), limit) == expected
+
+
+def test_there_is_always_a_word_to_say():
+    assert words_of(" \n ") == ["nothing"]
+    assert words_of("a  b\nc") == ["a", "b", "c"]
