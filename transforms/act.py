@@ -15,6 +15,7 @@ from schemas.failures import FailureClass
 from schemas.outcomes import Assignment, Outcome, Usage
 from schemas.workload import Workload
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest
+from transforms.embed.charge import device_charge
 from transforms.prompt import PromptError
 from transforms.work import WorkBatch
 from transforms.worker import Worker
@@ -115,8 +116,6 @@ def _texts(workload: Workload, batch: WorkBatch, route: str) -> _Texts:
 
 
 def _take_embeddings(worker: Worker, route: str, group: _Texts, embeddings: Embeddings) -> None:
-    from transforms.embed.embedder import device_charge
-
     backend = worker.embedder_backend(route)
     name = worker.config.workload.route(route).chains[0].backends[0]
     now = datetime.now(UTC).isoformat()

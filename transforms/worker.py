@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,11 +51,28 @@ class Counters:
     batches: int = 0
 
 
+class Openers:
+    """How the parts that cost money or seconds are opened; others can be handed in instead."""
+
+    def engine(self, workload: Workload, run: RunContext, budget_limit: Decimal | None) -> CallEngine:
+        """A call engine for the workload's hosted backends."""
+        from transforms.call.engine import open_call_engine
+
+        return open_call_engine(workload, run, budget_limit=budget_limit)
+
+    def embedder(self, backend: EmbedderBackend, base_dir: Path) -> Embedder:
+        """An embedder with its weights loaded."""
+        from transforms.embed.embedder import open_embedder
+
+        return open_embedder(backend, base_dir=base_dir)
+
+
 @dataclass(slots=True)
 class Worker:
     """The parts that a process holds for its run."""
 
     config: WorkerConfig
+    openers: Openers = field(default_factory=Openers)
     counters: Counters = field(default_factory=Counters)
     on_report: Callable[[BatchReport], None] | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -84,12 +102,10 @@ class Worker:
 
     def engine(self) -> CallEngine:
         """The call engine; opened by the first batch that has something to send."""
-        from transforms.call.engine import open_call_engine
-
         with self._lock:
             if self._engine is None:
-                budget = self.config.workload.budget.amount
-                self._engine = open_call_engine(self.config.workload, self.config.run, budget_limit=budget)
+                workload, run = self.config.workload, self.config.run
+                self._engine = self.openers.engine(workload, run, workload.budget.amount)
             return self._engine
 
     def opened_engine(self) -> CallEngine | None:
@@ -98,13 +114,10 @@ class Worker:
 
     def embedder(self, route: str) -> Embedder:
         """The embedder of an embed route; weights are loaded by the first batch that needs them."""
-        from transforms.embed.embedder import open_embedder
-
         with self._lock:
             if route not in self._embedders:
-                backend = self.embedder_backend(route)
-                base = Path(self.config.base_dir)
-                self._embedders[route] = open_embedder(backend, base_dir=base)
+                backend, base = self.embedder_backend(route), Path(self.config.base_dir)
+                self._embedders[route] = self.openers.embedder(backend, base)
             return self._embedders[route]
 
     def embedder_backend(self, route: str) -> EmbedderBackend:
@@ -143,11 +156,11 @@ _WORKERS: dict[str, Worker] = {}
 _WORKERS_LOCK = threading.Lock()
 
 
-def worker_of(config: WorkerConfig) -> Worker:
-    """This process's worker for a run; made when it is first asked for."""
+def worker_of(config: WorkerConfig, openers: Openers | None = None) -> Worker:
+    """This process's worker for a run; made, with these openers, when it is first asked for."""
     with _WORKERS_LOCK:
         if config.run.run_id not in _WORKERS:
-            _WORKERS[config.run.run_id] = Worker(config)
+            _WORKERS[config.run.run_id] = Worker(config, openers or Openers())
         return _WORKERS[config.run.run_id]
 
 
