@@ -17,14 +17,15 @@ is_python_311() {
 
 find_python() {
     for candidate in "${PYTHON:-}" python3.11 python3 python; do
-        if [ -n "$candidate" ] && is_python_311 "$candidate"; then
+        if [ -n "$candidate" ] && is_python_311 "$candidate" \
+            && "$candidate" -c 'import ensurepip' >/dev/null 2>&1; then
             printf '%s' "$candidate"
             return
         fi
     done
     cat >&2 <<'MESSAGE'
-setup: Python 3.11 is needed and was not found (looked for $PYTHON, python3.11, python3, python).
-setup: install it, then run make again:
+setup: Python 3.11 with its venv module is needed and was not found
+setup: (looked for $PYTHON, python3.11, python3, python). Install it, then run make again:
 setup:   Debian, Ubuntu   apt-get install python3.11 python3.11-venv
 setup:   macOS            brew install python@3.11
 setup:   anywhere         uv python install 3.11, or pyenv install 3.11
@@ -37,11 +38,7 @@ make_venv() {
     python=$(find_python)
     say "making .venv with $("$python" --version 2>&1)"
     rm -rf .venv
-    if ! "$python" -m venv .venv; then
-        rm -rf .venv
-        say "$python can't make virtual environments; on Debian and Ubuntu: apt-get install python3.11-venv" >&2
-        exit 1
-    fi
+    "$python" -m venv .venv
 }
 
 pip() {
