@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -56,7 +56,7 @@ def load_workload(
     try:
         workload = Workload.model_validate(raw)
     except ValidationError as error:
-        raise WorkloadError(str(path), [_problem(e, raw) for e in error.errors()]) from None
+        raise WorkloadError(str(path), [_problem(e, raw) for e in _roots(error.errors())]) from None
     problems = _reference_problems(workload)
     if problems:
         raise WorkloadError(str(path), problems)
@@ -84,24 +84,58 @@ def _absolute(uri: str | None, base: Path) -> str | None:
     return os.path.normpath(base / Path(uri).expanduser())
 
 
+def _roots(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without what only follows: an array whose items were refused is not "too short" besides."""
+    places = [error["loc"] for error in errors]
+    return [e for e in errors if e["type"] != "too_short" or not any(_is_inside(p, e["loc"]) for p in places)]
+
+
+def _is_inside(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
+
+
 def _problem(error: ErrorDetails, raw: dict[str, Any]) -> Problem:
     """What pydantic found, as key path, value, what is allowed and what to do next."""
-    location = [part for part in error["loc"] if not _is_union_tag(part, error["loc"])]
-    where = _key_path(location)
-    if error["type"] == "extra_forbidden":
-        return Problem(where, _shown(error["input"]), "unknown key", _did_you_mean(location, raw))
-    if error["type"] == "missing":
+    location = _location(error["loc"])
+    where, kind = _key_path(location), error["type"]
+    if kind == "extra_forbidden":
+        shown = "(not shown)" if _may_be_secret(location[-1]) else _shown(error["input"])
+        return Problem(where, shown, "unknown key", _did_you_mean(location, raw))
+    if kind == "missing":
         return Problem(where, "(missing)", "this key is required", "add it")
-    allowed = error["msg"].removeprefix("Value error, ")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _provider_problem(where, error["input"])
+    allowed = _IN_TOML_WORDS.get(kind) or error["msg"].removeprefix("Value error, ")
     return Problem(where, _shown(error["input"]), allowed[:1].lower() + allowed[1:])
 
 
-def _is_union_tag(part: int | str, location: tuple[int | str, ...]) -> bool:
-    """Whether a part of pydantic's location is the chosen arm of a union and no key of the file."""
-    return len(location) > 2 and location[0] == "backends" and part == location[2] and part in _PROVIDERS
+def _may_be_secret(key: int | str) -> bool:
+    """Whether what stands under an unknown key may be a secret, which no message may repeat."""
+    return any(word in str(key).lower() for word in ("key", "secret", "token", "password", "credential"))
+
+
+def _location(location: tuple[int | str, ...]) -> list[int | str]:
+    """Pydantic's location without the arm of the union that it chose, which is no key of the file."""
+    parts = list(location)
+    if len(parts) > 2 and parts[0] == "backends" and parts[2] in _PROVIDERS:
+        del parts[2]
+    return parts
+
+
+def _provider_problem(where: str, backend: Any) -> Problem:
+    given = backend.get("provider") if isinstance(backend, dict) else None
+    shown = "(missing)" if given is None else _shown(given)
+    return Problem(f"{where}.provider", shown, f"must be one of: {', '.join(_PROVIDERS)}")
 
 
 _PROVIDERS = ("anthropic", "openai", "jax")
+_IN_TOML_WORDS = {
+    "tuple_type": "must be an array",
+    "too_short": "needs at least one item",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+}
 
 
 def _key_path(location: list[int | str]) -> str:
@@ -126,33 +160,36 @@ def _did_you_mean(location: list[int | str], raw: dict[str, Any]) -> str:
 
 
 def _known_keys(location: list[int | str], raw: dict[str, Any]) -> list[str]:
-    """The keys that the section at `location` knows, found by walking the models."""
-    model: Any = Workload
+    """The keys that the section at `location` knows, found by walking the models' annotations."""
+    annotation: Any = Workload
     value: Any = raw
     for part in location[:-1]:
-        value = _child(value, part)
-        if isinstance(part, str) and part in getattr(model, "model_fields", {}):
-            model = _section_of(model.model_fields[part].annotation, value)
-        elif model is dict:
-            model = EmbedderBackend if (value or {}).get("provider") == "jax" else HostedBackend
-    return sorted(getattr(model, "model_fields", {}))
+        annotation = _under(annotation, value, part)
+        value = value[part]
+    return sorted(_section_of(annotation, value).model_fields)
 
 
-def _child(value: Any, part: int | str) -> Any:
-    try:
-        return value[part]
-    except (KeyError, IndexError, TypeError):
-        return None
+def _under(annotation: Any, value: Any, part: int | str) -> Any:
+    """The annotation of what stands under a key or an index of a section."""
+    if get_origin(annotation) is tuple:
+        return get_args(annotation)[0]
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1]
+    return _section_of(annotation, value).model_fields[part].annotation
 
 
 def _section_of(annotation: Any, value: Any) -> Any:
-    """The pydantic model inside an annotation such as `tuple[Route, ...]` or `dict[Name, Prompt]`."""
-    candidates = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
+    """The model inside an annotation such as `TokenPrice | None` or the union of backends."""
+    models = _models_in(annotation)
+    if len(models) == 1:
+        return models[0]
+    return EmbedderBackend if value.get("provider") == "jax" else HostedBackend
+
+
+def _models_in(annotation: Any) -> list[Any]:
     if hasattr(annotation, "model_fields"):
-        return annotation
-    if candidates:
-        return candidates[0]
-    return dict if isinstance(value, dict) else None
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
 def _reference_problems(workload: Workload) -> list[Problem]:
@@ -182,17 +219,17 @@ def _unknown(where: str, value: str, known: list[str]) -> Problem:
 
 
 def _route_problems(workload: Workload, route: Route, where: str) -> list[Problem]:
-    names = [name for chain in route.chains for name in chain.backends]
-    unknown = [n for n in dict.fromkeys(names) if n not in workload.backends]
+    members = _members(route, where)
+    unknown = [(path, name) for path, name in members if name not in workload.backends]
     if unknown:
-        return [_unknown(f"{where}.backends", n, list(workload.backends)) for n in unknown]
-    problems = _policy_problems(workload, route, where, names)
+        return [_unknown(path, name, list(workload.backends)) for path, name in unknown]
+    problems = _policy_problems(workload, route, members)
+    names = [name for _, name in members]
     kinds = {isinstance(workload.backends[n], EmbedderBackend) for n in names}
     if len(kinds) == 2:
+        hint = "use two"
         problems.append(
-            Problem(
-                f"{where}.backends", repr(names), "hosted models and embedders can't share a route", "use two"
-            )
+            Problem(f"{where}.backends", repr(names), "hosted models and embedders can't share a route", hint)
         )
     elif kinds == {True}:
         problems += _embed_route_problems(route, where)
@@ -201,6 +238,16 @@ def _route_problems(workload: Workload, route: Route, where: str) -> list[Proble
     if route.prompt is not None and route.prompt not in workload.prompts:
         problems.append(_unknown(f"{where}.prompt", route.prompt, list(workload.prompts)))
     return problems
+
+
+def _members(route: Route, where: str) -> list[tuple[str, str]]:
+    """Key path and name of every backend that the route names."""
+    chains = (
+        [(f"{where}.split[{i}]", arm.backends) for i, arm in enumerate(route.split)]
+        if route.split
+        else [(where, route.backends)]
+    )
+    return [(f"{path}.backends[{i}]", name) for path, names in chains for i, name in enumerate(names)]
 
 
 def _embed_route_problems(route: Route, where: str) -> list[Problem]:
@@ -214,26 +261,29 @@ def _embed_route_problems(route: Route, where: str) -> list[Problem]:
     return problems
 
 
-def _policy_problems(workload: Workload, route: Route, where: str, names: list[str]) -> list[Problem]:
+def _policy_problems(workload: Workload, route: Route, members: list[tuple[str, str]]) -> list[Problem]:
     allowed = workload.policy.allowed_providers.get(route.name)
     if allowed is None:
         return []
     return [
         Problem(
-            f"{where}.backends",
+            path,
             repr(name),
             f"its provider {workload.backends[name].provider!r} is not in policy.allowed_providers"
             f".{route.name} ({', '.join(allowed)})",
             "take the backend out of the chain, or allow its provider",
         )
-        for name in dict.fromkeys(names)
+        for path, name in members
         if workload.backends[name].provider not in allowed
     ]
 
 
 def _output_problems(workload: Workload) -> list[Problem]:
     problems = []
-    for column in workload.output.columns:
+    columns = workload.output.columns
+    for column in dict.fromkeys(c for c in columns if columns.count(c) > 1):
+        problems.append(Problem("output.columns", repr(column), "stands more than once", "name it once"))
+    for column in dict.fromkeys(columns):
         if column in RESERVED_COLUMNS:
             hint = "rename the column in the input"
             problems.append(Problem("output.columns", repr(column), "is a column of the results", hint))
