@@ -47,7 +47,7 @@ def end_sentence(manifest: Manifest, *, nothing_due: bool = False) -> str:
 
 def report(manifest: Manifest, output: str, *, nothing_due: bool = False) -> RenderableType:
     """The whole report: rows by route, failures by reason, cost by backend, calls of unknown end, the end."""
-    label = " (rehearsal: answered by a stand-in, nothing was paid)" if manifest.rehearsal else ""
+    label = " (rehearsal: hosted models were answered by a stand-in)" if manifest.rehearsal else ""
     parts: list[RenderableType] = [
         Text(f"Run {manifest.run_id} of workload {manifest.workload}{label}", style="bold"),
         table("Rows by route", route_rows(manifest)),
@@ -72,7 +72,10 @@ def cost_sentence(manifest: Manifest) -> str:
     """What was billed, what is unknown, what remains of the budget. An unknown price is never a zero."""
     text = f"Cost so far: {usd(manifest.amount)}"
     if manifest.rehearsal:
-        text = f"Cost: $0 (rehearsal); at list price it would have been {usd(manifest.list_amount)}"
+        text = (
+            f"Cost: {usd(manifest.amount)} (rehearsal: nothing was paid to a provider); "
+            f"at list price it would have been {usd(manifest.list_amount)}"
+        )
     if manifest.unknown_prices:
         text += f", and {count(manifest.unknown_prices, 'document')} of unknown price"
     if manifest.budget_amount is not None:

@@ -9,7 +9,6 @@ is being checked.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
@@ -46,9 +45,9 @@ def prepare_environment() -> None:
 
 
 def cache_folder() -> Path:
-    """Where Switchgear keeps what it can make again: `$XDG_CACHE_HOME/switchgear`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "switchgear"
+    """Where Switchgear keeps what it can make again: `$SWITCHGEAR_CACHE_DIR`, else `~/.cache/switchgear`."""
+    chosen = os.environ.get("SWITCHGEAR_CACHE_DIR")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "switchgear"
 
 
 class EmbeddedServer:
@@ -165,7 +164,9 @@ def quiet_prefect() -> None:
     Its handlers are filtered and not removed: Prefect sets up its logging again and again, and puts
     handlers back that it misses.
     """
-    importlib.import_module("prefect")
+    from prefect.logging.configuration import setup_logging
+
+    setup_logging()
     for logger in (logging.getLogger(), *map(logging.getLogger, ("uvicorn", "fastapi"))):
         for handler in logger.handlers:
             if type(handler).__name__ == "PrefectConsoleHandler":
