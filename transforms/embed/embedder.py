@@ -34,8 +34,9 @@ __all__ = [
     "open_embedder",
 ]
 
-COMPANY_TOLERANCE = {"float32": 2e-6, "bfloat16": 1e-2}
-"""By how much a component of a normalised vector may depend on the texts embedded with it."""
+COMPANY_TOLERANCE = {"float32": 2e-6, "bfloat16": 5e-3}
+"""By how much a component of a normalised vector may depend on the texts embedded with it. Measured over
+all-MiniLM-L6-v2 and 364 texts, shuffled, dropped, doubled and alone: 1.4e-7 and 1.1e-3 at most."""
 
 
 @dataclass(frozen=True, slots=True)
