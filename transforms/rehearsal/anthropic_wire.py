@@ -20,7 +20,7 @@ from transforms.rehearsal.asks import (
     tokens_of,
 )
 from transforms.rehearsal.draws import token
-from transforms.rehearsal.schema_rules import open_object
+from transforms.rehearsal.schema_rules import not_a_schema, open_object
 
 PATH = "/v1/messages"
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "refused": "refusal"}
@@ -83,6 +83,9 @@ def read(request: HttpRequest, key: bytes) -> Ask:
     if system is None:
         _refuse("system: Input should be a valid string or list of text blocks", key)
     schema, tool = _schema(body, key)
+    problem = not_a_schema(schema) if schema is not None else ""
+    if problem:
+        _refuse(f"{'tools' if tool else 'output_config.format.schema'}: Invalid schema: {problem}", key)
     schema_characters = len(orjson.dumps(schema)) if schema is not None else 0
     return Ask(
         model=body["model"],
@@ -169,15 +172,12 @@ def _messages(body: dict[str, Any], key: bytes) -> tuple[str, int]:
 
 
 def _schema(body: dict[str, Any], key: bytes) -> tuple[dict[str, Any] | None, str]:
-    """The JSON Schema of the answer and the tool that it is the input of."""
+    """The JSON Schema of the answer and the name of the tool that it is the input of."""
     choice = body.get("tool_choice")
     if isinstance(choice, dict) and choice.get("type") in ("tool", "any"):
-        for tool in body.get("tools") or ():
-            if choice["type"] == "any" or tool.get("name") == choice.get("name"):
-                return tool.get("input_schema") or {"type": "object"}, tool["name"]
-        _refuse(f"Tool '{choice.get('name')}' not found in provided tools", key)
+        return _tool(body.get("tools"), None if choice["type"] == "any" else choice.get("name"), key)
     config = body.get("output_config") or {}
-    wanted = config.get("format") or body.get("output_format")
+    wanted = (config.get("format") if isinstance(config, dict) else config) or body.get("output_format")
     if wanted is None:
         return None, ""
     if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
@@ -192,6 +192,16 @@ def _schema(body: dict[str, Any], key: bytes) -> tuple[dict[str, Any] | None, st
             key,
         )
     return schema, ""
+
+
+def _tool(tools: Any, wanted: Any, key: bytes) -> tuple[dict[str, Any], str]:
+    """Input schema and name of the tool that is wanted; of the first when any will do (None)."""
+    for tool in tools if isinstance(tools, list) else ():
+        name = tool.get("name") if isinstance(tool, dict) else None
+        if isinstance(name, str) and wanted in (None, name):
+            schema = tool.get("input_schema")
+            return (schema, name) if isinstance(schema, dict) else ({"type": "object"}, name)
+    _refuse(f"Tool '{wanted}' not found in provided tools", key)
 
 
 def _refuse(message: str, key: bytes) -> NoReturn:

@@ -21,7 +21,7 @@ from transforms.rehearsal.asks import (
     tokens_of,
 )
 from transforms.rehearsal.draws import draw, token
-from transforms.rehearsal.schema_rules import open_object, optional_property
+from transforms.rehearsal.schema_rules import not_a_schema, open_object, optional_property
 
 PATH = "/v1/chat/completions"
 _FINISH_REASONS = {"stop": "stop", "length": "length", "refused": "content_filter"}
@@ -221,12 +221,15 @@ def _schema(body: dict[str, Any], key: bytes) -> dict[str, Any] | None:
         where = "response_format.json_schema.name"
         _refuse(f"Missing required parameter: '{where}'.", key, where, "missing_required_parameter")
     schema = described.get("schema", {"type": "object"})
-    problem = _strict_problem(schema) if described.get("strict") else ""
+    if not isinstance(schema, dict):
+        where = "response_format.json_schema.schema"
+        _refuse(f"Invalid type for '{where}': expected an object.", key, where, "invalid_type")
+    problem = not_a_schema(schema) or (_strict_problem(schema) if described.get("strict") else "")
     if problem:
         _refuse(
             f"Invalid schema for response_format '{described['name']}': {problem}", key, "response_format"
         )
-    return dict(schema)
+    return schema
 
 
 def _strict_problem(schema: dict[str, Any]) -> str:

@@ -8,10 +8,29 @@ object closed).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
+
+import jsonschema
+import orjson
 
 _SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SCHEMA_MAPS = ("properties", "$defs", "definitions")
+
+
+def not_a_schema(schema: dict[str, Any]) -> str:
+    """Why this is no JSON Schema at all (`{"minimum": "x"}`); empty when it is one."""
+    return _complaint(orjson.dumps(schema))
+
+
+@lru_cache(maxsize=256)
+def _complaint(schema_json: bytes) -> str:
+    """Cached, because a route sends the same schema with every document and the check takes a while."""
+    try:
+        jsonschema.Draft202012Validator.check_schema(orjson.loads(schema_json))
+    except jsonschema.SchemaError as problem:
+        return f"{problem.json_path}: {problem.message}"
+    return ""
 
 
 def open_object(schema: Any) -> tuple[str, ...] | None:

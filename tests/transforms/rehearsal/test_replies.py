@@ -4,6 +4,8 @@ import anthropic.types
 import jsonschema
 import openai.types.chat
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.transforms.rehearsal.wire_requests import (
     CALM,
@@ -248,6 +250,8 @@ CLOSED = {**OPEN, "additionalProperties": False}
         ({"output_config": {"format": {"type": "json_schema"}}}, "schema: Field required"),
         ({"schema": CLOSED}, "'additionalProperties' must be explicitly set to false"),
         ({"schema": {"type": "string", "pattern": "a"}}, "pattern is not supported"),
+        ({"schema": {"type": "number", "multipleOf": 0}}, "Invalid schema: $.multipleOf"),
+        ({"schema": {"type": "strange"}}, "Invalid schema: $.type"),
     ],
 )
 def test_requests_that_anthropic_refuses_are_refused_in_its_shape(more, message):
@@ -341,3 +345,38 @@ def test_anthropic_takes_a_bearer_token_as_its_sdk_sends_it():
 def test_another_address_is_not_found(method, path, headers, status, kind):
     reply, answer = ask(HttpRequest(method, path, headers, b"{}"))
     assert (reply.status, answer["error"]["type"]) == (status, kind)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3) | st.just("json_schema"),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "name", "format", "schema", "json_schema", "role", "content", "properties"]
+            ),
+            inner,
+        )
+    ),
+    max_leaves=8,
+)
+KEYS = [
+    "model",
+    "messages",
+    "max_tokens",
+    "max_completion_tokens",
+    "system",
+    "tools",
+    "tool_choice",
+    "stream",
+]
+KEYS += ["output_config", "output_format", "response_format"]
+
+
+@both
+@given(key=st.sampled_from(KEYS), value=JSON, forced=st.booleans())
+def test_no_request_is_too_strange_for_an_answer_or_a_refusal(provider, key, value, forced):
+    more = {"tool_choice": {"type": "any"}} if forced and provider == "anthropic" else {}
+    reply, answer = ask(request(provider, {**body(provider), **more, key: value}))
+    assert reply.status in (200, 400)
+    assert ("error" in answer) == (reply.status == 400)
