@@ -6,7 +6,6 @@ outputs; the shapes are checked against the types of the official SDK in the tes
 
 from __future__ import annotations
 
-import re
 from typing import Any, NoReturn
 
 import orjson
@@ -27,8 +26,6 @@ PATH = "/v1/chat/completions"
 _FINISH_REASONS = {"stop": "stop", "length": "length", "refused": "content_filter"}
 _EPOCH = 1_767_225_600  # 2026-01-01; `created` has to be the same for the same request
 _YEAR_S = 31_536_000
-# Reasoning models refuse `max_tokens`: API reference, "max_tokens: Deprecated".
-_REASONING = re.compile(r"^(o\d|gpt-[5-9])")
 _LIMITS = (
     ("x-ratelimit-limit-requests", "10000"),
     ("x-ratelimit-limit-tokens", "2000000"),
@@ -188,14 +185,6 @@ def _messages(body: dict[str, Any], key: bytes) -> tuple[str, int]:
 
 
 def _max_tokens(body: dict[str, Any], key: bytes) -> int | None:
-    if body.get("max_tokens") is not None and _REASONING.match(body["model"]):
-        _refuse(
-            "Unsupported parameter: 'max_tokens' is not supported with this model. "
-            "Use 'max_completion_tokens' instead.",
-            key,
-            "max_tokens",
-            "unsupported_parameter",
-        )
     for name in ("max_completion_tokens", "max_tokens"):
         value = body.get(name)
         if value is None:
