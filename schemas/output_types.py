@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -22,16 +23,16 @@ _SCALARS = {
     "number": pa.float64(),
 }
 _JSON_TEXT = pa.string()
-_MAX_DEPTH = 24
 
 
 def arrow_type(schema: dict[str, Any]) -> pa.DataType:
     """The Arrow type of a structured output: a struct with one field per property.
 
     Raises:
-        ConfigurationError: the schema is not that of an object with properties.
+        ConfigurationError: the schema is not that of an object with properties, or a reference in it
+            points nowhere.
     """
-    kind = _type_of(schema, schema, 0)
+    kind = _type_of(schema, schema, ("#",))
     if not pa.types.is_struct(kind):
         raise ConfigurationError(
             "the JSON Schema must describe an object with `properties`: each becomes a typed column"
@@ -54,52 +55,76 @@ def arrow_value(value: Any, kind: pa.DataType) -> Any:
     return int(value) if pa.types.is_integer(kind) else value
 
 
-def _type_of(schema: Any, root: dict[str, Any], depth: int) -> pa.DataType:
-    if not isinstance(schema, dict) or depth > _MAX_DEPTH:
+def _type_of(schema: Any, root: dict[str, Any], inside: tuple[str, ...]) -> pa.DataType:
+    """The type of a sub-schema; `inside` are the references that it stands in."""
+    if not isinstance(schema, dict):
         return _JSON_TEXT
-    schema = _without_null(_resolved(schema, root))
+    if "$ref" in schema:
+        return _referenced(str(schema["$ref"]), root, inside)
+    arm = _only_arm(schema)
+    if arm is not None:
+        return _type_of(arm, root, inside)
+    name = _type_name(schema)
+    if name == "object":
+        return _struct(schema, root, inside)
+    if name == "array":
+        return pa.list_(_type_of(schema.get("items"), root, inside))
+    return _SCALARS.get(name, _JSON_TEXT)
+
+
+def _referenced(reference: str, root: dict[str, Any], inside: tuple[str, ...]) -> pa.DataType:
+    if reference in inside:  # a schema inside itself has no finite type
+        return _JSON_TEXT
+    return _type_of(_resolved(reference, root), root, (*inside, reference))
+
+
+def _type_name(schema: dict[str, Any]) -> str:
+    """The one type that the schema's values have besides null; empty if there is none."""
     names = schema.get("type")
-    if isinstance(names, list):
-        names = next(iter([n for n in names if n != "null"] or ["null"])) if len(names) <= 2 else None
-    if names == "object" or "properties" in schema:
-        return _struct(schema, root, depth)
-    if names == "array":
-        return pa.list_(_type_of(schema.get("items"), root, depth + 1))
-    if names is None and "enum" in schema:
-        return _enum_type(schema["enum"])
-    return _SCALARS.get(str(names), _JSON_TEXT)
+    if names is None:
+        return "object" if "properties" in schema else _enum_type(schema.get("enum", []))
+    different = {names} if isinstance(names, str) else set(names) - {"null"}
+    if different == {"integer", "number"}:
+        return "number"
+    return str(different.pop()) if len(different) == 1 else ""
 
 
-def _struct(schema: dict[str, Any], root: dict[str, Any], depth: int) -> pa.DataType:
+def _struct(schema: dict[str, Any], root: dict[str, Any], inside: tuple[str, ...]) -> pa.DataType:
     properties = schema.get("properties") or {}
     if not properties:
         return _JSON_TEXT
-    return pa.struct([pa.field(name, _type_of(sub, root, depth + 1)) for name, sub in properties.items()])
+    return pa.struct([pa.field(name, _type_of(sub, root, inside)) for name, sub in properties.items()])
 
 
-def _enum_type(values: list[Any]) -> pa.DataType:
+def _enum_type(values: list[Any]) -> str:
     kinds = {type(v) for v in values if v is not None}
     simple = {frozenset({bool}): "boolean", frozenset({int}): "integer", frozenset({float}): "number"}
-    return _SCALARS[simple.get(frozenset(kinds), "string")]
+    return simple.get(frozenset(kinds), "")
 
 
-def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
-    """The schema behind `$ref`, when it points into the same document."""
-    for _ in range(_MAX_DEPTH):
-        reference = schema.get("$ref")
-        if not isinstance(reference, str) or not reference.startswith("#"):
-            return schema
-        target: Any = root
-        for part in filter(None, reference.removeprefix("#").split("/")):
-            target = target.get(part.replace("~1", "/").replace("~0", "~"), {})
-        schema = target
-    return {}
+def _resolved(reference: str, root: dict[str, Any]) -> Any:
+    """The schema behind a reference into the same document (a JSON Pointer, RFC 6901)."""
+    target: Any = root
+    try:
+        if not reference.startswith("#"):
+            raise KeyError(reference)
+        for part in filter(None, unquote(reference).removeprefix("#").split("/")):
+            key = part.replace("~1", "/").replace("~0", "~")
+            target = target[int(key)] if isinstance(target, list) else target[key]
+    except (KeyError, IndexError, ValueError, TypeError):
+        raise ConfigurationError(
+            f"the reference {reference!r} points nowhere in the JSON Schema; "
+            "it must be the path of a part of it, such as '#/$defs/Name'"
+        ) from None
+    return target
 
 
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """`anyOf: [X, null]` is X: every Arrow value may be NULL."""
-    for key in ("anyOf", "oneOf"):
+def _only_arm(schema: dict[str, Any]) -> Any:
+    """X of `anyOf: [X, null]`: every Arrow value may be NULL. None if there is no such arm."""
+    if "type" in schema:
+        return None
+    for key in ("anyOf", "oneOf", "allOf"):
         arms = [arm for arm in schema.get(key, []) if arm != {"type": "null"}]
         if len(arms) == 1:
             return arms[0]
-    return schema
+    return None
