@@ -269,11 +269,6 @@ def test_requests_that_anthropic_refuses_are_refused_in_its_shape(more, message)
         ({"messages": [{"role": "robot", "content": "x"}]}, "Supported values are", "messages[0].role"),
         ({"messages": LIST}, "reads text only", "messages[0].content"),
         ({"max_completion_tokens": 0}, "expected an integer >= 1", "max_completion_tokens"),
-        (
-            {"max_completion_tokens": None, "max_tokens": 5},
-            "Use 'max_completion_tokens' instead",
-            "max_tokens",
-        ),
         ({"stream": True}, "whole answers only", "stream"),
         ({"response_format": {"type": "xml"}}, "Supported values are", "response_format.type"),
         (
