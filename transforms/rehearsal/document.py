@@ -5,8 +5,15 @@ from __future__ import annotations
 import re
 
 _OPEN, _CLOSE = "<document>", "</document>"
-_HEAD_CHARACTERS = 2000
+_HEAD_CHARACTERS = 4000
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+_MARKUP = (
+    (re.compile(r"!\[[^\]]*\]\([^)]*\)"), " "),  # images, badges among them
+    (re.compile(r"\[([^\]]*)\]\([^)]*\)"), r"\1"),  # links keep their text
+    (re.compile(r"</?[a-zA-Z][^<>]{0,200}>|<!--.*?-->", re.DOTALL), " "),
+    (re.compile(r"^\s*(\.\. .*|:\w[\w-]*:.*|[=\-~^*#`+_]{3,})$", re.MULTILINE), " "),  # directives, rules
+    (re.compile(r"^\s*#+\s+", re.MULTILINE), ""),
+)
 
 
 def document_in(prompt: str) -> str:
@@ -24,8 +31,11 @@ def document_in(prompt: str) -> str:
 
 
 def words_of(document: str) -> list[str]:
-    """Its first words; at least one, so that there is always something to say."""
-    return document[:_HEAD_CHARACTERS].split() or ["nothing"]
+    """Its first words without markup; at least one, so that there is always something to say."""
+    text = document[:_HEAD_CHARACTERS]
+    for pattern, instead in _MARKUP:
+        text = pattern.sub(instead, text)
+    return text.split() or document[:_HEAD_CHARACTERS].split() or ["nothing"]
 
 
 def opening(words: list[str], limit: int) -> str:

@@ -41,3 +41,17 @@ def test_the_opening_is_a_sentence_or_whole_words_within_the_limit(text, limit, 
 def test_there_is_always_a_word_to_say():
     assert words_of(" \n ") == ["nothing"]
     assert words_of("a  b\nc") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ("# Title\n\n[![badge](https://x/b.svg)](https://x) A [link](https://y) here.", "Title A link here."),
+        ('<p align="center">\n<img src="x"> Bold <b>text</b>\n</p>', "Bold text"),
+        ("Title\n=====\n\n.. image:: x.png\n   :alt: y\n\nText ... with dots.", "Title Text ... with dots."),
+        ("Smaller < than > greater, x[0](1)", "Smaller < than > greater, x0"),
+        ("-----", "-----"),
+    ],
+)
+def test_markup_is_no_words(document, words):
+    assert " ".join(words_of(document)) == words
