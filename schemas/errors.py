@@ -8,7 +8,8 @@
     │   ├── InputError            the input documents: missing, not Parquet, wrong columns
     │   ├── OutputError           the output folder: another workload's, locked, changed input
     │   ├── MissingSecretError    the environment variable of a key is not set
-    │   └── RunnerRefusedError    a Beam runner or mode that loses data
+    │   ├── RunnerRefusedError    a Beam runner or mode that loses data
+    │   └── ModelError            weights or tokenizer that can't be used
     ├── BatchError                one batch can't be worked on; nothing of it is committed
     │   ├── InputChangedError     the file is no longer the one that was planned
     │   ├── UnreadableBatchError  the file's pages can't be read
@@ -16,8 +17,7 @@
     ├── ReconcileError            rows in ≠ results + failures: a defect of ours, nothing is committed
     ├── StoreError                the store refused or lost an operation
     │   └── PreconditionFailedError   the object is not at the generation that was expected
-    ├── LedgerError               a ledger that can't be opened or written
-    └── ModelError                weights or tokenizer that can't be used (exit code 2)
+    └── LedgerError               a ledger that can't be opened or written
 
 A trouble of one document is no exception but a failure row: see `schemas.failures`.
 """

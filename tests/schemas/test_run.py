@@ -1,0 +1,42 @@
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from schemas.batches import BackendTotals
+from schemas.run import FailedBatch, FailureGroup, Manifest, Progress
+from tests.support.records import AMBIGUOUS, run_context
+
+MANIFEST = Manifest(
+    run_id="r", workload="demo", workload_sha256="w", rehearsal=False, state="incomplete", reason="why",
+    reason_class="failures", started_at="a", ended_at="b", input_files=1, skipped_files=("x: broken",),
+    rows_in=4, rows_skipped=0, assignments=4, results=3, failures=1, retryable=1, batches=1,
+    batches_committed=1, batches_committed_by_this_run=1, calls_by_this_run=3, results_by_route={"ask": 3},
+    failures_by_route={"ask": 1},
+    failure_groups=(FailureGroup("timeout", 1, True, "m", "r", ("doc-1",), "why"),),
+    failed_batches=(FailedBatch("b", "/in/a", 0, 0, 4, "gone"),),
+    totals={"ask": {"mini": BackendTotals(documents=4)}},
+    amount="0.1", list_amount="0.1", unknown_prices=0, budget_amount=None, ambiguous=(AMBIGUOUS,),
+)  # fmt: skip
+
+
+def test_a_manifest_comes_back_from_its_json() -> None:
+    assert Manifest.from_dict(json.loads(MANIFEST.to_json())) == MANIFEST
+    assert Manifest.from_dict(json.loads(json.dumps(MANIFEST.to_dict()))) == MANIFEST
+
+
+def test_a_manifest_of_another_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="manifest/1"):
+        Manifest.from_dict({**json.loads(MANIFEST.to_json()), "version": "manifest/9"})
+
+
+def test_a_context_holds_no_place_for_a_secret(tmp_path: Path) -> None:
+    names = {f.name for f in fields(run_context(tmp_path))}
+    assert names == {"run_id", "output", "workload_sha256", "rehearsal", "max_in_flight", "code_version"}
+
+
+def test_progress_is_plain_values() -> None:
+    assert json.loads(json.dumps(Progress(1, 2, 3, 4, "0.5").to_dict())) == {
+        "group": 1, "documents": 2, "batches": 3, "calls": 4, "amount": "0.5",
+    }  # fmt: skip
