@@ -4,7 +4,7 @@
 
     engine.py       the thread-owning facade, and open_call_engine
     core.py         batches, workers, shutdown        (asyncio; no I/O of its own)
-    document.py     one document along its chain of backends
+    document.py     one document along its chain of backends; tally.py what it costs, desk.py what all share
     book.py         one batch's ledger while it is open
     ports.py        what the core needs from outside: clock, transport, ledger store, budget record
     site.py         a backend made ready: codec, address, key, lane, price

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from schemas.errors import BatchError, StoreError
 from schemas.outcomes import Outcome
 from transforms.call.book import BatchBook
-from transforms.call.document import CANCELLED, Desk, DocumentRun
+from transforms.call.desk import CANCELLED, Desk
+from transforms.call.document import DocumentRun
 from transforms.call.ports import LedgerStore
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest
 

@@ -21,7 +21,7 @@ from transforms.call.address import AllowList
 from transforms.call.budget import Budget, LeasedBudget, NoCap
 from transforms.call.budget_file import LocalBudgetRecord, read_budget
 from transforms.call.core import CallCore
-from transforms.call.document import CANCELLED, Desk
+from transforms.call.desk import CANCELLED, Desk
 from transforms.call.lane import Slots
 from transforms.call.ledger_file import LocalLedgers
 from transforms.call.ports import SystemClock, Transport

@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 
 from schemas.errors import LedgerError
-from schemas.outcomes import Charge, Usage, money
+from schemas.outcomes import ZERO, Charge, Usage, money
 from transforms.call.wire import WireResponse
 
 LEDGER_VERSION = "ledger/1"
@@ -176,6 +176,48 @@ def _intended(frame: Frame) -> RecordedCall:
         worst=None if worst is None else money(worst),
         sent_at=frame["at"],
     )
+
+
+@dataclass(slots=True)
+class LedgerTotals:
+    """What ledgers add up to, for the budget.
+
+    `amount` is what was billed, `list_amount` the same at list price (in a rehearsal the only one that
+    is not zero); `ambiguous_amount` is the worst case, at list price, of calls without a known end.
+    `unpriced` calls have no known price and are in none of the amounts.
+    """
+
+    calls: int = 0
+    answered: int = 0
+    ambiguous: int = 0
+    unpriced: int = 0
+    amount: Decimal = ZERO
+    list_amount: Decimal = ZERO
+    ambiguous_amount: Decimal = ZERO
+
+    @property
+    def spent(self) -> Decimal:
+        """What counts against the cap."""
+        return self.list_amount + self.ambiguous_amount
+
+    def add(self, call: RecordedCall) -> None:
+        """Adds one call."""
+        self.calls += 1
+        if call.end == "failed":
+            return
+        if call.end != "answered":
+            self.ambiguous += 1
+            self.unpriced += call.worst is None
+            self.ambiguous_amount += call.worst or ZERO
+            return
+        charge = call.charge
+        self.answered += 1
+        self.amount += charge.amount or ZERO
+        if charge.list_amount is not None:
+            self.list_amount += charge.list_amount
+        else:  # answered without a bill that can be priced: the worst case stands
+            self.unpriced += call.worst is None
+            self.list_amount += call.worst or ZERO
 
 
 _AMOUNTS = ("amount", "list_amount")

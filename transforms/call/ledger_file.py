@@ -14,14 +14,11 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
 
 from schemas.errors import BatchClaimedError, LedgerError
-from schemas.outcomes import ZERO
-from transforms.call.ledger import RecordedCall, fold, scan
+from transforms.call.ledger import LedgerTotals, fold, scan
 
 SYNC_EVERY_S = 0.05
 FILE_NAME = "calls.ledger"
@@ -282,48 +279,6 @@ def _sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-@dataclass(slots=True)
-class LedgerTotals:
-    """What ledgers add up to, for the budget.
-
-    `amount` is what was billed, `list_amount` the same at list price (in a rehearsal the only one that
-    is not zero); `ambiguous_amount` is the worst case, at list price, of calls without a known end.
-    `unpriced` calls have no known price and are in none of the amounts.
-    """
-
-    calls: int = 0
-    answered: int = 0
-    ambiguous: int = 0
-    unpriced: int = 0
-    amount: Decimal = ZERO
-    list_amount: Decimal = ZERO
-    ambiguous_amount: Decimal = ZERO
-
-    @property
-    def spent(self) -> Decimal:
-        """What counts against the cap."""
-        return self.list_amount + self.ambiguous_amount
-
-    def add(self, call: RecordedCall) -> None:
-        """Adds one call."""
-        self.calls += 1
-        if call.end == "failed":
-            return
-        if call.end != "answered":
-            self.ambiguous += 1
-            self.unpriced += call.worst is None
-            self.ambiguous_amount += call.worst or ZERO
-            return
-        charge = call.charge
-        self.answered += 1
-        self.amount += charge.amount or ZERO
-        if charge.list_amount is not None:
-            self.list_amount += charge.list_amount
-        else:  # answered without a bill that can be priced: the worst case stands
-            self.unpriced += call.worst is None
-            self.list_amount += call.worst or ZERO
 
 
 def read_spent(

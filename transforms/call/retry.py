@@ -31,12 +31,13 @@ FALLS_BACK: dict[FailureClass, str] = {
     FailureClass.PERMISSION: "another provider's key may be allowed",
     FailureClass.NOT_FOUND: "another provider's model may exist",
     FailureClass.QUOTA_EXHAUSTED: "another provider has a quota of its own",
+    FailureClass.DEADLINE: "the next wait would be too long, but what is left may do for another provider",
 }
 """Failures to be available, and why the chain's next backend is worth a call.
 
 Not here: paid answers that are no result (refused, truncated, empty, not JSON, not the schema), which
 would be paid again; BAD_REQUEST and REQUEST_TOO_LARGE, which are about the request; our own decisions
-(budget, unknown price, deadline, cancelled), which hold for the document as a whole.
+(budget, unknown price, cancelled), which hold for the document as a whole.
 """
 
 

@@ -53,6 +53,8 @@ class SchemaBook:
             problem = next(self.validator(schema).iter_errors(value), None)
         except referencing.exceptions.Unresolvable as error:
             return _no_result(answer, FailureClass.SCHEMA_MISMATCH, f"the JSON Schema refers to {error}")
+        except RecursionError:
+            return _no_result(answer, FailureClass.SCHEMA_MISMATCH, "the answer is nested too deeply")
         if problem is not None:
             where = "".join(f"[{part!r}]" for part in problem.absolute_path) or "the answer"
             reason = f"{where} does not fit the JSON Schema: {problem.message[:_LONGEST_REASON]}"

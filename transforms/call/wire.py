@@ -18,6 +18,7 @@ from transforms.call.request import CallRequest
 
 Auth = Literal["x-api-key", "bearer"]
 KEPT_HEADERS = ("request-id", "x-request-id", "retry-after", "retry-after-ms", "date", "content-type")
+MOST_TOKENS = 1 << 40  # far beyond any model; a larger count is no count
 JSON_HEADERS = {"content-type": "application/json", "accept": "application/json"}
 
 
@@ -151,8 +152,9 @@ def parse_object(body: bytes) -> dict[str, Any] | None:
 
 
 def count(value: Any) -> int | None:
-    """A token count: a whole number from 0, else None (not reported)."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """A token count: a whole number from 0 to MOST_TOKENS, else None (not reported)."""
+    plausible = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
+    return value if plausible else None
 
 
 def text_or_none(value: Any) -> str | None:

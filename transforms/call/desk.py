@@ -1,0 +1,49 @@
+"""What all documents of an engine share: backends, time, budget, limits, counters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from schemas.outcomes import ZERO
+from schemas.workload import Limits
+from transforms.call.budget import Budget
+from transforms.call.lane import Slots
+from transforms.call.ports import Clock, Transport
+from transforms.call.retry import RetryPolicies
+from transforms.call.site import Site
+from transforms.call.structured import SchemaBook
+
+CANCELLED = "the run was cancelled; nothing of this batch is committed, run again"
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the engine has done; changed on its event loop, read from anywhere."""
+
+    calls: int = 0
+    in_flight: int = 0
+    answered: int = 0
+    replayed: int = 0
+    amount: Decimal = ZERO
+    list_amount: Decimal = ZERO
+
+
+@dataclass(slots=True)
+class Desk:
+    """What all documents of an engine share."""
+
+    sites: Mapping[str, Site]
+    clock: Clock
+    transport: Transport
+    budget: Budget
+    limits: Limits
+    policies: RetryPolicies
+    slots: Slots
+    schemas: SchemaBook
+    refuse_unknown_price: bool
+    counters: Counters = field(default_factory=Counters)
+    sending: set[asyncio.Task[object]] = field(default_factory=set)
+    closing: bool = False

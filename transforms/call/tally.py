@@ -1,0 +1,107 @@
+"""What a document has cost so far, and the outcome that comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from schemas.failures import is_retryable
+from schemas.outcomes import FREE, ZERO, Charge, Outcome, Usage
+from transforms.call.request import CallRequest
+from transforms.call.site import Site
+from transforms.call.wire import Answer, CallFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer, whose it is, and how it came."""
+
+    site: Site
+    answer: Answer
+    request_sha256: str
+    latency_ms: float
+    answered_at: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """Calls, tokens and money of a document in this attempt, replayed ones included."""
+
+    request: CallRequest
+    calls: int = 0
+    replayed: int = 0
+    ambiguous: dict[str, int] = field(default_factory=dict)  # by backend
+    ambiguous_amount: Decimal = ZERO
+    usage: Usage = field(default_factory=Usage)
+    charge: Charge = FREE
+    tried: list[str] = field(default_factory=list)
+    request_sha256: str | None = None  # of the request as last sent
+
+    def try_backend(self, name: str) -> None:
+        """Notes that the document came to a backend."""
+        if name not in self.tried:
+            self.tried.append(name)
+
+    def add_answer(self, usage: Usage, charge: Charge) -> None:
+        """Adds what was billed."""
+        self.usage += usage
+        self.charge += charge
+
+    def add_ambiguous(self, backend: str, amount: Decimal) -> None:
+        """Adds a call that may have been billed, with the most that it can have cost."""
+        self.ambiguous[backend] = self.ambiguous.get(backend, 0) + 1
+        self.ambiguous_amount += amount
+
+    def answered(self, answered: Answered) -> Outcome:
+        """The outcome that an answer is: a result, or a paid failure."""
+        answer, backend = answered.answer, answered.site.backend
+        return replace(
+            self._outcome(),
+            failure=answer.failure,
+            message=answer.message,
+            answer=answer.text,
+            output=answer.output,
+            backend=answered.site.name,
+            provider=backend.provider,
+            request_model=backend.model,
+            response_model=answer.response_model,
+            response_id=answer.response_id,
+            finish_reasons=answer.finish_reasons,
+            request_sha256=answered.request_sha256,
+            latency_ms=answered.latency_ms,
+            answered_at=answered.answered_at,
+        )
+
+    def failed(self, failures: list[tuple[Site, CallFailure]]) -> Outcome:
+        """The outcome of a chain without an answer.
+
+        The last failure that a rerun tries again decides, else the last; the message tells of all.
+        """
+        site, failure = next(
+            ((site, failure) for site, failure in reversed(failures) if is_retryable(failure.failure)),
+            failures[-1],
+        )
+        return replace(
+            self._outcome(),
+            failure=failure.failure,
+            message="; ".join(f"backend {site.name!r}: {failure.message}" for site, failure in failures),
+            backend=site.name,
+            provider=site.backend.provider,
+            request_model=site.backend.model,
+            request_sha256=self.request_sha256,
+        )
+
+    def _outcome(self) -> Outcome:
+        return Outcome(
+            assignment=self.request.assignment,
+            operation="chat",
+            usage=self.usage,
+            charge=self.charge,
+            calls=self.calls,
+            ambiguous_calls=sum(self.ambiguous.values()),
+            ambiguous_amount=self.ambiguous_amount,
+            replayed_calls=self.replayed,
+            chain_tried=tuple(self.tried),
+            document_sha256=self.request.document_sha256,
+            prompt_sha256=self.request.prompt_sha256,
+        )
