@@ -47,6 +47,7 @@ def search(
     embedder: QueryEmbedder,
     k: int = 10,
     columns: Sequence[str] = (),
+    batch_rows: int = BATCH_ROWS,
 ) -> list[Hit]:
     """The k documents nearest to the query, best first; ties by file and row.
 
@@ -60,6 +61,7 @@ def search(
         embedder: the one that the route's vectors were made with.
         k: number of hits at most.
         columns: further columns of the results to return with each hit.
+        batch_rows: vectors in memory at a time.
 
     Raises:
         InputError: no results, a file of another or no vector space, an unknown column, a query
@@ -73,7 +75,7 @@ def search(
     wanted = _query_vector(query, embedder)
     best: list[tuple[float, int, Hit]] = []  # smallest first
     seen = 0
-    for batch in _batches(filesystem, files, ["document_id", "embedding", *columns]):
+    for batch in _batches(filesystem, files, ["document_id", "embedding", *columns], batch_rows):
         scores = _cosines(batch.column("embedding"), wanted)
         for row in _best_rows(scores, k):
             # Earlier rows win ties: the heap compares score first, then the negated position.
@@ -99,8 +101,11 @@ def _result_files(output: str, route: str) -> tuple[pafs.FileSystem, list[str]]:
 
 
 def _check_file(filesystem: pafs.FileSystem, path: str, space: VectorSpace, columns: Sequence[str]) -> None:
-    with filesystem.open_input_file(path) as source:
-        schema = pq.read_schema(source)
+    try:
+        with filesystem.open_input_file(path) as source:
+            schema = pq.read_schema(source)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not readable as Parquet ({error}). Settle the run again.") from error
     found = (schema.metadata or {}).get(SPACE_KEY, b"").decode("utf-8", "replace")
     if not found:
         raise InputError(
@@ -125,10 +130,12 @@ def _query_vector(query: str, embedder: QueryEmbedder) -> np.ndarray:
     return vector / max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
 
 
-def _batches(filesystem: pafs.FileSystem, files: Sequence[str], names: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(
+    filesystem: pafs.FileSystem, files: Sequence[str], names: list[str], rows: int
+) -> Iterator[pa.RecordBatch]:
     for path in files:
         with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
-            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=list(dict.fromkeys(names)))
+            yield from file.iter_batches(batch_size=rows, columns=list(dict.fromkeys(names)))
 
 
 def _cosines(vectors: pa.FixedSizeListArray, query: np.ndarray) -> np.ndarray:

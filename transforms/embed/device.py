@@ -53,10 +53,11 @@ def find_devices() -> Devices:
     return Devices(mesh, found[0].platform, kind, 1 << 16, (1, 8, 64), 3)
 
 
-def has_fast_bfloat16(devices: Devices) -> bool:
+def has_fast_bfloat16(devices: Devices, flags: frozenset[str] | None = None) -> bool:
     """Whether bfloat16 is faster than float32 here: AMX, AVX512-BF16, or an accelerator that has it."""
     if devices.platform == "cpu":
-        return any(flag in cpu_flags() for flag in BFLOAT16_FLAGS)
+        found = cpu_flags() if flags is None else flags
+        return any(flag in found for flag in BFLOAT16_FLAGS)
     capability = getattr(devices.mesh.devices.flat[0], "compute_capability", None)
     return capability is None or float(capability) >= _AMPERE
 

