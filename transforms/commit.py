@@ -14,12 +14,20 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from schemas.batches import BackendTotals, CommitRecord, PartRef
-from schemas.errors import ReconcileError
+from schemas.errors import ReconcileError, StoreError
 from schemas.failures import FailureClass, is_retryable
 from schemas.ids import key_sum, row_key
 from schemas.outcomes import ZERO, Outcome, money_text
 from schemas.run import RunContext
-from transforms.layout import FAILURES, STAGING, commit_path, failures_path, newest_commits, read_commit
+from transforms.layout import (
+    FAILURES,
+    STAGING,
+    commit_path,
+    failures_path,
+    newest_commits,
+    parse_name,
+    read_commit,
+)
 from transforms.store import Store
 from transforms.work import WorkBatch
 
@@ -161,11 +169,24 @@ def commit(store: Store, record: CommitRecord) -> Commit:
 
 
 def publish(store: Store, record: CommitRecord) -> None:
-    """Give a committed record's parts their final names, and take away the failures they replace."""
+    """Give a committed record's parts their final names, and take away the failures they replace.
+
+    Raises:
+        StoreError: a part is under neither name.
+    """
     for part in record.parts:
-        store.publish(part.staged, part.final)
+        try:
+            store.publish(part.staged, part.final)
+        except StoreError:
+            if part.kind == "results" or not _is_superseded(store, record):
+                raise
     for attempt in range(1, record.attempt):
         store.delete(failures_path(record.batch_id, attempt))
+
+
+def _is_superseded(store: Store, record: CommitRecord) -> bool:
+    """Whether a further attempt is committed: it has taken this one's failures away."""
+    return store.exists(commit_path(record.batch_id, record.attempt + 1))
 
 
 def recover(store: Store) -> None:
@@ -177,21 +198,31 @@ def recover(store: Store) -> None:
     for path in store.list(STAGING):
         folders[path.split("/")[1]].append(path)
     for folder, paths in folders.items():
-        batch_id, attempt, writer = folder.split(".")
-        try:
-            record = read_commit(store, batch_id, int(attempt))
-        except FileNotFoundError:
-            record = None
-        if record is not None and record.writer == writer:
+        record = _committed_from(store, folder)
+        if record is not None:
             publish(store, record)
         for path in paths:
             store.delete(path)
+    store.prune(STAGING)
     _sweep_replaced_failures(store)
+
+
+def _committed_from(store: Store, folder: str) -> CommitRecord | None:
+    """The commit record whose parts were staged in this folder; None if there is none."""
+    name = parse_name(folder)
+    if name is None:
+        return None
+    batch_id, attempt, writer = name
+    try:
+        record = read_commit(store, batch_id, attempt)
+    except FileNotFoundError:
+        return None
+    return record if record.writer == writer else None
 
 
 def _sweep_replaced_failures(store: Store) -> None:
     newest = newest_commits(store)
     for path in list(store.list(FAILURES)):
-        batch_id, attempt, _ = path.rsplit("/", 1)[1].split(".", 2)
-        if int(attempt) < newest.get(batch_id, 0):
+        name = parse_name(path.rsplit("/", 1)[1])
+        if name is not None and name[1] < newest.get(name[0], 0):
             store.delete(path)

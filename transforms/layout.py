@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 
 from schemas.batches import CommitRecord
 from transforms.store import Store
@@ -12,6 +14,7 @@ COMMITS = "commits"
 FAILURES = "failures"
 RESULTS = "results"
 LEDGER = "ledger"
+_OF_AN_ATTEMPT = re.compile(r"(?P<batch>[0-9a-f]{32})\.(?P<attempt>\d{4,})\.(?P<rest>\w+)")
 
 
 def results_path(route: str, batch_id: str, attempt: int) -> str:
@@ -39,13 +42,25 @@ def run_path(run_id: str, name: str) -> str:
     return f"runs/{run_id}/{name}"
 
 
-def newest_commits(store: Store) -> dict[str, int]:
-    """The newest committed attempt of every batch, from the names of the commit records alone."""
-    newest: dict[str, int] = {}
+def parse_name(name: str) -> tuple[str, int, str] | None:
+    """Batch, attempt and rest (extension or writer) of a name made above; None for any other name."""
+    found = _OF_AN_ATTEMPT.fullmatch(name)
+    return (found["batch"], int(found["attempt"]), found["rest"]) if found else None
+
+
+def list_commits(store: Store) -> dict[str, list[int]]:
+    """The committed attempts of every batch in order, from the names of the commit records alone."""
+    attempts: dict[str, list[int]] = defaultdict(list)
     for path in store.list(COMMITS):
-        batch, attempt, _ = path.rsplit("/", 1)[1].split(".", 2)
-        newest[batch] = max(newest.get(batch, 0), int(attempt))
-    return newest
+        match parse_name(path.rsplit("/", 1)[1]):
+            case batch, attempt, "json":
+                attempts[batch].append(attempt)
+    return {batch: sorted(found) for batch, found in attempts.items()}
+
+
+def newest_commits(store: Store) -> dict[str, int]:
+    """The newest committed attempt of every batch."""
+    return {batch: attempts[-1] for batch, attempts in list_commits(store).items()}
 
 
 def read_commit(store: Store, batch_id: str, attempt: int) -> CommitRecord:

@@ -18,7 +18,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -70,6 +70,9 @@ class Store(Protocol):
 
     def delete(self, path: str) -> None:
         """Delete the object; nothing happens if there is none."""
+
+    def prune(self, prefix: str) -> None:
+        """Take away empty folders, where a store has such; nobody may be writing under `prefix`."""
 
 
 class LocalStore:
@@ -152,6 +155,7 @@ class LocalStore:
                 ) from None
             return
         _sync_folder(target.parent)
+        _remove_if_empty(source.parent)
 
     def open(self, path: str) -> IO[bytes]:
         """See `Store`."""
@@ -168,8 +172,12 @@ class LocalStore:
 
     def delete(self, path: str) -> None:
         """See `Store`."""
-        target = self.local_path(path)
-        target.unlink(missing_ok=True)
+        self.local_path(path).unlink(missing_ok=True)
+
+    def prune(self, prefix: str) -> None:
+        """See `Store`."""
+        for folder, _, _ in os.walk(self.local_path(prefix), topdown=False):
+            _remove_if_empty(Path(folder))
 
     def _write_temporary(self, target: Path, data: bytes) -> Path:
         self._make_folder(target.parent)
@@ -219,6 +227,11 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # not empty, or another was faster
+        folder.rmdir()
 
 
 @contextmanager

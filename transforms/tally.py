@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from schemas.batches import AmbiguousCall, BackendTotals, CommitRecord
 from schemas.errors import ReconcileError, StoreError
 from schemas.outcomes import money_text
 from schemas.run import RunContext
-from transforms.layout import COMMITS
+from transforms.layout import list_commits, read_commit
 from transforms.store import Store
 
 
@@ -37,11 +36,8 @@ class Sums:
 
 def _records(store: Store) -> Iterator[list[CommitRecord]]:
     """The commit records of each batch, by attempt."""
-    attempts: dict[str, list[str]] = defaultdict(list)
-    for path in store.list(COMMITS):
-        attempts[path.rsplit("/", 1)[1].split(".", 1)[0]].append(path)
-    for paths in attempts.values():
-        yield [CommitRecord.from_dict(json.loads(store.read(path))) for path in sorted(paths)]
+    for batch_id, attempts in list_commits(store).items():
+        yield [read_commit(store, batch_id, attempt) for attempt in attempts]
 
 
 def add_up(store: Store, run: RunContext) -> Sums:
