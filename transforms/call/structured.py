@@ -45,25 +45,26 @@ class SchemaBook:
         try:
             value = orjson.loads(answer.text)
         except orjson.JSONDecodeError as error:
-            return _no_result(answer, FailureClass.INVALID_JSON, f"the answer is not JSON: {error}")
-        if not isinstance(value, dict):
-            kind = type(value).__name__
-            return _no_result(answer, FailureClass.SCHEMA_MISMATCH, f"the answer is a JSON {kind}, no object")
-        try:
-            problem = next(self.validator(schema).iter_errors(value), None)
-        except referencing.exceptions.Unresolvable as error:
-            return _no_result(answer, FailureClass.SCHEMA_MISMATCH, f"the JSON Schema refers to {error}")
-        except RecursionError:
-            return _no_result(answer, FailureClass.SCHEMA_MISMATCH, "the answer is nested too deeply")
+            message = f"the answer is not JSON: {error}"
+            return replace(answer, failure=FailureClass.INVALID_JSON, message=message)
+        problem = self._problem(value, schema)
         if problem is not None:
-            where = "".join(f"[{part!r}]" for part in problem.absolute_path) or "the answer"
-            reason = f"{where} does not fit the JSON Schema: {problem.message[:_LONGEST_REASON]}"
-            return _no_result(answer, FailureClass.SCHEMA_MISMATCH, reason)
+            return replace(answer, failure=FailureClass.SCHEMA_MISMATCH, message=problem)
         return replace(answer, output=value)
 
-
-def _no_result(answer: Answer, failure: FailureClass, message: str) -> Answer:
-    return replace(answer, failure=failure, message=message)
+    def _problem(self, value: Any, schema: dict[str, Any]) -> str | None:
+        if not isinstance(value, dict):
+            return f"the answer is a JSON {type(value).__name__}, no object"
+        try:
+            error = next(self.validator(schema).iter_errors(value), None)
+        except referencing.exceptions.Unresolvable as unresolvable:
+            return f"the JSON Schema refers to what it does not hold: {unresolvable}"
+        except RecursionError:
+            return "the answer, or the JSON Schema, is nested too deeply"
+        if error is None:
+            return None
+        where = "".join(f"[{part!r}]" for part in error.absolute_path) or "the answer"
+        return f"{where} does not fit the JSON Schema: {error.message[:_LONGEST_REASON]}"
 
 
 def _compile(schema: dict[str, Any]) -> Any:

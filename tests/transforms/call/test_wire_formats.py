@@ -134,7 +134,7 @@ def test_an_output_config_of_ones_own_is_merged_unless_it_sets_the_format() -> N
 
 
 def test_a_parameter_that_json_cannot_carry_is_found_at_the_start() -> None:
-    with pytest.raises(ConfigurationError, match="backends.b"):
+    with pytest.raises(ConfigurationError, match=r"backends\.b"):
         check_parameters({"b": with_parameters(MINI, seed=10**30)}, [])
 
 
