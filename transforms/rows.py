@@ -23,7 +23,7 @@ def gen_ai_value(outcome: Outcome, prior: Prior | None) -> dict[str, Any]:
         "response": {
             "model": storable(outcome.response_model),
             "id": storable(outcome.response_id),
-            "finish_reasons": list(outcome.finish_reasons),
+            "finish_reasons": [storable(reason) for reason in outcome.finish_reasons],
         },
         "usage": _usage_value(usage),
     }
