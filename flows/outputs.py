@@ -160,7 +160,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         "retryable": row["retryable"],
         "answer": row["answer"],
         "route": lineage["route"],
-        "amount": None if amount is None else str(amount),
+        "amount": None if amount is None else format(amount, "f"),
         "basis": cost["basis"],
         "calls": cost["calls"],
         "attempt": lineage["attempt"],

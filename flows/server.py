@@ -50,14 +50,36 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "switchgear"
 
 
+def server_command(port: int) -> list[str]:
+    """The command line of Prefect's server on a port of this machine."""
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "uvicorn",
+        "--factory",
+        "prefect.server.api.server:create_app",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--log-level=error",
+        "--lifespan=on",
+    ]
+
+
 class EmbeddedServer:
     """Prefect's server as a child of this process, on a free port of 127.0.0.1."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, command: Callable[[int], list[str]] = server_command) -> None:
+        self._command = command
         self._log = home / "server.log"
         self._home = home
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs, negative for a signal."""
+        return None if self._process is None else self._process.poll()
 
     def start(self) -> None:
         """Start it, and don't wait. The thread that calls this must outlive the server."""
@@ -66,7 +88,7 @@ class EmbeddedServer:
         self.url = f"http://127.0.0.1:{port}/api"
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
-                leashed(_server_command(port)),
+                leashed(self._command(port)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -225,21 +247,6 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _server_command(port: int) -> list[str]:
-    return [
-        sys.executable,
-        "-P",
-        "-m",
-        "uvicorn",
-        "--factory",
-        "prefect.server.api.server:create_app",
-        "--host=127.0.0.1",
-        f"--port={port}",
-        "--log-level=error",
-        "--lifespan=on",
-    ]
 
 
 def _server_settings() -> dict[str, str]:

@@ -30,7 +30,7 @@ def usd(amount: str | Decimal | None) -> str:
         return f"${value:,.2f}"
     if abs(value) < Decimal("0.000001"):
         return "< $0.000001"
-    return f"${value:.6f}".rstrip("0")
+    return f"${value:.6f}".rstrip("0").rstrip(".")
 
 
 def duration(seconds: float | None) -> str:

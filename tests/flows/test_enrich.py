@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from uuid import UUID
 
@@ -19,34 +16,21 @@ import pytest
 
 from schemas.errors import InputError, MissingSecretError, WorkloadError
 from schemas.run import Manifest
+from tests.flows.fake_run import FakeRun, Watched
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 PATIENCE_S = 60.0
 
 
-def _fake_run_module() -> ModuleType:
-    path = Path(__file__).with_name("fake_run.py")
-    spec = importlib.util.spec_from_file_location("fake_run", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fake_run"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes = _fake_run_module()
-
-
 @pytest.fixture
-def fake(tmp_path: Path, manifest: Callable[..., Manifest]) -> Any:
-    return fakes.FakeRun(tmp_path, 6, manifest())
+def fake(tmp_path: Path, manifest: Callable[..., Manifest]) -> FakeRun:
+    return FakeRun(tmp_path, 6, manifest())
 
 
 class Run:
     """One execution of the flow and all that can be seen of it."""
 
-    def __init__(self, fake: Any, flow_run_id: UUID | None = None, **parameters: Any) -> None:
+    def __init__(self, fake: FakeRun, flow_run_id: UUID | None = None, **parameters: Any) -> None:
         from prefect.client.orchestration import get_client
         from prefect.flow_engine import run_flow
 
@@ -54,7 +38,7 @@ class Run:
         from flows.parameters import EnrichParameters
         from flows.steps import Ending, Surroundings, bound
 
-        self.watched = fakes.Watched()
+        self.watched = Watched()
         self.ending = Ending()
         steps = parameters.pop("steps", None) or fake.steps()
         form = EnrichParameters(
@@ -90,7 +74,7 @@ class Run:
             return {a.key: a for a in client.read_artifacts(artifact_filter=own)}
 
 
-def test_a_run_in_which_all_goes_well_is_completed_with_a_sentence(fake: Any) -> None:
+def test_a_run_in_which_all_goes_well_is_completed_with_a_sentence(fake: FakeRun) -> None:
     run = Run(fake)
 
     assert run.state.is_completed()
@@ -101,7 +85,7 @@ def test_a_run_in_which_all_goes_well_is_completed_with_a_sentence(fake: Any) ->
     assert fake.locks == 0
 
 
-def test_each_group_is_a_task_run_with_a_sentence_of_its_own(fake: Any) -> None:
+def test_each_group_is_a_task_run_with_a_sentence_of_its_own(fake: FakeRun) -> None:
     fake.touch("broken", fake.batch_id(3))
 
     assert Run(fake).task_runs() == {
@@ -112,7 +96,7 @@ def test_each_group_is_a_task_run_with_a_sentence_of_its_own(fake: Any) -> None:
     }
 
 
-def test_failed_batches_end_the_flow_as_failed_after_every_group_was_waited_for(fake: Any) -> None:
+def test_failed_batches_end_the_flow_as_failed_after_every_group_was_waited_for(fake: FakeRun) -> None:
     fake.touch("broken", fake.batch_id(0))
 
     run = Run(fake, parallel_groups=1)
@@ -123,7 +107,7 @@ def test_failed_batches_end_the_flow_as_failed_after_every_group_was_waited_for(
     assert [f.batch_id for f in fake.settled[0]] == [fake.batch_id(0)]
 
 
-def test_retry_of_the_same_flow_run_does_what_is_missing_and_nothing_else(fake: Any) -> None:
+def test_retry_of_the_same_flow_run_does_what_is_missing_and_nothing_else(fake: FakeRun) -> None:
     from prefect.client.orchestration import get_client
     from prefect.states import AwaitingRetry
 
@@ -143,7 +127,7 @@ def test_retry_of_the_same_flow_run_does_what_is_missing_and_nothing_else(fake: 
     assert sorted(i for ids in fake.starts()[3:] for i in ids) == [fake.batch_id(1), fake.batch_id(4)]
 
 
-def test_a_second_run_starts_no_worker_and_says_that_nothing_was_due(fake: Any) -> None:
+def test_a_second_run_starts_no_worker_and_says_that_nothing_was_due(fake: FakeRun) -> None:
     Run(fake)
     again = Run(fake)
 
@@ -152,7 +136,9 @@ def test_a_second_run_starts_no_worker_and_says_that_nothing_was_due(fake: Any) 
     assert "Nothing was due: no call was made and no result was rewritten." in again.state.message
 
 
-def test_a_worker_that_is_killed_fails_the_batches_it_has_not_spoken_of_and_those_alone(fake: Any) -> None:
+def test_a_worker_that_is_killed_fails_the_batches_it_has_not_spoken_of_and_those_alone(
+    fake: FakeRun,
+) -> None:
     fake.touch("dead", "2")
 
     run = Run(fake)
@@ -163,7 +149,7 @@ def test_a_worker_that_is_killed_fails_the_batches_it_has_not_spoken_of_and_thos
     assert "Group 2 is not through: it was killed by signal SIGKILL" in run.task_runs()["group-0002"]
 
 
-def test_what_the_user_must_mend_ends_the_run_as_misconfigured_before_anything_starts(fake: Any) -> None:
+def test_what_the_user_must_mend_ends_the_run_as_misconfigured_before_anything_starts(fake: FakeRun) -> None:
     fake.workload.write_text("name = 5")
 
     run = Run(fake)
@@ -174,7 +160,7 @@ def test_what_the_user_must_mend_ends_the_run_as_misconfigured_before_anything_s
     assert fake.starts() == []
 
 
-def test_a_missing_key_stops_a_real_run_and_not_a_rehearsal(fake: Any) -> None:
+def test_a_missing_key_stops_a_real_run_and_not_a_rehearsal(fake: FakeRun) -> None:
     fake.key = False
 
     assert isinstance(Run(fake, rehearsal=False).ending.error, MissingSecretError)
@@ -182,7 +168,7 @@ def test_a_missing_key_stops_a_real_run_and_not_a_rehearsal(fake: Any) -> None:
     assert Run(fake).state.is_completed()
 
 
-def test_a_check_that_fails_leaves_the_output_untouched(fake: Any) -> None:
+def test_a_check_that_fails_leaves_the_output_untouched(fake: FakeRun) -> None:
     def check(_: Any) -> Any:
         raise InputError("input is empty")
 
@@ -192,7 +178,7 @@ def test_a_check_that_fails_leaves_the_output_untouched(fake: Any) -> None:
     assert not (fake.folder / "output").exists()
 
 
-def test_a_configuration_error_of_every_worker_is_the_users_to_mend(fake: Any) -> None:
+def test_a_configuration_error_of_every_worker_is_the_users_to_mend(fake: FakeRun) -> None:
     fake.touch("misconfigured")
 
     run = Run(fake)
@@ -202,7 +188,7 @@ def test_a_configuration_error_of_every_worker_is_the_users_to_mend(fake: Any) -
     assert "Mend that before a retry" in run.task_runs()["group-0000"]
 
 
-def test_an_unexpected_error_is_not_swallowed(fake: Any) -> None:
+def test_an_unexpected_error_is_not_swallowed(fake: FakeRun) -> None:
     def settle(*_: Any) -> Any:
         raise RuntimeError("a defect of ours")
 
@@ -214,7 +200,7 @@ def test_an_unexpected_error_is_not_swallowed(fake: Any) -> None:
     assert run.ending.manifest is None
 
 
-def test_an_operator_sees_batches_costs_failures_a_summary_and_progress(fake: Any) -> None:
+def test_an_operator_sees_batches_costs_failures_a_summary_and_progress(fake: FakeRun) -> None:
     fake.touch("broken", fake.batch_id(3))
 
     artifacts = Run(fake).artifacts()
@@ -233,7 +219,7 @@ def test_an_operator_sees_batches_costs_failures_a_summary_and_progress(fake: An
     assert "Rehearsal (nothing was sent to a provider)" in artifacts["enrich-summary"].data
 
 
-def test_the_run_is_noted_with_absolute_paths_and_its_report_stands_beside_it(fake: Any) -> None:
+def test_the_run_is_noted_with_absolute_paths_and_its_report_stands_beside_it(fake: FakeRun) -> None:
     run = Run(fake, retry_classes=("invalid_json",))
     folder = fake.folder / "output" / "runs" / run.ending.plan.run_id
 
@@ -247,7 +233,7 @@ def test_the_run_is_noted_with_absolute_paths_and_its_report_stands_beside_it(fa
     assert sorted(p.name for p in (folder / "logs").iterdir()) == [f"group-000{n}.log" for n in range(3)]
 
 
-def test_the_watcher_hears_of_plan_progress_and_batches(fake: Any) -> None:
+def test_the_watcher_hears_of_plan_progress_and_batches(fake: FakeRun) -> None:
     watched = Run(fake).watched
 
     assert watched.plans == [(6, True)]
@@ -255,26 +241,26 @@ def test_the_watcher_hears_of_plan_progress_and_batches(fake: Any) -> None:
     assert len(watched.lines) == 6
 
 
-def test_calls_at_a_time_are_divided_among_the_processes(fake: Any) -> None:
+def test_calls_at_a_time_are_divided_among_the_processes(fake: FakeRun) -> None:
     Run(fake, parallel_groups=4)
 
     assert [c.max_in_flight for c in fake.contexts] == [256 // 4]
 
 
-def test_there_are_never_more_groups_than_batches(fake: Any) -> None:
+def test_there_are_never_more_groups_than_batches(fake: FakeRun) -> None:
     Run(fake, groups=50)
 
     assert len(fake.starts()) == 6
 
 
-def test_results_of_task_runs_are_not_kept_anywhere(fake: Any) -> None:
+def test_results_of_task_runs_are_not_kept_anywhere(fake: FakeRun) -> None:
     from flows.enrich import enrich, work_on_group_task
 
     assert enrich.persist_result is False
     assert work_on_group_task.persist_result is False
 
 
-class InterruptingWatcher(fakes.Watched):  # type: ignore[name-defined,misc]
+class InterruptingWatcher(Watched):
     """Sends its own process a signal as soon as a worker is at work."""
 
     def __init__(self, number: int) -> None:
@@ -286,7 +272,7 @@ class InterruptingWatcher(fakes.Watched):  # type: ignore[name-defined,misc]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupting_the_flow_stops_its_workers(number: int, fake: Any) -> None:
+def test_interrupting_the_flow_stops_its_workers(number: int, fake: FakeRun) -> None:
     from prefect.exceptions import TerminationSignal
 
     from flows.enrich import enrich
