@@ -21,7 +21,7 @@ from transforms.call.ledger import (
 from transforms.call.ports import Clock, LedgerLog
 from transforms.call.request import CallBatch
 from transforms.call.site import Site
-from transforms.call.wire import KEPT_HEADERS, Answer, CallFailure, EncodedRequest, WireResponse
+from transforms.call.wire import Answer, CallFailure, EncodedRequest, WireResponse
 
 _LONGEST_GARBLED = 1 << 16  # of a body that is not JSON, to look at; nothing is parsed from it again
 
@@ -109,13 +109,12 @@ class BatchBook:
         self, call: RecordedCall, response: WireResponse, answer: Answer, charge: Charge, latency_ms: float
     ) -> None:
         """Records answer and settlement in one frame."""
-        headers = response.headers
         call.end = "answered"
         call.final = {
             "kind": "answered",
             "id": call.id,
             "status": response.status,
-            "headers": {name: _printable(headers[name]) for name in KEPT_HEADERS if name in headers},
+            "headers": {name: _printable(value) for name, value in response.headers.items()},
             "body": response.body.decode(),  # it was parsed as JSON, so it is UTF-8
             "usage": usage_to(answer.usage),
             "charge": charge_to(charge),

@@ -22,18 +22,40 @@ from transforms.call.ports import BudgetRecordStore, Clock
 
 RECORD_VERSION = "budget/1"
 _SHARE = 8  # a draw takes at most this part of what is left, so that late workers find something
-_MOST_CALLS = 64  # ... and no more than so many worst cases, so that little is held back unused
+_MOST_CALLS = 256  # ... and no more than so many worst cases, so that little is held back unused
 _ASK_AGAIN_S = 0.25  # after a refusal the record is left alone for so long
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """The shared record. `epoch` changes when a run starts: leases of earlier workers are void."""
+    """The shared record. `epoch` changes when a run starts: leases of earlier workers are void.
+
+    `boot_id` is that of the machine when the run started. `unaccounted` is part of `spent`: what a
+    power cut may have taken from the ledgers.
+    """
 
     cap: Decimal
     spent: Decimal
     epoch: str
     leases: dict[str, Decimal] = field(default_factory=dict)
+    boot_id: str = ""
+    unaccounted: Decimal = ZERO
+
+    @classmethod
+    def opened(
+        cls, before: BudgetState | None, cap: Decimal, spent: Decimal, epoch: str, boot_id: str
+    ) -> BudgetState:
+        """The record of a run that starts. `spent` is what commits and ledgers have.
+
+        A killed process loses nothing that it wrote, so they have everything, and leases of dead
+        workers are simply void. But if the machine went down since the record `before` was written,
+        the ledgers may have lost their last moments: all that was leased then counts as spent for good.
+        """
+        unaccounted = ZERO if before is None else before.unaccounted
+        if before is not None and (not boot_id or before.boot_id != boot_id):
+            at_most = before.spent + sum(before.leases.values(), ZERO)
+            unaccounted = max(unaccounted, at_most - money(spent))
+        return cls(money(cap), money(spent) + unaccounted, epoch, {}, boot_id, unaccounted)
 
     @property
     def left(self) -> Decimal:
@@ -50,6 +72,8 @@ class BudgetState:
                 "spent": str(self.spent),
                 "epoch": self.epoch,
                 "leases": leases,
+                "boot_id": self.boot_id,
+                "unaccounted": str(self.unaccounted),
             }
         )
 
@@ -61,7 +85,14 @@ class BudgetState:
             if values["version"] != RECORD_VERSION:
                 raise ValueError(values["version"])
             leases = {holder: money(amount) for holder, amount in values["leases"].items()}
-            return cls(money(values["cap"]), money(values["spent"]), values["epoch"], leases)
+            return cls(
+                cap=money(values["cap"]),
+                spent=money(values["spent"]),
+                epoch=values["epoch"],
+                leases=leases,
+                boot_id=values["boot_id"],
+                unaccounted=money(values["unaccounted"]),
+            )
         except (ValueError, TypeError, KeyError, ArithmeticError, AttributeError):
             raise StoreError(
                 "the budget record is missing or can't be read: it is written when a run starts; "
@@ -208,7 +239,7 @@ class LeasedBudget:
             self._refused_until = float("inf")
             return
         self._settled -= settled
-        self._lease = keep + drawn
+        self._lease += drawn - settled
         if drawn == 0:
             self._refused_until = self._clock.monotonic() + _ASK_AGAIN_S
 
@@ -218,6 +249,7 @@ class LeasedBudget:
             if self._epoch is None:
                 return
             settled, keep = self._settled, self._reserved
+            self._lease = settled + keep  # from here on nobody reserves what is being given back
 
             def change(data: bytes | None) -> tuple[bytes | None, bool]:
                 state = BudgetState.from_json(data)
@@ -226,5 +258,5 @@ class LeasedBudget:
                 return state.settle(self._holder, settled, keep).to_json(), True
 
             if await self._store.update(change):
-                self._lease = keep + (self._settled - settled)
+                self._lease -= settled
                 self._settled -= settled

@@ -1,10 +1,12 @@
-"""The budget record as a local file: `<output>/budget/record.json`, replaced under a lock.
+"""The budget record as a local file: `<output>/budget/record.json`, replaced durably under a lock.
 
-It need not survive a power cut: it is written anew when a run starts, from commits and ledgers.
+It is written anew when a run starts, from commits and ledgers; only after a power cut does the old one
+matter, because ledgers may then have lost their last moments and leases have not.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -15,8 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from schemas.errors import StoreError
-from schemas.outcomes import money
 from transforms.call.budget import BudgetState
+from transforms.call.ledger_file import sync_directory
 
 T = TypeVar("T")
 
@@ -27,14 +29,14 @@ def record_path(output: str) -> Path:
 
 
 class LocalBudgetRecord:
-    """The record of one output. Its lock is held for a read and a rename, well under a millisecond."""
+    """The record of one output. Its lock is held for a read, a synced write and a rename."""
 
     def __init__(self, output: str) -> None:
         self._path = record_path(output)
 
     async def update(self, change: Callable[[bytes | None], tuple[bytes | None, T]]) -> T:
         """Replaces the record as one step; see `BudgetRecordStore`."""
-        return self.update_now(change)
+        return await asyncio.to_thread(self.update_now, change)
 
     def update_now(self, change: Callable[[bytes | None], tuple[bytes | None, T]]) -> T:
         """The same for callers without an event loop."""
@@ -57,8 +59,12 @@ class LocalBudgetRecord:
 
     def _write(self, data: bytes) -> None:
         draft = self._path.with_suffix(".draft")  # one writer at a time: the lock is held
-        draft.write_bytes(data)
+        with draft.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(draft, self._path)
+        sync_directory(self._path.parent)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -75,13 +81,32 @@ def open_budget(output: str, cap: Decimal, spent: Decimal) -> None:
     """Writes the record anew; the driver calls it when a run starts, before any worker.
 
     `spent` is what the output has cost so far: committed batches plus `read_spent` of the others.
-    Leases of workers of an earlier run are void from here on.
+    Leases of workers of an earlier run are void from here on (see `BudgetState.opened`).
 
     Raises:
-        StoreError: the record can't be written.
+        StoreError: the record can't be read or written.
     """
-    state = BudgetState(cap=money(cap), spent=money(spent), epoch=secrets.token_hex(8))
-    LocalBudgetRecord(output).update_now(lambda _: (state.to_json(), None))
+
+    def change(data: bytes | None) -> tuple[bytes, None]:
+        try:
+            before = None if data is None else BudgetState.from_json(data)
+        except StoreError:
+            raise StoreError(
+                f"the budget record {record_path(output)} is damaged or another version's: delete it, and the "
+                f"next run counts anew from commits and ledgers"
+            ) from None
+        state = BudgetState.opened(before, cap, spent, secrets.token_hex(8), _boot_id())
+        return state.to_json(), None
+
+    LocalBudgetRecord(output).update_now(change)
+
+
+def _boot_id() -> str:
+    """Linux's id of this boot of the machine; empty where there is none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def read_budget(output: str) -> BudgetState | None:

@@ -18,7 +18,7 @@ from transforms.call.request import CallRequest
 from transforms.call.retry import FALLS_BACK, Verdict
 from transforms.call.site import Site
 from transforms.call.tally import Answered, Tally
-from transforms.call.wire import CallFailure, EncodedRequest, WireResponse
+from transforms.call.wire import KEPT_HEADERS, CallFailure, EncodedRequest, WireResponse
 
 
 class DocumentRun:
@@ -209,8 +209,7 @@ class DocumentRun:
         self, site: Site, call: RecordedCall, response: WireResponse, latency_ms: float
     ) -> tuple[Answered | CallFailure, Decimal]:
         """Records what a response is; the answer is used only after that."""
-        if site.key is not None:
-            response = replace(response, body=site.key.mask(response.body))
+        response = _kept(site, response)
         result = site.codec.decode(response)
         if isinstance(result, CallFailure):
             result = replace(result, message=_masked(site, result.message))
@@ -253,6 +252,13 @@ def _refused(failure: FailureClass, message: str) -> CallFailure:
 
 def _deadline_sentence(limits: Limits) -> str:
     return f"the document's deadline of {limits.document_deadline_s:g} s passed"
+
+
+def _kept(site: Site, response: WireResponse) -> WireResponse:
+    """What of a response is looked at and recorded: some headers, and nowhere the key that it may echo."""
+    headers = {name: _masked(site, value) for name in KEPT_HEADERS if (value := response.headers.get(name))}
+    body = response.body if site.key is None else site.key.mask(response.body)
+    return WireResponse(response.status, headers, body)
 
 
 def _masked(site: Site, message: str) -> str:

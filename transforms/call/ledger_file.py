@@ -175,7 +175,7 @@ class LocalLedgers:
             ) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
             return LocalLedgerFile(path, fd, _read_all(fd), self)
         except BlockingIOError:
             os.close(fd)
@@ -270,10 +270,11 @@ def _make_durable_directories(path: Path) -> None:
     _make_durable_directories(path.parent)
     with contextlib.suppress(FileExistsError):
         path.mkdir()
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Makes the names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

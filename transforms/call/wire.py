@@ -17,6 +17,7 @@ from schemas.workload import HostedBackend
 from transforms.call.request import CallRequest
 
 Auth = Literal["x-api-key", "bearer"]
+# In lower case; what codecs read and the ledger keeps of a response.
 KEPT_HEADERS = ("request-id", "x-request-id", "retry-after", "retry-after-ms", "date", "content-type")
 MOST_TOKENS = 1 << 40  # far beyond any model; a larger count is no count
 JSON_HEADERS = {"content-type": "application/json", "accept": "application/json"}

@@ -198,6 +198,41 @@ def test_the_record_survives_its_own_bytes() -> None:
     assert BudgetState.from_json(state.to_json()) == state
 
 
+def test_a_killed_workers_lease_is_void_and_a_power_cuts_counts_for_good() -> None:
+    before = BudgetState(money(10), money(3), "e", {"dead": money(4)}, boot_id="boot 1")
+    same = BudgetState.opened(before, money(10), money(2), "f", "boot 1")
+    assert (same.spent, same.leases, same.unaccounted) == (money(2), {}, ZERO)
+    cut = BudgetState.opened(before, money(10), money(2), "f", "boot 2")
+    assert (cut.spent, cut.leases, cut.unaccounted) == (money(7), {}, money(5))
+    again = BudgetState.opened(cut, money(10), money("2.5"), "g", "boot 2")
+    assert (again.spent, again.unaccounted) == (money("7.5"), money(5))
+    unknown = BudgetState.opened(before, money(10), money(2), "f", "")
+    assert unknown.spent == money(7)
+
+
+def test_a_worker_reserves_nothing_of_what_it_is_giving_back() -> None:
+    record = MemoryRecord("100")
+    budget = worker(record)
+    assert now(budget.reserve(money(1)))
+    taken: list[bool] = []
+    update = record.update
+
+    async def slow_update(change: Any) -> Any:
+        budget.settle(money(1), money(1))
+        taken.append(now_taken(budget, money(1)))
+        return await update(change)
+
+    record.update = slow_update  # type: ignore[method-assign]
+    now(budget.release_unused())
+    assert taken == [False]
+    assert record.state.spent + sum(record.state.leases.values(), ZERO) <= money(100)
+
+
+def now_taken(budget: LeasedBudget, worst: Decimal) -> bool:
+    """Whether it can be taken from the lease alone."""
+    return budget._take(worst)
+
+
 class CapMachine(RuleBasedStateMachine):
     """Workers reserve, settle, give back, die and are born; the cap holds after every step."""
 
@@ -381,7 +416,16 @@ def test_without_a_cap_everything_is_allowed() -> None:
     budget.settle(money(10**9), money(10**9))
 
 
-def test_a_damaged_record_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_damaged_record_stops_the_next_run_with_a_way_out(tmp_path: Path) -> None:
+    open_budget(str(tmp_path), Decimal(5), ZERO)
+    record_path(str(tmp_path)).write_bytes(b"{")
+    with pytest.raises(StoreError, match="delete it"):
+        open_budget(str(tmp_path), Decimal(5), ZERO)
+    record_path(str(tmp_path)).unlink()
+    open_budget(str(tmp_path), Decimal(5), ZERO)
+
+
+def test_a_record_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     open_budget(str(tmp_path), Decimal(5), ZERO)
     before = record_path(str(tmp_path)).read_bytes()
 

@@ -522,7 +522,8 @@ def test_a_key_that_a_server_echoes_is_masked_in_outcome_and_ledger() -> None:
             return error(400, f"bad key {sent.key}")
         if sent.prompt == "row-1":
             return WireResponse(200, {}, f"garbage {sent.key}".encode())
-        return anthropic_answer(f"your key is {sent.key}")
+        answer = anthropic_answer(f"your key is {sent.key}")
+        return WireResponse(200, {"request-id": f"for {sent.key}"}, answer.body)
 
     result, _ = run_batch(script, make_batch(3), ledgers)
     assert CANARY not in repr(result)
