@@ -157,8 +157,14 @@ def commit(store: Store, record: CommitRecord) -> Commit:
     """Commit a batch's attempt and publish what won.
 
     A record of our own that is already there (an acknowledgement that was lost) counts as won.
+
+    Raises:
+        StoreError: a staged part is gone, or can't be published. Unless a record is there, nothing of
+            this attempt is committed.
     """
-    created = store.create(commit_path(record.batch_id, record.attempt), record.to_json())
+    path = commit_path(record.batch_id, record.attempt)
+    _require_staged(store, record, path)
+    created = store.create(path, record.to_json())
     winner = record if created else read_commit(store, record.batch_id, record.attempt)
     publish(store, winner)
     won = winner.writer == record.writer
@@ -166,6 +172,16 @@ def commit(store: Store, record: CommitRecord) -> Commit:
         for part in record.parts:
             store.delete(part.staged)
     return Commit(winner, won)
+
+
+def _require_staged(store: Store, record: CommitRecord, path: str) -> None:
+    """A writer that was given up and comes back may find that its parts were swept."""
+    gone = [part.staged for part in record.parts if not store.exists(part.staged)]
+    if gone and not store.exists(path):
+        raise StoreError(
+            f"{store.root}/{gone[0]} is gone: another run has swept this output meanwhile. Nothing of batch "
+            f"{record.batch_id} attempt {record.attempt} was committed; run again to do it"
+        )
 
 
 def publish(store: Store, record: CommitRecord) -> None:
