@@ -81,7 +81,7 @@ class AmbiguousCall:
     row: int
     route: str
     backend: str
-    cause: str  # crash | timeout | connection | cancelled
+    cause: str  # crash | timeout | connection | malformed | cancelled
     worst_amount: str | None
     sent_at: str
 

@@ -92,8 +92,8 @@ def open_budget(output: str, cap: Decimal, spent: Decimal) -> None:
             before = None if data is None else BudgetState.from_json(data)
         except StoreError:
             raise StoreError(
-                f"the budget record {record_path(output)} is damaged or another version's: delete it, and the "
-                f"next run counts anew from commits and ledgers"
+                f"the budget record {record_path(output)} is damaged or another version's: delete it, "
+                f"and the next run counts anew from commits and ledgers"
             ) from None
         state = BudgetState.opened(before, cap, spent, secrets.token_hex(8), _boot_id())
         return state.to_json(), None
