@@ -18,12 +18,16 @@ from jax import lax
 from transforms.embed.bert_layout import BertArchitecture
 
 QUERY_BLOCK = 128
-TOKEN_TILE = 512
 MASKED = -1e9  # exp(MASKED - max) is exactly 0 in float32
 
 
 def encode(
-    arch: BertArchitecture, params: Any, tokens: jax.Array, positions: jax.Array, segments: jax.Array
+    arch: BertArchitecture,
+    params: Any,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    token_tile: int = 0,
 ) -> jax.Array:
     """The last hidden states, `[rows, length, dim]` float32.
 
@@ -34,6 +38,7 @@ def encode(
         positions: position of each token in its own text, `[rows, length]` int32.
         segments: 1, 2, ... for the texts of a row, 0 for empty slots, `[rows, length]` int32. Tokens
             see those of their own segment only.
+        token_tile: tokens that the dense part of a layer works on at a time; 0: all at once.
     """
     rows, length = tokens.shape
     hidden = params["words"][tokens] + params["positions"][positions]
@@ -41,7 +46,7 @@ def encode(
     hidden = hidden.reshape(rows * length, arch.dim)
     for layer in params["layers"]:
         attended = _attention(arch, layer["qkv"], hidden, segments)
-        hidden = _by_tiles(arch, layer, hidden, attended)
+        hidden = _by_tiles(arch, layer, hidden, attended, token_tile)
     return hidden.reshape(rows, length, arch.dim)
 
 
@@ -70,17 +75,19 @@ def _attention(arch: BertArchitecture, qkv: Any, hidden: jax.Array, segments: ja
     return mixed.astype(dtype).transpose(0, 2, 1, 3).reshape(rows * length, heads * width)
 
 
-def _by_tiles(arch: BertArchitecture, layer: Any, hidden: jax.Array, attended: jax.Array) -> jax.Array:
-    def finish(tile: tuple[jax.Array, jax.Array]) -> jax.Array:
-        residual, mixed = tile
+def _by_tiles(
+    arch: BertArchitecture, layer: Any, hidden: jax.Array, attended: jax.Array, tile: int
+) -> jax.Array:
+    def finish(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+        residual, mixed = part
         normed = _layer_norm(residual + _dense(mixed, layer["out"]), layer["out_norm"], arch.epsilon)
         inner = _activate(arch.activation, _dense(normed, layer["up"]))
         return _layer_norm(normed + _dense(inner, layer["down"]), layer["down_norm"], arch.epsilon)
 
     tokens = hidden.shape[0]
-    if tokens % TOKEN_TILE or tokens == TOKEN_TILE:
+    if tile == 0 or tokens % tile or tokens == tile:
         return finish((hidden, attended))
-    shape = (tokens // TOKEN_TILE, TOKEN_TILE, arch.dim)
+    shape = (tokens // tile, tile, arch.dim)
     return lax.map(finish, (hidden.reshape(shape), attended.reshape(shape))).reshape(hidden.shape)
 
 

@@ -31,6 +31,7 @@ class Devices:
     step_slots: int  # tokens that one device works on at a time
     fractions: tuple[int, ...]  # sizes of last steps, see `packing.choose_shapes`
     steps_in_flight: int
+    token_tile: int  # see `bert.encode`
 
     @property
     def count(self) -> int:
@@ -41,16 +42,17 @@ class Devices:
 def find_devices() -> Devices:
     """Every device that JAX sees, in a mesh with the one axis `data`.
 
-    A CPU works best on about 1,024 tokens a step (larger steps lose to memory traffic) with one step
-    in flight per core; accelerators want large steps and the next one ready.
+    A CPU works best on about 1,024 tokens a step (larger steps lose to memory traffic), half of them
+    at a time in the dense part of a layer, with one step in flight per core; accelerators want large
+    steps and the next one ready.
     """
     found = jax.devices()
     mesh = Mesh(np.array(found), ("data",))
     kind = str(found[0].device_kind)
     if found[0].platform == "cpu":
-        in_flight = max(1, len(os.sched_getaffinity(0)) // len(found))
-        return Devices(mesh, "cpu", kind, 1024, (1,), min(in_flight, 32))
-    return Devices(mesh, found[0].platform, kind, 1 << 16, (1, 8, 64), 3)
+        in_flight = min(32, max(1, _usable_cores() // len(found)))
+        return Devices(mesh, "cpu", kind, 1024, (1,), in_flight, token_tile=512)
+    return Devices(mesh, found[0].platform, kind, 1 << 16, (1, 8, 64), 3, token_tile=0)
 
 
 def has_fast_bfloat16(devices: Devices, flags: frozenset[str] | None = None) -> bool:
@@ -60,6 +62,12 @@ def has_fast_bfloat16(devices: Devices, flags: frozenset[str] | None = None) -> 
         return any(flag in found for flag in BFLOAT16_FLAGS)
     capability = getattr(devices.mesh.devices.flat[0], "compute_capability", None)
     return capability is None or float(capability) >= _AMPERE
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_flags() -> frozenset[str]:

@@ -67,7 +67,7 @@ class StepRunner:
         self._mesh = devices.mesh
         self._params = jax.device_put(_in_dtype(params, jnp.dtype(dtype)), NamedSharding(self._mesh, P()))
         self._sharding = NamedSharding(self._mesh, P(None, "data"))
-        self._program = _program(arch, pooling, normalize)
+        self._program = _program(arch, pooling, normalize, devices.token_tile)
         self._clock = DeviceClock(devices.count)
         self._pool = ThreadPoolExecutor(devices.steps_in_flight, thread_name_prefix="switchgear-embed")
         self._lock = threading.Lock()
@@ -169,12 +169,14 @@ def _in_dtype(params: Any, dtype: Any) -> Any:
     return {**params, "layers": layers}
 
 
-def _program(arch: BertArchitecture, pooling: str, normalize: bool) -> Callable[[Any, jax.Array, int], Any]:
+def _program(
+    arch: BertArchitecture, pooling: str, normalize: bool, token_tile: int
+) -> Callable[[Any, jax.Array, int], Any]:
     """A function of parameters, packed step and texts a row; gives `[rows, texts, dim]` float32."""
 
     def embed_step(params: Any, packed: jax.Array, texts: int) -> jax.Array:
         tokens, positions, segments = packed[0], packed[1], packed[2]
-        hidden = bert.encode(arch, params, tokens, positions, segments)
+        hidden = bert.encode(arch, params, tokens, positions, segments, token_tile)
         own = segments[:, None, :] == jnp.arange(1, texts + 1)[None, :, None]
         if pooling == "cls":
             own = own & (positions[:, None, :] == 0)

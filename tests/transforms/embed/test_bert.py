@@ -1,5 +1,6 @@
 """The encoder against BERT written out in float64, text by text."""
 
+import dataclasses
 from pathlib import Path
 
 import ml_dtypes
@@ -8,12 +9,16 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.transforms.embed.tiny_model import (
+    TINY,
     backend,
     plain_bert,
     tiny_tensors,
     tiny_tokenizer,
+    write_json,
     write_tiny_model,
 )
+from transforms.embed.bert import encode
+from transforms.embed.bert_layout import arrange
 from transforms.embed.embedder import open_embedder
 
 TEXTS = [
@@ -81,6 +86,23 @@ def test_half_precision_weights_are_read_with_their_own_values(
     np.testing.assert_allclose(made.vectors, unit(expected(exact)), atol=2e-6)
 
 
+@pytest.mark.parametrize("token_tile", [32, 64, 100])
+def test_tiles_of_tokens_change_nothing_but_the_order_of_the_work(token_tile: int):
+    arch = dataclasses.replace(TINY, vocab_size=tiny_tokenizer().get_vocab_size())
+    params = arrange(arch, tiny_tensors(), "")
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, arch.vocab_size, (1, 256)).astype(np.int32)
+    positions = np.tile(np.arange(64, dtype=np.int32), 4)[None]
+    segments = np.repeat(np.arange(1, 5, dtype=np.int32), 64)[None]
+    whole = encode(arch, params, tokens, positions, segments)
+    tiled = encode(arch, params, tokens, positions, segments, token_tile)
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+    for text in range(4):  # 256 slots go by blocks of 128 queries
+        own = tokens[0, 64 * text : 64 * (text + 1)].tolist()
+        pooled = np.asarray(tiled)[0, 64 * text : 64 * (text + 1)].mean(0)
+        np.testing.assert_allclose(pooled, plain_bert(tiny_tensors(), own), atol=1e-5)
+
+
 def test_bfloat16_stays_close_to_float32_on_random_weights(tiny_model: Path, cache_dir: Path):
     chosen = backend(tiny_model, compute_dtype="bfloat16")
     made = open_embedder(chosen, base_dir=tiny_model, cache_dir=cache_dir).embed(TEXTS)
@@ -90,7 +112,6 @@ def test_bfloat16_stays_close_to_float32_on_random_weights(tiny_model: Path, cac
 
 
 def test_a_prompt_and_lower_casing_from_the_models_files_are_applied(tiny_model: Path, cache_dir: Path):
-    from tests.transforms.embed.tiny_model import write_json
 
     write_json(
         tiny_model / "config_sentence_transformers.json",

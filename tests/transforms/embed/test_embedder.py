@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
-from tests.transforms.embed.tiny_model import backend
+from tests.transforms.embed.tiny_model import backend, tiny_tensors
 from transforms.embed.embedder import COMPANY_TOLERANCE, Embedder, open_embedder
 
 TOLERANCE = COMPANY_TOLERANCE["float32"]
@@ -202,9 +203,6 @@ def test_bfloat16_vectors_are_rounded_to_bfloat16_and_stored_as_float16(tiny_fol
 
 
 def test_a_vector_too_large_for_its_dtype_is_an_error_of_its_row_and_zeros(tiny_model: Path, cache_dir: Path):
-    from safetensors.numpy import save_file
-
-    from tests.transforms.embed.tiny_model import tiny_tensors
 
     tensors = tiny_tensors()
     tensors["encoder.layer.1.output.LayerNorm.weight"] *= np.float32(1e6)

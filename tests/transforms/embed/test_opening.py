@@ -117,7 +117,7 @@ def test_bfloat16_is_fast_where_the_device_has_it():
             self.devices = np.array([device], dtype=object)
 
     def devices(device: object, platform: str) -> Devices:
-        return Devices(Mesh(device), platform, "kind", 1024, (1,), 1)  # type: ignore[arg-type]
+        return Devices(Mesh(device), platform, "kind", 1024, (1,), 1, 0)  # type: ignore[arg-type]
 
     assert has_fast_bfloat16(devices(Gpu("9.0"), "gpu"))
     assert not has_fast_bfloat16(devices(Gpu("7.5"), "gpu"))

@@ -21,48 +21,12 @@ from sentence_transformers import SentenceTransformer
 
 HERE = Path(__file__).parent
 SEED = 20261122
-WORDS = [
-    "batch",
-    "column",
-    "commit",
-    "cost",
-    "cursor",
-    "device",
-    "document",
-    "embedding",
-    "failure",
-    "filter",
-    "footer",
-    "gradient",
-    "hidden",
-    "index",
-    "kernel",
-    "latency",
-    "ledger",
-    "lineage",
-    "matrix",
-    "model",
-    "norm",
-    "offset",
-    "parquet",
-    "price",
-    "query",
-    "ratio",
-    "retry",
-    "route",
-    "row",
-    "schema",
-    "shard",
-    "split",
-    "tensor",
-    "token",
-    "vector",
-    "weight",
-    "window",
-    "writer",
-    "yield",
-    "zone",
-]
+TERMS = (
+    "batch column commit cost cursor device document embedding failure filter footer gradient hidden "
+    "index kernel latency ledger lineage matrix model norm offset parquet price query ratio retry route "
+    "row schema shard split tensor token vector weight window writer yield zone"
+)
+WORDS = TERMS.split()
 
 
 def prose(count: int, rng: random.Random) -> str:
