@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -91,13 +91,14 @@ def _find_examples(store: Store, sums: Sums) -> dict[str, list[tuple[str | None,
     return found
 
 
-def _failed_batches(plan: Plan, failed: Sequence[BatchReport], committed: set[str]) -> Iterator[FailedBatch]:
-    """The planned batches that are not committed, each with what its worker said about it."""
+def _failed_batches(
+    plan: Plan, failed: Sequence[BatchReport], committed: Mapping[str, int]
+) -> Iterator[FailedBatch]:
+    """The planned attempts that are not committed, each with what its worker said about it."""
     errors = {report.batch_id: report.error for report in failed}
     for ref in plan.refs:
-        if ref.batch_id in committed and ref.batch_id not in errors:
-            continue
-        yield _failed_batch(ref, errors.get(ref.batch_id, "its worker ended before it was done"))
+        if committed.get(ref.batch_id, 0) < ref.attempt:
+            yield _failed_batch(ref, errors.get(ref.batch_id, "its worker ended before it was done"))
 
 
 def _failed_batch(ref: BatchRef, error: str) -> FailedBatch:
@@ -110,23 +111,26 @@ def _reason(
     """Why a run is incomplete: the class and one plain sentence; empty strings if it is not."""
     retryable = sum(g.count for g in groups if g.retryable)
     if failed:
-        more = f" {retryable} documents can be tried again." if retryable else ""
+        more = f" {_documents(retryable)} can be tried again." if retryable else ""
         one = "1 batch was" if len(failed) == 1 else f"{len(failed)} batches were"
         return "batches", f"{one} not finished: {failed[0].error}.{more} Run again to do what is missing"
     budget = next((g for g in groups if g.error_class == FailureClass.BUDGET_EXHAUSTED), None)
     if budget is not None:
         return "budget", (
             f"the budget of {loaded.workload.budget.amount} {loaded.workload.budget.currency} was used up: "
-            f"{budget.count} documents wait. Raise budget.amount and run again to go on from here"
+            f"{_documents(budget.count)} left. Raise budget.amount and run again to go on from here"
         )
     if retryable:
         worst = max((g for g in groups if g.retryable), key=lambda g: g.count)
-        one = "1 document" if retryable == 1 else f"{retryable} documents"
         return "failures", (
-            f"{one} can be tried again (mostly {worst.error_class}: {worst.meaning}; {worst.remedy}). "
+            f"{_documents(retryable)} can be tried again (mostly {worst.error_class}: {worst.meaning}; {worst.remedy}). "
             "Run again to do just those"
         )
     return "", ""
+
+
+def _documents(count: int) -> str:
+    return "1 document" if count == 1 else f"{count} documents"
 
 
 def _manifest(

@@ -30,8 +30,8 @@ class Sums:
     failures_by_class: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     totals: dict[str, dict[str, BackendTotals]] = field(default_factory=lambda: defaultdict(dict))
     ambiguous: list[AmbiguousCall] = field(default_factory=list)
-    with_failures: dict[str, int] = field(default_factory=dict)
-    batches: set[str] = field(default_factory=set)
+    with_failures: dict[str, int] = field(default_factory=dict)  # batch → newest attempt
+    batches: dict[str, int] = field(default_factory=dict)  # the same, of every batch
 
 
 def _records(store: Store) -> Iterator[list[CommitRecord]]:
@@ -45,13 +45,13 @@ def add_up(store: Store, run: RunContext) -> Sums:
 
     Raises:
         ReconcileError: the records of a batch contradict each other.
-        StoreError: a part that this run committed is not there.
+        StoreError: results that this run committed, or a batch's failures, are not there.
     """
     sums = Sums()
     for records in _records(store):
         _check_chain(records)
         newest = records[-1]
-        sums.batches.add(newest.batch_id)
+        sums.batches[newest.batch_id] = newest.attempt
         sums.rows_in += newest.rows_in
         sums.rows_skipped += records[0].rows_skipped
         _add_counts(sums.failures_by_route, newest.failures_by_route)
@@ -59,23 +59,29 @@ def add_up(store: Store, run: RunContext) -> Sums:
         if newest.failures:
             sums.with_failures[newest.batch_id] = newest.attempt
         for record in records:
-            _add_record(sums, record, run, store)
+            mine = record.run_id == run.run_id
+            _add_record(sums, record, mine=mine)
+            if mine:
+                _require_parts(store, record, "results")
+        _require_parts(store, newest, "failures")
     return sums
 
 
-def _add_record(sums: Sums, record: CommitRecord, run: RunContext, store: Store) -> None:
+def _add_record(sums: Sums, record: CommitRecord, *, mine: bool) -> None:
     sums.results += record.results
     _add_counts(sums.results_by_route, record.results_by_route)
     sums.ambiguous.extend(record.ambiguous)
-    mine = record.run_id == run.run_id
     sums.by_this_run += mine
     for route, backends in record.totals.items():
         for name, totals in backends.items():
             before = sums.totals[route].get(name, BackendTotals())
             sums.totals[route][name] = add_totals(before, totals)
             sums.calls_by_this_run += (totals.calls - totals.replayed) if mine else 0
-    for part in record.parts if mine else ():
-        if part.kind == "results" and not store.exists(part.final):
+
+
+def _require_parts(store: Store, record: CommitRecord, kind: str) -> None:
+    for part in record.parts:
+        if part.kind == kind and not store.exists(part.final):
             raise StoreError(
                 f"{store.root}/{part.final} was committed by {record.run_id} and is not there. "
                 "Someone deleted it; restore it, or use a new output folder"
