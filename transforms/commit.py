@@ -43,6 +43,8 @@ class Commit:
 def reconcile(batch: WorkBatch, parts: Sequence[PartRef]) -> str:
     """Prove that every assignment of the batch is exactly one row of its parts; the key sum.
 
+    Of a first attempt every row that was not skipped must have an assignment.
+
     Raises:
         ReconcileError: it is not so. Nothing may be committed then.
     """
@@ -50,11 +52,14 @@ def reconcile(batch: WorkBatch, parts: Sequence[PartRef]) -> str:
     expected, found = key_sum(row_key(*p) for p in batch.expected), key_sum(row_key(*p) for p in pairs)
     carried = batch.carried.num_rows if batch.carried is not None else 0
     written = sum(part.rows for part in parts) - carried
-    if batch.todo or expected != found or not (len(batch.expected) == len(pairs) == written):
+    rows = len({row for row, _ in batch.expected}) + batch.rows_skipped
+    lost = batch.ref.previous_attempt is None and rows != batch.ref.row_count
+    if lost or batch.todo or expected != found or not (len(batch.expected) == len(pairs) == written):
         raise ReconcileError(
-            f"batch {batch.ref.batch_id} attempt {batch.ref.attempt}: {len(batch.expected)} assignments in, "
-            f"{len(pairs)} outcomes, {written} rows written, {len(batch.todo)} never taken, key sums "
-            f"{expected:032x} and {found:032x}. Nothing of it was committed. This is a defect: report it"
+            f"batch {batch.ref.batch_id} attempt {batch.ref.attempt}: {batch.ref.row_count} rows, {rows} of "
+            f"them skipped or assigned; {len(batch.expected)} assignments, {len(pairs)} outcomes, {written} "
+            f"rows written, {len(batch.todo)} never taken, key sums {expected:032x} and {found:032x}. "
+            "Nothing of it was committed. This is a defect: report it"
         )
     return f"{found:032x}"
 

@@ -31,15 +31,16 @@ def table_for(ref: BatchRef) -> pa.Table:
 
 
 def work_batch(ref: BatchRef, outcomes: Sequence[Outcome], **changes: Any) -> WorkBatch:
-    """A batch of which these outcomes came; they are what was expected unless `changes` say otherwise."""
+    """A batch of which these outcomes came; they are what was expected, and other rows were skipped."""
+    expected = frozenset((o.assignment.row, o.assignment.route) for o in outcomes)
     values: dict[str, Any] = {
         "ref": ref,
         "table": table_for(ref),
         "digests": [f"{i:064x}" for i in range(ref.row_count)],
-        "rows_skipped": 0,
+        "rows_skipped": ref.row_count - len({row for row, _ in expected}),
         "todo": [],
         "outcomes": list(outcomes),
-        "expected": frozenset((o.assignment.row, o.assignment.route) for o in outcomes),
+        "expected": expected,
     }
     return WorkBatch(**{**values, **changes})
 

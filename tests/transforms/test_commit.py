@@ -164,12 +164,16 @@ def move_to_another_route(batch: WorkBatch) -> None:
     batch.outcomes[0] = replace(batch.outcomes[0], assignment=assignment(100, "other"))
 
 
+def forget_a_row(batch: WorkBatch) -> None:
+    batch.rows_skipped -= 1
+
+
 def leave_one_untaken(batch: WorkBatch) -> None:
     batch.todo.append((0, assignment(100)))
 
 
 @pytest.mark.parametrize(
-    "defect", [lose, double, exchange, add_a_stranger, move_to_another_route, leave_one_untaken]
+    "defect", [lose, double, exchange, add_a_stranger, move_to_another_route, forget_a_row, leave_one_untaken]
 )
 def test_a_lost_doubled_or_strange_row_is_never_committed(
     store: LocalStore, defect: Callable[[WorkBatch], None]
