@@ -123,8 +123,8 @@ def _reason(
     if retryable:
         worst = max((g for g in groups if g.retryable), key=lambda g: g.count)
         return "failures", (
-            f"{_documents(retryable)} can be tried again (mostly {worst.error_class}: {worst.meaning}; {worst.remedy}). "
-            "Run again to do just those"
+            f"{_documents(retryable)} can be tried again (mostly {worst.error_class}: {worst.meaning}; "
+            f"{worst.remedy}). Run again to do just those"
         )
     return "", ""
 
