@@ -77,14 +77,14 @@ def run_job(job: Job, emit: Emit) -> None:
 
 
 def progress_of(worker: Worker, group: int) -> Progress:
-    """How far a worker is; calls of batches that are still under way count as their documents."""
+    """How far a worker is; documents of batches that are still under way count too."""
     counters, engine = worker.counters, worker.opened_engine()
+    documents = counters.documents + worker.under_way()
     if engine is None:
-        return Progress(group, counters.documents, counters.batches, 0, "0")
+        return Progress(group, documents, counters.batches, 0, "0")
     stats = engine.stats()
-    under_way = max(0, stats.answered + stats.replayed - counters.hosted)
     amount = stats.list_amount if worker.config.run.rehearsal else stats.amount
-    return Progress(group, counters.documents + under_way, counters.batches, stats.calls, str(amount))
+    return Progress(group, documents, counters.batches, stats.calls, str(amount))
 
 
 @contextmanager

@@ -179,6 +179,7 @@ class _EmbedDoFn(_StageDoFn):
         count = sum(len(batch.todo) for batch in gathered)
         embed_batches(self.worker, gathered)
         self.worker.counters.documents += count
+        self.worker.counters.embedded += count
         yield from gathered
 
 

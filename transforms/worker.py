@@ -20,6 +20,7 @@ from schemas.run import RunContext
 from schemas.workload import EmbedderBackend, Workload
 from transforms.prompt import CompiledPrompt, compile_prompt
 from transforms.route import Rules, compile_rules
+from transforms.space_guard import guard_space
 from transforms.store import Store, open_store
 from transforms.write import PartWriter, VectorType
 
@@ -48,6 +49,7 @@ class Counters:
 
     documents: int = 0
     hosted: int = 0
+    embedded: int = 0
     batches: int = 0
 
 
@@ -113,12 +115,28 @@ class Worker:
         return self._engine
 
     def embedder(self, route: str) -> Embedder:
-        """The embedder of an embed route; weights are loaded by the first batch that needs them."""
+        """The embedder of an embed route; weights are loaded by the first batch that needs them.
+
+        Raises:
+            OutputError: its vectors would not live in the space of those that the output has.
+        """
         with self._lock:
             if route not in self._embedders:
                 backend, base = self.embedder_backend(route), Path(self.config.base_dir)
-                self._embedders[route] = self.openers.embedder(backend, base)
+                embedder = self.openers.embedder(backend, base)
+                guard_space(self.store(), route, embedder.space.fingerprint, embedder.space.describe())
+                self._embedders[route] = embedder
             return self._embedders[route]
+
+    def under_way(self) -> int:
+        """About how many documents of batches that are still worked on have been through already."""
+        engine = self._engine
+        embedders = {id(embedder): embedder for embedder in list(self._embedders.values())}
+        texts = sum(embedder.stats().texts for embedder in embedders.values()) - self.counters.embedded
+        if engine is None:
+            return max(0, texts)
+        stats = engine.stats()
+        return max(0, texts) + max(0, stats.answered + stats.replayed - self.counters.hosted)
 
     def embedder_backend(self, route: str) -> EmbedderBackend:
         """The configuration of an embed route's backend."""

@@ -58,7 +58,10 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class EmbedStats:
-    """What an embedder has done since it was opened. `tokens / slots` is how full the steps were."""
+    """What an embedder has done since it was opened. `tokens / slots` is how full the steps were.
+
+    `texts` grows with every step, the other counters of a call when it is through.
+    """
 
     texts: int
     tokens: int
@@ -88,7 +91,7 @@ class Embedder:
         self._runner = runner
         self._shapes = tuple(shapes)
         self._lock = threading.Lock()
-        self._texts = self._tokens = 0
+        self._tokens = 0
 
     @property
     def dim(self) -> int:
@@ -110,7 +113,6 @@ class Embedder:
         tokens = self._tokenizer.encode(texts)
         results = self._runner.run(tokens, plan_steps(tokens.lengths, self._shapes))
         with self._lock:
-            self._texts += len(texts)
             self._tokens += len(tokens.ids)
         whole = self._collect(tokens, results)
         ends = np.cumsum([len(group) for group in groups]).tolist()
@@ -121,7 +123,7 @@ class Embedder:
         done = self._runner.stats()
         with self._lock:
             return EmbedStats(
-                texts=self._texts,
+                texts=done.texts,
                 tokens=self._tokens,
                 slots=done.slots,
                 steps=done.steps,

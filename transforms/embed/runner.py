@@ -32,6 +32,7 @@ class RunnerStats:
     """What a runner has done so far."""
 
     steps: int = 0
+    texts: int = 0
     slots: int = 0
     compilations: int = 0
     compile_seconds: float = 0.0
@@ -74,7 +75,7 @@ class StepRunner:
         self._compiled: dict[Shape, Future[Callable[..., jax.Array]]] = {}
         # Programs must reach all devices of a mesh in one order, whichever thread brings them.
         self._enqueue = threading.Lock() if devices.count > 1 or devices.platform != "cpu" else None
-        self._steps = self._slots = 0
+        self._steps = self._slots = self._texts = 0
         self._compile_seconds = 0.0
 
     def run(self, tokens: TokenizedTexts, steps: Sequence[Step]) -> list[StepResult]:
@@ -92,6 +93,7 @@ class StepRunner:
         with self._lock:
             return RunnerStats(
                 self._steps,
+                self._texts,
                 self._slots,
                 len(self._compiled),
                 self._compile_seconds,
@@ -131,6 +133,7 @@ class StepRunner:
             seconds = self._clock.stop(mark)
         with self._lock:
             self._steps += 1
+            self._texts += sum(len(row) for row in step.rows)
             self._slots += step.shape.slots
         vectors = np.concatenate([answer[row, : len(texts)] for row, texts in enumerate(step.rows)])
         return StepResult(step.texts(), vectors, seconds)
