@@ -7,6 +7,7 @@ freezes what is due as `runs/<run_id>/plan.parquet`, which the workers read.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -63,21 +64,16 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
     """
     store = open_store(run.output)
     recover(store)
-    found = find_input(loaded.input_uri, loaded.workload.input)
-    commits = {b: read_commit(store, b, attempt) for b, attempt in newest_commits(store).items()}
-    _refuse_changed_input(found, commits)
-    every = [ref for file in found.files for ref in cut_batches(file, loaded.workload.limits)]
-    due = [ref for ref in (_due(ref, commits.get(ref.batch_id), retry_classes) for ref in every) if ref]
-    if loaded.workload.input.unique_ids == "run":
-        due = _mark_duplicates(loaded, every, due, commits)
+    work = find_due(loaded, store, retry_classes)
+    found, commits, due, every = work.found, work.commits, work.refs, work.every
     start_budget(loaded.workload, store, commits, due)
     plan_uri = run_path(run.run_id, "plan.parquet")
     store.create(plan_uri, plan_bytes(due, found.schema))
     store.create(run_path(run.run_id, WORKLOAD_FILE), loaded.source)
     return Plan(
         run_id=run.run_id,
-        refs=tuple(due),
-        rows_due=sum(_rows_due(ref, commits, retry_classes) for ref in due),
+        refs=due,
+        rows_due=sum(work.rows(ref) for ref in due),
         rows_total=sum(file.rows for file in found.files),
         batches_total=len(every),
         batches_committed=sum(ref.batch_id in commits for ref in every),
@@ -85,6 +81,48 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
         skipped_files=found.skipped,
         plan_uri=plan_uri,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class DueWork:
+    """What there is to do, before anything is written: all batches, those that are due, what is committed.
+
+    `commits` are the newest commit records by batch.
+    """
+
+    found: InputFiles
+    commits: dict[str, CommitRecord]
+    every: tuple[BatchRef, ...]
+    refs: tuple[BatchRef, ...]
+    retry_classes: tuple[str, ...]
+
+    def rows(self, ref: BatchRef) -> int:
+        """Rows of a batch that is due: all of a new one, else the failures that are tried again."""
+        return _rows_due(ref, self.commits, self.retry_classes)
+
+
+def find_due(
+    loaded: LoadedWorkload,
+    store: Store | None,
+    retry_classes: Sequence[str] = (),
+    *,
+    mark_duplicates: bool = True,
+) -> DueWork:
+    """Find what is due in an output, writing nothing; without a store, as for an empty output.
+
+    Raises:
+        InputError: see `transforms.files.find_input`.
+        OutputError: an input file was replaced since its documents were answered.
+    """
+    found = find_input(loaded.input_uri, loaded.workload.input)
+    newest = {} if store is None else newest_commits(store)
+    commits = {b: read_commit(store, b, attempt) for b, attempt in newest.items() if store is not None}
+    _refuse_changed_input(found, commits)
+    every = [ref for file in found.files for ref in cut_batches(file, loaded.workload.limits)]
+    due = [ref for ref in (_due(ref, commits.get(ref.batch_id), retry_classes) for ref in every) if ref]
+    if mark_duplicates and loaded.workload.input.unique_ids == "run":
+        due = _mark_duplicates(loaded, found.schema, every, due, commits)
+    return DueWork(found, commits, tuple(every), tuple(due), tuple(retry_classes))
 
 
 def cut_batches(file: InputFile, limits: Limits) -> Iterator[BatchRef]:
@@ -117,6 +155,7 @@ def _due(ref: BatchRef, record: CommitRecord | None, retry_classes: Sequence[str
         ref,
         attempt=record.attempt + 1,
         previous_attempt=record.attempt,
+        duplicate_rows=record.ref.duplicate_rows,
         retry_classes=tuple(sorted(set(retry_classes))),
     )
 
@@ -149,23 +188,40 @@ def _refuse_changed_input(found: InputFiles, commits: dict[str, CommitRecord]) -
 
 def _mark_duplicates(
     loaded: LoadedWorkload,
+    schema: pa.Schema,
     every: Sequence[BatchRef],
     due: Sequence[BatchRef],
     commits: dict[str, CommitRecord],
 ) -> list[BatchRef]:
-    """Note in each new batch the rows whose id stood before; committed batches come first."""
+    """Note in each new batch the rows whose id stood before; committed rows come first."""
     if all(ref.batch_id in commits for ref in due):
         return list(due)
-    order = sorted(every, key=lambda ref: ref.batch_id not in commits)
-    runs = [IdRun(uri, group) for uri, group in dict.fromkeys((r.uri, r.row_group) for r in order)]
     settings = loaded.workload.input
     row_filter = compile_condition("input.filter", settings.filter) if settings.filter else None
-    duplicates = find_duplicates(runs, settings.id, row_filter)
-    return [replace(ref, duplicate_rows=_rows_inside(ref, duplicates)) for ref in due]
+    duplicates = find_duplicates(_id_runs(every, commits), schema, settings.id, row_filter)
+    return [
+        ref
+        if ref.batch_id in commits
+        else replace(ref, duplicate_rows=_rows_inside(ref, duplicates.get((ref.uri, ref.row_group), set())))
+        for ref in due
+    ]
 
 
-def _rows_inside(ref: BatchRef, duplicates: dict[tuple[str, int], set[int]]) -> tuple[int, ...]:
-    rows = duplicates.get((ref.uri, ref.row_group), set())
+def _id_runs(every: Sequence[BatchRef], commits: dict[str, CommitRecord]) -> list[IdRun]:
+    """The row groups in input order, with what is committed of them."""
+    groups: dict[tuple[str, int], list[BatchRef]] = defaultdict(list)
+    for ref in every:
+        groups[ref.uri, ref.row_group].append(ref)
+    runs = []
+    for (uri, row_group), refs in groups.items():
+        done = [ref for ref in refs if ref.batch_id in commits]
+        ranges = tuple((ref.first_row, ref.first_row + ref.row_count) for ref in done)
+        known = frozenset(row for ref in done for row in commits[ref.batch_id].ref.duplicate_rows)
+        runs.append(IdRun(uri, row_group, ranges, known))
+    return runs
+
+
+def _rows_inside(ref: BatchRef, rows: set[int]) -> tuple[int, ...]:
     return tuple(sorted(r for r in rows if ref.first_row <= r < ref.first_row + ref.row_count))
 
 

@@ -89,9 +89,7 @@ class PriceBook:
         Takes the dearest reading of the input tokens (plain, or all written to the cache) and the
         service tier or speed that `parameters` ask for.
         """
-        context = tuple(
-            (k, v) for k, v in backend.parameters.items() if k in _CONTEXT_KEYS and isinstance(v, str)
-        )
+        context = asked_context(backend)
         plain = Usage(input_token_bound, max_output_tokens)
         written = Usage(input_token_bound, max_output_tokens, 0, input_token_bound)
         totals = [
@@ -113,6 +111,11 @@ class PriceBook:
         if rates is not None:
             return rates.total(usage)
         return _calculated(provider, model, usage, at, dict(context))
+
+
+def asked_context(backend: HostedBackend) -> _Context:
+    """The service tier and speed that a backend's parameters ask for: they decide the price."""
+    return tuple((k, v) for k, v in backend.parameters.items() if k in _CONTEXT_KEYS and isinstance(v, str))
 
 
 def _own_total(price: TokenPrice, usage: Usage) -> Decimal:

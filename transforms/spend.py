@@ -28,16 +28,24 @@ def start_budget(
     """
     if workload.budget.amount is None:
         return None
-    hosted = frozenset(workload.hosted_backends())
-    committed = sum((_spent(r, hosted) for r in _every_attempt(store, commits)), Decimal(0))
-    attempts = {ref.batch_id: ref.attempt for ref in due}
-    begun = {p.name for p in Path(store.root, LEDGER).glob("*") if p.name not in commits}
-    spent = committed + read_spent(store.root, begun | attempts.keys(), attempts).spent
+    spent = spent_so_far(workload, store, commits, due)
     open_budget(store.root, workload.budget.amount, spent)
     return spent
 
 
-def _every_attempt(store: Store, newest: Mapping[str, CommitRecord]) -> Iterable[CommitRecord]:
+def spent_so_far(
+    workload: Workload, store: Store, commits: Mapping[str, CommitRecord], due: Iterable[BatchRef]
+) -> Decimal:
+    """What counts against the budget already, at list price; see `start_budget`. Writes nothing."""
+    hosted = frozenset(workload.hosted_backends())
+    committed = sum((_spent(r, hosted) for r in every_attempt(store, commits)), Decimal(0))
+    attempts = {ref.batch_id: ref.attempt for ref in due}
+    begun = {p.name for p in Path(store.root, LEDGER).glob("*") if p.name not in commits}
+    return committed + read_spent(store.root, begun | attempts.keys(), attempts).spent
+
+
+def every_attempt(store: Store, newest: Mapping[str, CommitRecord]) -> Iterable[CommitRecord]:
+    """The commit records of all attempts, given the newest of each batch."""
     for record in newest.values():
         yield record
         for attempt in range(1, record.attempt):
