@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -22,6 +24,15 @@ from schemas.batches import BatchReport
 from schemas.run import Manifest, Progress
 
 
+@contextmanager
+def only_a_view(what: str) -> Iterator[None]:
+    """Go on when Prefect can't show something: a run is not stopped because nobody can see it."""
+    try:
+        yield
+    except Exception as error:
+        get_run_logger().warning(f"{what} could not be shown: {type(error).__name__}: {error}")
+
+
 class ProgressArtifact:
     """A bar in the UI: finished documents of those that are due."""
 
@@ -30,9 +41,10 @@ class ProgressArtifact:
         self._guard = threading.Lock()
         self._documents: dict[int, int] = {}
         self._shown = 0.0
-        made = create_progress_artifact(0.0, key="enrich-progress", description="documents finished")
-        assert isinstance(made, UUID)
-        self._id = made
+        self._id: UUID | None = None
+        with only_a_view("the progress bar"):
+            made = create_progress_artifact(0.0, key="enrich-progress", description="documents finished")
+            self._id = made if isinstance(made, UUID) else None
 
     def heard(self, progress: Progress) -> None:
         """Note how far a worker is; nothing is sent yet."""
@@ -48,17 +60,28 @@ class ProgressArtifact:
     def update(self) -> None:
         """Send the bar's state if it has moved."""
         percent = self.percent()
-        if percent != self._shown:
-            update_progress_artifact(self._id, progress=percent)
+        if self._id is not None and percent != self._shown:
+            with only_a_view("the progress bar"):
+                update_progress_artifact(self._id, progress=percent)
             self._shown = percent
 
 
 def publish_artifacts(
     manifest: Manifest, lines: Sequence[BatchLine], failed: Sequence[BatchReport], output: str
 ) -> None:
-    """Create the tables and the summary of a settled run. Empty tables are left out."""
+    """Create the tables and the summary of a settled run; empty tables are left out.
+
+    The run is settled and its report written by now: without them it is no less complete.
+    """
+    with only_a_view("the tables"):
+        _publish(manifest, lines, failed, output)
+
+
+def _publish(
+    manifest: Manifest, lines: Sequence[BatchLine], failed: Sequence[BatchReport], output: str
+) -> None:
     kind = "Rehearsal" if manifest.rehearsal else "Run"
-    due = len(lines) + sum(f.batch_id not in {line.batch_id for line in lines} for f in failed)
+    due = len({line.batch_id for line in lines} | {report.batch_id for report in failed})
     shown = f", {MAX_ROWS} of {due:,} shown, failed ones first" if due > MAX_ROWS else ""
     _table("enrich-batches", batch_rows(lines, failed), f"{kind} {manifest.run_id}: batches{shown}")
     _table("enrich-cost", cost_rows(manifest), f"{kind} {manifest.run_id}: cost by route and backend")

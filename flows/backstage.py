@@ -25,17 +25,21 @@ _BRIEF_TEXT = 100
 
 @dataclass(frozen=True, slots=True)
 class Backstage:
-    """What the commands work with. `out` is for the answer, `err` for progress."""
+    """What the commands work with. `out` is for the answer, `err` for progress.
+
+    `write_documents` makes the demo's documents in a folder and gives their number.
+    """
 
     steps: Callable[[], Steps]
     run_enrich: Callable[[EnrichParameters, Watcher], Ending]
     out: Console
     err: Console
+    write_documents: Callable[[Path], int]
 
     @classmethod
     def real(cls) -> Backstage:
         """The real thing."""
-        return cls(real_steps, _run_enrich, console(), console(stderr=True))
+        return cls(real_steps, _run_enrich, console(), console(stderr=True), _write_corpus)
 
     def check(self, workload: Path, input_uri: str | None, as_json: bool) -> None:
         """Check a workload and print what was found; raises what is wrong."""
@@ -172,3 +176,9 @@ def _run_enrich(parameters: EnrichParameters, watcher: Watcher) -> Ending:
     from flows.launch import run_enrich
 
     return run_enrich(parameters, watcher)
+
+
+def _write_corpus(folder: Path) -> int:
+    from flows.corpus import write_corpus
+
+    return write_corpus(folder).documents

@@ -41,15 +41,13 @@ def run_demo(backstage: Backstage, folder: Path, as_json: bool) -> bool:
     Raises:
         ConfigurationError: the example workload is missing, or the folder holds something else.
     """
-    from flows.corpus import write_corpus
-
     folder = folder.resolve()
     _tell(backstage, "Collecting the documentation of the installed packages …")
-    corpus = write_corpus(folder / "input")
+    documents = backstage.write_documents(folder / "input")
     loaded = load_workload(_place_workload(folder))
     rehearsal, why = decide_rehearsal(loaded, os.environ)
     _refuse_other_kind(loaded.output_uri, rehearsal)
-    _tell(backstage, f"{count(corpus.documents, 'document')} in {folder / 'input'}")
+    _tell(backstage, f"{count(documents, 'document')} in {folder / 'input'}")
     _tell(backstage, why)
     ending = backstage.enrich(EnrichParameters(workload=str(loaded.path), rehearsal=rehearsal))
     assert ending.manifest is not None

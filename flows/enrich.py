@@ -42,7 +42,7 @@ from flows.steps import Surroundings, load_for, surroundings
 from flows.words import batches as batches_text
 from flows.words import count
 from flows.worker import WorkerEnd
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, SwitchgearError
 from schemas.ids import new_run_id
 from schemas.load import LoadedWorkload
 from schemas.run import Manifest, RunContext
@@ -107,9 +107,12 @@ def enrich(parameters: EnrichParameters) -> State[Any]:
         with _planned(parameters, around) as run:
             outcomes = _work(run, around) if run.plan.refs else []
             manifest = _settle(run, outcomes, around)
-    except ConfigurationError as error:
+    except SwitchgearError as error:
         around.ending.error = error
-        return Failed(message=str(error), name="Misconfigured")
+        if isinstance(error, ConfigurationError):
+            return Failed(message=str(error), name="Misconfigured")
+        get_run_logger().exception("the run broke off")
+        return Failed(message=f"The run broke off: {error}. A retry does what is missing")
     around.ending.error = _common_configuration_error(outcomes)
     sentence = end_sentence(manifest, nothing_due=not run.plan.refs)
     get_run_logger().info(sentence)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -26,7 +26,7 @@ from transforms.plan import Plan
 
 LINE_EVERY_S = 5.0
 _WINDOW_S = 30.0
-_BAR_WIDTH = 30
+_BAR_WIDTH = 40
 _REFRESH_PER_SECOND = 4
 
 
@@ -213,15 +213,15 @@ class LiveWatcher:
         """See `Watcher`."""
         self._console.print(Text(f"rehearsal: {text}" if self._rehearsal else text))
 
-    def render(self) -> Table | Text:
-        """The bar and the figures as they are now."""
+    def render(self) -> RenderableType:
+        """The bar, and below it the figures as they are now."""
         if self._tally is None:
             return Text("")
         standing = self._tally.standing()
         grid = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=1.0, completed=standing.share, width=_BAR_WIDTH)
-        grid.add_row(bar, Text(f"{standing.share:4.0%}"), Text(standing.line(), overflow="fold"))
-        return grid
+        grid.add_row(bar, Text(f"{standing.share:4.0%}"))
+        return Group(grid, Text(standing.line(), overflow="fold"))
 
     def close(self) -> None:
         """Leave the bar as it stands."""

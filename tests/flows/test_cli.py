@@ -37,7 +37,7 @@ class Cli:
         self.asked: list[EnrichParameters] = []
 
     def __call__(self, *arguments: object) -> Result:
-        backstage = Backstage(self.fake.steps, self._run, console(), console(stderr=True))
+        backstage = Backstage(self.fake.steps, self._run, console(), console(stderr=True), lambda _: 0)
         return CliRunner().invoke(app, [str(a) for a in arguments], obj=backstage)
 
     def _run(self, parameters: EnrichParameters, watcher: Watcher) -> Ending:

@@ -1,4 +1,4 @@
-"""The demo around its run: where things stand, and what it decides. The run itself is in tests/e2e."""
+"""The demo: what it decides, and (slow) the whole of it on the documentation of a few packages."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from schemas.errors import InputError, MissingSecretError, WorkloadError
+from schemas.errors import InputError, MissingSecretError, StoreError, WorkloadError
 from schemas.run import Manifest
 from tests.flows.fake_run import FakeRun, Watched
 
@@ -188,6 +188,44 @@ def test_a_configuration_error_of_every_worker_is_the_users_to_mend(fake: FakeRu
     assert "Mend that before a retry" in run.task_runs()["group-0000"]
 
 
+def test_trouble_with_the_store_is_a_sentence_for_the_operator(fake: FakeRun) -> None:
+    def settle(*_: Any) -> Any:
+        raise StoreError("the disk is full")
+
+    run = Run(fake, steps=fake.steps(settle=settle))
+
+    assert run.state.is_failed()
+    assert run.state.message == "The run broke off: the disk is full. A retry does what is missing"
+    assert isinstance(run.ending.error, StoreError)
+    assert fake.locks == 0
+
+
+def test_a_form_with_mistakes_is_refused_field_by_field(fake: FakeRun) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow
+
+    from flows.enrich import enrich
+
+    mistakes = {"workload": "", "groups": 501, "retry_classes": ["nonsense"], "unknown": 1}
+    with get_client(sync_client=True) as client:  # as a deployment's run arrives: plain JSON
+        flow_run = client.create_flow_run(enrich, parameters={"parameters": mistakes})
+        state: Any = run_flow(enrich, client.read_flow_run(flow_run.id), return_type="state")
+
+    assert state.is_failed()
+    for field in mistakes:
+        assert f"parameters.{field}" in state.message
+    assert fake.starts() == []
+
+
+def test_the_form_has_a_title_and_a_description_for_every_field() -> None:
+    from flows.enrich import enrich
+
+    form = enrich.parameters.model_dump()["definitions"]["EnrichParameters"]["properties"]
+
+    assert len(form) == 8
+    assert all(field["title"] and field["description"] for field in form.values())
+
+
 def test_an_unexpected_error_is_not_swallowed(fake: FakeRun) -> None:
     def settle(*_: Any) -> Any:
         raise RuntimeError("a defect of ours")
@@ -217,6 +255,21 @@ def test_an_operator_sees_batches_costs_failures_a_summary_and_progress(fake: Fa
     assert all(list(row) == list(batches[0]) for row in batches)
     assert {row["reason"] for row in json.loads(artifacts["enrich-failures"].data)} == {"policy_rejected"}
     assert "Rehearsal (nothing was sent to a provider)" in artifacts["enrich-summary"].data
+
+
+def test_a_server_that_cannot_take_the_tables_does_not_stop_a_run(
+    fake: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("the server is gone")
+
+    for name in ("create_progress_artifact", "create_table_artifact", "create_markdown_artifact"):
+        monkeypatch.setattr(f"flows.artifacts.{name}", unreachable)
+
+    run = Run(fake)
+
+    assert run.state.is_completed()
+    assert run.artifacts() == {}
 
 
 def test_the_run_is_noted_with_absolute_paths_and_its_report_stands_beside_it(fake: FakeRun) -> None:
