@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 FOLDER = Path("build/bench/memory")
 SIZES = tuple(int(n) for n in os.environ.get("SIZES", "100000,1000000").split(","))
 ROWS_PER_FILE = 100_000
-WORDS = np.array(["data", "model", "row", "file", "plan", "cost", "call", "time", "text", "route"]))
+WORDS = np.array(["data", "model", "row", "file", "plan", "cost", "call", "time", "text", "route"])
 WORKLOAD = """
 name = "memory"
 match = "all"
