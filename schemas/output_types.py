@@ -75,7 +75,7 @@ def _type_of(schema: Any, root: dict[str, Any], inside: tuple[str, ...]) -> pa.D
 def _referenced(reference: str, root: dict[str, Any], inside: tuple[str, ...]) -> pa.DataType:
     if reference in inside:  # a schema inside itself has no finite type
         return _JSON_TEXT
-    return _type_of(_resolved(reference, root), root, (*inside, reference))
+    return _type_of(resolve_reference(reference, root), root, (*inside, reference))
 
 
 def _type_name(schema: dict[str, Any]) -> str:
@@ -102,8 +102,12 @@ def _enum_type(values: list[Any]) -> str:
     return simple.get(frozenset(kinds), "")
 
 
-def _resolved(reference: str, root: dict[str, Any]) -> Any:
-    """The schema behind a reference into the same document (a JSON Pointer, RFC 6901)."""
+def resolve_reference(reference: str, root: dict[str, Any]) -> Any:
+    """The schema behind a reference into the same document (a JSON Pointer, RFC 6901).
+
+    Raises:
+        ConfigurationError: it points nowhere.
+    """
     target: Any = root
     try:
         if not reference.startswith("#"):
