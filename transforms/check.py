@@ -16,7 +16,7 @@ from schemas.load import LoadedWorkload
 from schemas.outcomes import Usage
 from schemas.workload import HostedBackend, Workload
 from transforms.expressions import ExpressionError, check_condition, compile_condition
-from transforms.files import find_input
+from transforms.files import find_input, refuse_own_results
 from transforms.prompt import check_prompt
 
 _MILLION = 1_000_000
@@ -73,6 +73,7 @@ def check_workload(loaded: LoadedWorkload, *, environment: Mapping[str, str] = o
     """
     workload = loaded.workload
     found = find_input(loaded.input_uri, workload.input)
+    refuse_own_results(found, loaded.output_uri)
     problems = [*_expression_problems(workload, found.schema), *_prompt_problems(workload)]
     problems += _model_problems(loaded)
     if problems:
@@ -104,6 +105,17 @@ def check_workload(loaded: LoadedWorkload, *, environment: Mapping[str, str] = o
         backends=backends + embedders,
         warnings=tuple(_warnings(workload, backends)),
     )
+
+
+def require_usable(loaded: LoadedWorkload, schema: pa.Schema) -> None:
+    """Make sure that expressions and prompts can be used on an input of this schema.
+
+    Raises:
+        WorkloadError: they can't; every problem is listed.
+    """
+    problems = [*_expression_problems(loaded.workload, schema), *_prompt_problems(loaded.workload)]
+    if problems:
+        raise WorkloadError(str(loaded.path), problems)
 
 
 def require_keys(workload: Workload, environment: Mapping[str, str] = os.environ) -> None:

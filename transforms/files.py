@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,14 +83,15 @@ def find_input(uri: str, settings: Input) -> InputFiles:
 def list_files(uri: str) -> list[str]:
     """The absolute paths behind an input address, sorted: a file, a folder's *.parquet, or a glob.
 
-    Names that begin with `_` or `.` are left out of folders, as Spark and Hive do.
+    Names that begin with `_` or `.` are left out of folders, as Spark and Hive do; a folder that is
+    called like a file is none.
     """
     if "://" in uri:
         raise InputError(f"input {uri}: only local files are supported as input yet; give a path")
     if os.path.isfile(uri):
         return [os.path.abspath(uri)]
     if os.path.isdir(uri):
-        found = sorted(str(p) for p in Path(uri).rglob("*.parquet") if _is_visible(p.relative_to(uri)))
+        found = sorted(str(p) for p in Path(uri).rglob("*.parquet") if _is_document_file(p, uri))
         allowed = "it holds no *.parquet files"
     else:
         found = sorted(p for p in glob.glob(uri, recursive=True) if os.path.isfile(p))
@@ -100,8 +101,9 @@ def list_files(uri: str) -> list[str]:
     return [os.path.abspath(p) for p in found]
 
 
-def _is_visible(path: Path) -> bool:
-    return not any(part.startswith(("_", ".")) for part in path.parts)
+def _is_document_file(path: Path, folder: str) -> bool:
+    hidden = any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts)
+    return not hidden and not path.is_dir()
 
 
 def _describe(path: str, columns: Sequence[str]) -> InputFile | str:
@@ -123,8 +125,13 @@ def _row_group(metadata: pq.FileMetaData, index: int, columns: Sequence[str]) ->
     if group.num_rows < 0:
         raise ValueError(f"row group {index} claims {group.num_rows} rows")
     chunks = (group.column(i) for i in range(group.num_columns))
-    size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in columns)
+    size = sum(c.total_uncompressed_size for c in chunks if _is_of(c.path_in_schema, columns))
     return RowGroup(index, group.num_rows, max(size, 0))
+
+
+def _is_of(path: str, columns: Sequence[str]) -> bool:
+    """Whether a leaf belongs to one of some columns; names may have dots in them."""
+    return any(path == name or path.startswith(f"{name}.") for name in columns)
 
 
 def _content_digest(path: str) -> str:
@@ -135,31 +142,62 @@ def _content_digest(path: str) -> str:
     return f"sha256:{digest.hexdigest()[:32]}"
 
 
+def refuse_own_results(found: InputFiles, output: str) -> None:
+    """What a run writes must not be read as documents by the next one.
+
+    Raises:
+        InputError: an input file lies in the output folder.
+    """
+    for file in found.files:
+        if Path(file.uri).is_relative_to(output):
+            raise InputError(
+                f"input file {file.uri} lies in the output folder {output}: results would be read as "
+                "documents. Give an output folder outside the input, or an input glob that leaves it out"
+            )
+
+
 def common_schema(files: Sequence[InputFile], settings: Input) -> pa.Schema:
     """The schema of the needed columns that all files can be read as.
 
     Raises:
         InputError: a column is missing somewhere, or its types can't be brought together.
     """
-    missing = [
-        f"{f.uri}: no column {name!r} (has: {', '.join(f.schema.names[:20])})"
+    wrong = [
+        f"{f.uri}: {'no' if count == 0 else count} column{'s' if count else ''} {name!r} "
+        f"(has: {', '.join(f.schema.names[:20])})"
         for f in files
         for name in settings.needed_columns
-        if name not in f.schema.names
+        if (count := f.schema.names.count(name)) != 1
     ]
-    if missing:
+    if wrong:
         raise InputError(
-            _listing("columns that the workload names are missing:", missing)
+            _listing("columns that the workload names are missing, or stand twice:", wrong)
             + "\nMend input.id, input.text or input.columns, or the files"
         )
-    fields = [_common_field(files, name) for name in settings.needed_columns]
-    _require_string(fields[1], "input.text", files)
-    if not (_is_string(fields[0].type) or pa.types.is_integer(fields[0].type)):
+    _require_type(files, "input.text", settings.text, "string", _is_string)
+    _require_type(
+        files,
+        "input.id",
+        settings.id,
+        "string or integer",
+        lambda kind: _is_string(kind) or pa.types.is_integer(kind),
+    )
+    return pa.schema([_common_field(files, name) for name in settings.needed_columns])
+
+
+def _require_type(
+    files: Sequence[InputFile], key: str, name: str, wanted: str, is_wanted: Callable[[pa.DataType], bool]
+) -> None:
+    """A file in which all values are null may have the column as null, if another one has its type."""
+    kinds = [(file.uri, _plain(file.schema.field(name).type)) for file in files]
+    wrong = [(uri, kind) for uri, kind in kinds if not (is_wanted(kind) or pa.types.is_null(kind))]
+    if not wrong and all(pa.types.is_null(kind) for _, kind in kinds):
+        wrong = kinds
+    if wrong:
+        uri, kind = wrong[0]
         raise InputError(
-            f"input.id column {settings.id!r} is {fields[0].type} in {files[0].uri}; "
-            "it must be string or integer. Name another column, or cast it"
+            f"{key} column {name!r} is {kind} in {uri}; it must be {wanted}. Name another column, or cast it"
         )
-    return pa.schema(fields)
 
 
 def _common_field(files: Sequence[InputFile], name: str) -> pa.Field:
@@ -190,14 +228,6 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 def _is_string(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _require_string(field: pa.Field, key: str, files: Sequence[InputFile]) -> None:
-    if not _is_string(field.type):
-        raise InputError(
-            f"{key} column {field.name!r} is {field.type} in {files[0].uri}; it must be string. "
-            "Name another column, or cast it"
-        )
 
 
 def _listing(head: str, lines: Sequence[str]) -> str:

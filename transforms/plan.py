@@ -25,7 +25,7 @@ from schemas.workload import Limits
 from transforms.commit import recover
 from transforms.duplicates import IdRun, find_duplicates
 from transforms.expressions import compile_condition
-from transforms.files import InputFile, InputFiles, find_input
+from transforms.files import InputFile, InputFiles, find_input, refuse_own_results
 from transforms.layout import newest_commits, read_commit, run_path
 from transforms.spend import start_budget
 from transforms.store import Store, open_store
@@ -59,7 +59,7 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
     `retry_classes` are failure classes that are tried again besides the retryable ones.
 
     Raises:
-        InputError: see `transforms.files.find_input`.
+        InputError: see `transforms.files.find_input` and `refuse_own_results`.
         OutputError: an input file was replaced since its documents were answered.
     """
     store = open_store(run.output)
@@ -111,10 +111,11 @@ def find_due(
     """Find what is due in an output, writing nothing; without a store, as for an empty output.
 
     Raises:
-        InputError: see `transforms.files.find_input`.
+        InputError: see `transforms.files.find_input` and `refuse_own_results`.
         OutputError: an input file was replaced since its documents were answered.
     """
     found = find_input(loaded.input_uri, loaded.workload.input)
+    refuse_own_results(found, loaded.output_uri)
     newest = {} if store is None else newest_commits(store)
     commits = {b: read_commit(store, b, attempt) for b, attempt in newest.items() if store is not None}
     _refuse_changed_input(found, commits)
