@@ -56,11 +56,19 @@ def check_condition(condition: Condition, schema: pa.Schema) -> Problem | None:
     if unknown:
         allowed = f"column {unknown[0]!r} is not read; known: {', '.join(schema.names)}"
         return Problem(condition.where, repr(condition.sql), allowed, "add it to input.columns")
-    if _looks_at_other_rows(json.loads(condition.expression.meta.serialize(format="json"))):
+    tree = condition.expression.meta.serialize(format="json")
+    if _looks_at_other_rows(json.loads(tree)):
         allowed = "looks at other rows (an aggregate or a window); a document is judged by itself"
         return Problem(condition.where, repr(condition.sql), allowed, "use the row's own columns only")
-    frame = pl.DataFrame(schema.empty_table())
+    if tree != pl.sql_expr(condition.sql).meta.serialize(format="json"):
+        allowed = "depends on the time; a document must be routed the same way whenever it is tried"
+        return Problem(condition.where, repr(condition.sql), allowed, "write the date into the expression")
+    return _check_result(condition, schema)
+
+
+def _check_result(condition: Condition, schema: pa.Schema) -> Problem | None:
     try:
+        frame = _frame(condition, schema.empty_table())
         kind = frame.select(condition.expression.alias("_")).schema["_"]
     except BaseException as error:
         _reraise_exit(error)
@@ -70,16 +78,19 @@ def check_condition(condition: Condition, schema: pa.Schema) -> Problem | None:
     return None
 
 
+_OTHER_ROWS = frozenset({"Agg", "Over", "Explode", "Len", "Correlation", "Quantile", "Rank"})
+"""What Polars' SQL turns aggregates, windows, UNNEST, COUNT(*), CORR, COVAR, QUANTILE_* and RANK into."""
+
+
 def _looks_at_other_rows(node: Any) -> bool:
-    """Whether an expression's tree holds an aggregate, a window or the table's length."""
+    """Whether an expression's tree holds anything that looks at more than one row."""
     if isinstance(node, dict):
-        return any(
-            key in ("Agg", "Over") or (key != "Literal" and _looks_at_other_rows(value))
-            for key, value in node.items()
-        )
+        names = node.keys() - {"Literal", "Column", "Alias"}
+        inner = [node[name] for name in names] + [a[0] for a in [node.get("Alias")] if a]
+        return bool(names & _OTHER_ROWS) or any(map(_looks_at_other_rows, inner))
     if isinstance(node, list):
-        return any(_looks_at_other_rows(item) for item in node)
-    return node == "Len"
+        return any(map(_looks_at_other_rows, node))
+    return node in _OTHER_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,37 +103,42 @@ class Evaluation:
 
 def evaluate(conditions: Sequence[Condition], table: pa.Table) -> Evaluation:
     """Evaluate conditions on whole columns; only if that fails, row by row to find the culprits."""
-    frame = pl.DataFrame(table)
     masks: list[list[bool]] = []
     errors: dict[int, str] = {}
     for condition in conditions:
         try:
-            masks.append(_evaluate_one(condition, frame))
+            masks.append(_evaluate_one(condition, table))
         except ExpressionError:
-            masks.append(_evaluate_each_row(condition, frame, errors))
+            masks.append(_evaluate_each_row(condition, table, errors))
     return Evaluation(masks, errors)
 
 
-def _evaluate_each_row(condition: Condition, frame: pl.DataFrame, errors: dict[int, str]) -> list[bool]:
-    mask = [False] * frame.height
-    for position in range(frame.height):
+def _evaluate_each_row(condition: Condition, table: pa.Table, errors: dict[int, str]) -> list[bool]:
+    mask = [False] * table.num_rows
+    for position in range(table.num_rows):
         try:
-            mask[position] = _evaluate_one(condition, frame.slice(position, 1))[0]
+            mask[position] = _evaluate_one(condition, table.slice(position, 1))[0]
         except ExpressionError as error:
             errors.setdefault(position, str(error))
     return mask
 
 
-def _evaluate_one(condition: Condition, frame: pl.DataFrame) -> list[bool]:
+def _evaluate_one(condition: Condition, table: pa.Table) -> list[bool]:
+    expression = condition.expression.cast(pl.Boolean).fill_null(False)
     try:
-        column = frame.select(condition.expression.cast(pl.Boolean).fill_null(False).alias("_"))["_"]
+        column = _frame(condition, table).select(expression.alias("_"))["_"]
     except BaseException as error:
         _reraise_exit(error)
         message = f"failed on this row: {first_line(error)}"
         raise ExpressionError(Problem(condition.where, repr(condition.sql), message)) from None
-    if len(column) == 1 and frame.height != 1:  # a constant such as TRUE
-        return [bool(column[0])] * frame.height
+    if not condition.columns:  # a constant such as TRUE
+        return [bool(column[0])] * table.num_rows
     return column.to_list()
+
+
+def _frame(condition: Condition, table: pa.Table) -> pl.DataFrame:
+    """The columns that an expression reads; others may be of types that Polars does not know."""
+    return pl.DataFrame(table.select(list(dict.fromkeys(condition.columns))))
 
 
 def _reraise_exit(error: BaseException) -> None:
