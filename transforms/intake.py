@@ -34,17 +34,22 @@ class Intake:
     faults: dict[int, tuple[FailureClass, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class FirstLook:
+    """What the input's filter says of a table, and the rows of which it can't say anything."""
+
+    table: pa.Table
+    skipped: frozenset[int]
+    faults: dict[int, tuple[FailureClass, str]]
+
+
 def inspect_rows(
     table: pa.Table, settings: Input, row_filter: Condition | None, duplicate_positions: Sequence[int]
 ) -> Intake:
-    """Apply the input's filter and find the rows without a usable id or text.
-
-    A row with a string that is no valid UTF-8 is a failure even if the filter would skip it: what
-    the filter says of it can't be known.
-    """
-    table, faults = _without_invalid_text(table)
+    """Apply the input's filter and find the rows without a usable id or text."""
+    look = look_at_rows(table, row_filter)
+    table, skipped, faults = look.table, look.skipped, look.faults
     ids = _ids(table.column(settings.id))
-    skipped = _skipped(table, row_filter, faults)
     for position in duplicate_positions:
         message = f"the id {ids[position]!r} stands in an earlier row"
         faults.setdefault(position, (FailureClass.DUPLICATE_ID, message))
@@ -53,55 +58,66 @@ def inspect_rows(
     return Intake(table, ids, skipped, {p: f for p, f in faults.items() if p not in skipped})
 
 
-def _skipped(
-    table: pa.Table, row_filter: Condition | None, faults: dict[int, tuple[FailureClass, str]]
-) -> frozenset[int]:
+def look_at_rows(table: pa.Table, row_filter: Condition | None) -> FirstLook:
+    """Apply the input's filter.
+
+    A row with text that is no valid UTF-8, or that the filter fails on, is a failure and not skipped:
+    what the filter says of it can't be known.
+    """
+    table, faults = _without_invalid_text(table)
     if row_filter is None:
-        return frozenset()
+        return FirstLook(table, frozenset(), faults)
     evaluation = evaluate([row_filter], table)
     for position, message in evaluation.errors.items():
         faults.setdefault(position, (FailureClass.EXPRESSION_ERROR, message))
-    return frozenset(p for p, kept in enumerate(evaluation.masks[0]) if not kept) - faults.keys()
+    left_out = frozenset(p for p, kept in enumerate(evaluation.masks[0]) if not kept)
+    return FirstLook(table, left_out - faults.keys(), faults)
 
 
 def _without_invalid_text(table: pa.Table) -> tuple[pa.Table, dict[int, tuple[FailureClass, str]]]:
     faults: dict[int, tuple[FailureClass, str]] = {}
     for index, field in enumerate(table.schema):
-        if not pa.types.is_large_string(field.type):
-            continue
-        bad = _invalid_positions(table.column(index))
+        bad = _invalid_positions(table.column(index)) if _holds_text(field.type) else {}
         for position, shown in bad.items():
-            message = f"column {field.name!r} is not valid UTF-8 (starts with {shown})"
+            message = f"column {field.name!r} is not valid UTF-8{shown}"
             faults.setdefault(position, (FailureClass.INVALID_TEXT, message))
         if bad:
-            table = table.set_column(index, field, _nulled(table.column(index), bad))
+            kept = [None if p in bad else p for p in range(table.num_rows)]
+            cleaned = table.column(index).take(pa.array(kept, pa.int64()))
+            table = table.set_column(index, field, cleaned)
     return table, faults
 
 
+def _holds_text(kind: pa.DataType) -> bool:
+    """Whether there are strings in values of this type."""
+    if pa.types.is_dictionary(kind):
+        return _holds_text(kind.value_type)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return True
+    return any(_holds_text(kind.field(i).type) for i in range(kind.num_fields))
+
+
 def _invalid_positions(column: pa.ChunkedArray) -> dict[int, str]:
-    """Positions of strings that are no valid UTF-8, with their first bytes; usually none."""
+    """Positions of values that are no valid UTF-8, with their first bytes; usually none."""
+    if _is_valid(column):
+        return {}
+    bad = (p for p in range(len(column)) if not _is_valid(column.take(pa.array([p], pa.int64()))))
+    return {position: _first_bytes(column, position) for position in bad}
+
+
+def _is_valid(column: pa.ChunkedArray) -> bool:
     try:
         column.validate(full=True)
-        return {}
     except pa.ArrowInvalid:
-        pass
-    bad: dict[int, str] = {}
-    for position, value in enumerate(column.cast(pa.large_binary())):
-        data = value.as_py()
-        try:
-            if data is not None:
-                data.decode("utf-8")
-        except UnicodeDecodeError:
-            bad[position] = repr(data[:_SHOWN_BYTES])
-    return bad
+        return False
+    return True
 
 
-def _nulled(column: pa.ChunkedArray, positions: dict[int, str]) -> pa.ChunkedArray:
-    data = column.cast(pa.large_binary())
-    keep = np.ones(len(column), bool)
-    keep[list(positions)] = False
-    cleaned = pc.if_else(pa.array(keep), data, pa.scalar(None, pa.large_binary()))
-    return cleaned.cast(pa.large_string())
+def _first_bytes(column: pa.ChunkedArray, position: int) -> str:
+    if not pa.types.is_large_string(column.type):
+        return ""
+    data = column.slice(position, 1).cast(pa.large_binary())[0].as_py()
+    return f" (starts with {data[:_SHOWN_BYTES]!r})"
 
 
 def _ids(column: pa.ChunkedArray) -> list[str | None]:

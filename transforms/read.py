@@ -106,11 +106,11 @@ class BatchReader:
         batch = next(cursor.batches, None)
         if batch is None:
             return None
-        return _cast(pa.Table.from_batches([batch]).select(self._schema.names), self._schema)
+        return read_table_as(pa.Table.from_batches([batch]), self._schema)
 
 
-def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Read values as the plan's types; strings go through binary, which does not check them yet."""
+def read_table_as(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A file's columns as the plan's types; strings go through binary, which does not check them yet."""
     columns = [_cast_column(table.column(field.name), field.type) for field in schema]
     return pa.table(columns, schema=schema)
 
