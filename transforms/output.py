@@ -48,11 +48,17 @@ def open_output(loaded: LoadedWorkload, *, rehearsal: bool) -> Iterator[Output]:
     """
     root = Path(loaded.output_uri)
     store = open_store(loaded.output_uri)
-    if root.exists() and not root.is_dir():
-        raise OutputError(f"output {root} is a file; give a folder")
-    _refuse_foreign_folder(root)
-    root.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(root)
+    try:
+        if root.exists() and not root.is_dir():
+            raise OutputError(f"output {root} is a file; give a folder")
+        _refuse_foreign_folder(root)
+        root.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(root)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"output {root} can't be used ({reason}); give a folder that can be written"
+        ) from None
     try:
         _check_marker(store, loaded, rehearsal)
         yield Output(store, rehearsal, descriptor)
@@ -77,7 +83,7 @@ def _lock(root: Path) -> int:
     descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         raise OutputError(
             f"another run is at work on {root}. Wait for it to end; its workers stop with it"
@@ -94,7 +100,7 @@ def _check_marker(store: Store, loaded: LoadedWorkload, rehearsal: bool) -> None
     }
     if store.create(MARKER, canonical_json(marker)):
         return
-    found = json.loads(store.read(MARKER))
+    found = _parsed(store)
     if found.get("version") != MARKER_VERSION:
         raise OutputError(
             f"output {store.root} was written by another version of Switchgear "
@@ -103,7 +109,7 @@ def _check_marker(store: Store, loaded: LoadedWorkload, rehearsal: bool) -> None
     if found["workload_sha256"] != marker["workload_sha256"]:
         raise OutputError(
             f"output {store.root} holds the results of another workload: {found['workload']!r}, version "
-            f"{found['workload_sha256'][:12]}; this is {marker['workload']!r}, version "
+            f"{str(found['workload_sha256'])[:12]}; this is {marker['workload']!r}, version "
             f"{loaded.workload.digest()[:12]}. Results of two versions don't mix: give a new output folder, "
             "or go back to that version (budget, limits and prices may change freely)"
         )
@@ -115,6 +121,15 @@ def _check_marker(store: Store, loaded: LoadedWorkload, rehearsal: bool) -> None
         )
 
 
+def _parsed(store: Store) -> dict[str, object]:
+    try:
+        return dict(json.loads(store.read(MARKER)))
+    except ValueError:
+        raise OutputError(
+            f"output {store.root}: its {MARKER} is not what Switchgear wrote. Give a new output folder"
+        ) from None
+
+
 def read_marker(output: str) -> dict[str, object]:
     """The marker of an output folder.
 
@@ -122,8 +137,8 @@ def read_marker(output: str) -> dict[str, object]:
         OutputError: there is no output there.
     """
     try:
-        return dict(json.loads(open_store(output).read(MARKER)))
-    except FileNotFoundError:
+        return _parsed(open_store(output))
+    except (FileNotFoundError, NotADirectoryError):
         raise OutputError(
             f"{output} is no Switchgear output (no {MARKER}). Give the folder that `switchgear run` wrote to"
         ) from None
