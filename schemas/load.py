@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from schemas.arrow import RESERVED_COLUMNS
 from schemas.errors import Problem, WorkloadError
-from schemas.workload import EmbedderBackend, HostedBackend, Route, Workload
+from schemas.workload import Backend, EmbedderBackend, HostedBackend, Route, Workload
 
 _MAX_SHOWN = 80
 
@@ -128,7 +128,7 @@ def _provider_problem(where: str, backend: Any) -> Problem:
     return Problem(f"{where}.provider", shown, f"must be one of: {', '.join(_PROVIDERS)}")
 
 
-_PROVIDERS = ("anthropic", "openai", "jax")
+_PROVIDERS = ("anthropic", "openai", "gemini", "jax")
 _IN_TOML_WORDS = {
     "tuple_type": "must be an array",
     "too_short": "needs at least one item",
@@ -225,19 +225,24 @@ def _route_problems(workload: Workload, route: Route, where: str) -> list[Proble
         return [_unknown(path, name, list(workload.backends)) for path, name in unknown]
     problems = _policy_problems(workload, route, members)
     names = [name for _, name in members]
-    kinds = {isinstance(workload.backends[n], EmbedderBackend) for n in names}
+    kinds = {_kind(workload.backends[n]) for n in names}
     if len(kinds) == 2:
         hint = "use two"
         problems.append(
             Problem(f"{where}.backends", repr(names), "hosted models and embedders can't share a route", hint)
         )
-    elif kinds == {True}:
+    elif kinds == {"embeddings"}:
         problems += _embed_route_problems(route, where)
     elif route.prompt is None:
         problems.append(Problem(f"{where}.prompt", "(missing)", "a hosted route needs a prompt", "add one"))
     if route.prompt is not None and route.prompt not in workload.prompts:
         problems.append(_unknown(f"{where}.prompt", route.prompt, list(workload.prompts)))
     return problems
+
+
+def _kind(backend: Backend) -> str:
+    """What comes of a route with this backend."""
+    return "embeddings" if isinstance(backend, EmbedderBackend) else backend.operation
 
 
 def _members(route: Route, where: str) -> list[tuple[str, str]]:

@@ -15,6 +15,8 @@ from schemas.ids import canonical_json, sha256_hex
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 EnvironmentVariable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+CloudProject = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.:-]{0,99}$")]
+CloudLocation = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,49}$")]
 Amount = Annotated[Decimal, Field(ge=0, max_digits=24, decimal_places=12)]
 MEBIBYTE = 1 << 20
 
@@ -55,6 +57,11 @@ class Prompt(Section):
     json_schema: dict[str, Any] | None = Field(
         None, description="JSON Schema of the answer; its properties become the typed `output` column"
     )
+    repair: bool = Field(
+        True,
+        description="whether an answer that does not fit `json_schema` is sent back once, with what is wrong "
+        "in it; both answers are paid",
+    )
 
 
 class TokenPrice(Section):
@@ -62,29 +69,90 @@ class TokenPrice(Section):
 
     input_per_million: Amount = Field(description="per million input tokens")
     output_per_million: Amount = Field(description="per million output tokens")
+    cache_read_per_million: Amount | None = Field(
+        None, description="per million input tokens read from the prompt cache; default: as other input"
+    )
+    cache_write_per_million: Amount | None = Field(
+        None, description="per million input tokens written to the prompt cache; default: as other input"
+    )
     currency: Literal["USD"] = Field("USD", description="ISO 4217")
 
 
 class HostedBackend(Section):
     """A hosted model behind an HTTP API."""
 
-    provider: Literal["anthropic", "openai"] = Field(
-        description="the wire format; `openai` is also every server compatible with its chat completions"
+    provider: Literal["anthropic", "openai", "gemini"] = Field(
+        description="the wire format; `openai` is also every server compatible with its chat completions "
+        "or its embeddings"
+    )
+    platform: Literal["direct", "vertex"] = Field(
+        "direct",
+        description="`vertex`: `gemini` and `anthropic` models on Google Cloud, with application default "
+        "credentials instead of a key",
+    )
+    operation: Literal["chat", "embeddings"] = Field(
+        "chat", description="`embeddings`: the route's results are vectors, and it takes no prompt"
     )
     model: str = Field(min_length=1, description="model id, as the provider names it")
-    base_url: str | None = Field(None, description="default: the provider's own address")
+    project: CloudProject | None = Field(None, description="of Vertex: the Google Cloud project")
+    location: CloudLocation | None = Field(None, description="of Vertex: a region, or `global`")
+    base_url: str | None = Field(
+        None, description="default: the provider's own address; the path ends at the API's version"
+    )
     api_key_env: EnvironmentVariable | None = Field(
-        None, description="environment variable of the key; default ANTHROPIC_API_KEY or OPENAI_API_KEY"
+        None,
+        description="environment variable of the key; default ANTHROPIC_API_KEY, OPENAI_API_KEY or "
+        "GEMINI_API_KEY",
     )
     requires_key: bool = Field(True, description="false for servers that take no key")
     max_output_tokens: int = Field(
-        1024, ge=1, le=1_000_000, description="of an answer; part of the worst case"
+        1024, ge=1, le=1_000_000, description="of an answer, thinking included; part of the worst case"
+    )
+    dimensions: int | None = Field(
+        None, ge=1, le=16_384, description="of embeddings, required there: length of the vectors"
+    )
+    send_dimensions: bool = Field(
+        True, description="false for embedding models that take no such parameter; the length is checked"
+    )
+    prompt_caching: Literal["auto", "off"] = Field(
+        "auto",
+        description="of `anthropic` (other providers cache by themselves): marks the text that all documents "
+        "share when it is long enough for the model to cache",
     )
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="further generation parameters, sent as they are (temperature, ...)"
     )
     price: TokenPrice | None = Field(None, description="instead of the price book's")
     max_in_flight: int = Field(256, ge=1, le=4096, description="calls at a time to this backend")
+
+    @model_validator(mode="after")
+    def _platform_has_what_it_needs(self) -> HostedBackend:
+        given = {"project": self.project is not None, "location": self.location is not None}
+        if self.platform == "direct":
+            if any(given.values()):
+                raise ValueError('`project` and `location` are for platform = "vertex"')
+            return self
+        if self.provider == "openai":
+            raise ValueError('platform = "vertex" is for the providers gemini and anthropic')
+        if not all(given.values()):
+            raise ValueError('platform = "vertex" needs `project` and `location`')
+        if self.api_key_env is not None:
+            raise ValueError("Vertex takes application default credentials and no key: remove `api_key_env`")
+        return self
+
+    @model_validator(mode="after")
+    def _embeddings_have_what_they_need(self) -> HostedBackend:
+        if self.operation == "chat":
+            if self.dimensions is not None:
+                raise ValueError('`dimensions` is for operation = "embeddings"')
+            return self
+        if self.provider == "anthropic":
+            raise ValueError("anthropic has no embeddings: use openai, gemini or jax")
+        if self.platform == "vertex":
+            raise ValueError('embeddings of Vertex are not supported: use platform = "direct"')
+        if self.dimensions is None:
+            raise ValueError("embeddings need `dimensions`, the length of the model's vectors")
+        return self
 
 
 class EmbedderBackend(Section):
@@ -241,7 +309,8 @@ class Workload(Section):
 
         Budget, prices, times, concurrency and the addresses of input and output are left out: a
         raised cap or a moved folder is the same workload. `batch_rows` and `batch_bytes` are in it,
-        because with other batches nothing that is committed would be found again.
+        because with other batches nothing that is committed would be found again. A key that is newer
+        than the first release counts only where it is not at its default.
         """
         content = self.model_dump(mode="json", exclude={"budget", "limits", "output", "rehearsal"})
         content["input"].pop("uri")
@@ -249,8 +318,11 @@ class Workload(Section):
         content["output_columns"] = list(self.output.columns)
         content["batches"] = [self.limits.batch_rows, self.limits.batch_bytes]
         for backend in content["backends"].values():
-            for key in ("price", "price_per_device_hour", "device_watts", "max_in_flight", "api_key_env"):
+            for key in _NO_PART_OF_THE_ANSWER:
                 backend.pop(key, None)
+            _drop_defaults(backend, HostedBackend, _NEWER_BACKEND_KEYS)
+        for prompt in content["prompts"].values():
+            _drop_defaults(prompt, Prompt, ("repair",))
         return sha256_hex(canonical_json(content))
 
     def hosted_backends(self) -> dict[str, HostedBackend]:
@@ -269,5 +341,32 @@ class Workload(Section):
         raise KeyError(name)
 
     def is_embed_route(self, route: Route) -> bool:
-        """Whether the route's documents go to an embedder (a chain is all hosted or all embedder)."""
+        """Whether the route's results are vectors, of an embedder here or of a hosted model."""
+        return self.is_local_route(route) or self.hosted_embeddings(route) is not None
+
+    def is_local_route(self, route: Route) -> bool:
+        """Whether the route's documents go to an embedder here (a chain is all hosted or all embedder)."""
         return isinstance(self.backends[route.chains[0].backends[0]], EmbedderBackend)
+
+    def hosted_embeddings(self, route: Route) -> HostedBackend | None:
+        """The hosted backend that makes the route's vectors; None when they are no hosted model's."""
+        backend = self.backends[route.chains[0].backends[0]]
+        return backend if isinstance(backend, HostedBackend) and backend.operation == "embeddings" else None
+
+
+_NO_PART_OF_THE_ANSWER = (
+    "price",
+    "price_per_device_hour",
+    "device_watts",
+    "max_in_flight",
+    "api_key_env",
+    "project",
+    "prompt_caching",
+)
+_NEWER_BACKEND_KEYS = ("platform", "operation", "location", "dimensions", "send_dimensions")
+
+
+def _drop_defaults(section: dict[str, Any], model: type[Section], keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if key in section and section[key] == model.model_fields[key].default:
+            del section[key]
