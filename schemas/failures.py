@@ -24,6 +24,8 @@ class FailureClass(StrEnum):
     BUDGET_EXHAUSTED = "budget_exhausted"
     UNKNOWN_PRICE = "unknown_price"
     CANCELLED = "cancelled"
+    # the provider has not answered yet
+    AWAITING_BATCH = "awaiting_batch"
     # the provider did not answer
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
@@ -94,6 +96,9 @@ FAILURE_KINDS: dict[FailureClass, FailureKind] = {
         'set the backend\'s price or budget.on_unknown_price = "allow"',
     ),
     FailureClass.CANCELLED: FailureKind(True, "the run was cancelled first", "run again"),
+    FailureClass.AWAITING_BATCH: FailureKind(
+        True, "its request is in a provider batch that has not come back yet", "run again later to collect it"
+    ),
     FailureClass.RATE_LIMITED: FailureKind(True, "still rate-limited after every try", "run again later"),
     FailureClass.OVERLOADED: FailureKind(True, "the provider was overloaded (529, 503)", "run again later"),
     FailureClass.PROVIDER_ERROR: FailureKind(True, "the provider failed (5xx)", "run again later"),

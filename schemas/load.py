@@ -154,8 +154,9 @@ def _shown(value: Any) -> str:
 
 
 def _did_you_mean(location: list[int | str], raw: dict[str, Any]) -> str:
-    known = _known_keys(location, raw)
-    close = get_close_matches(str(location[-1]), known, n=1)
+    known, given = _known_keys(location, raw), str(location[-1])
+    swapped = [key for key in known if sorted(key) == sorted(given)]  # letters in another order
+    close = swapped or get_close_matches(given, known, n=1)
     return f"Did you mean `{close[0]}`?" if close else f"Known keys: {', '.join(known)}"
 
 

@@ -124,6 +124,20 @@ class HostedBackend(Section):
     )
     price: TokenPrice | None = Field(None, description="instead of the price book's")
     max_in_flight: int = Field(256, ge=1, le=4096, description="calls at a time to this backend")
+    mode: Literal["online", "batch"] = Field(
+        "online",
+        description="`batch`: documents go out in the provider's batches (OpenAI files and batches, Anthropic "
+        "Message Batches) at half the price, and a later run collects the answers",
+    )
+
+    @model_validator(mode="after")
+    def _batches_are_for_chat(self) -> HostedBackend:
+        served = self.provider in ("anthropic", "openai") and self.platform == "direct"
+        if self.mode == "batch" and not (served and self.operation == "chat"):
+            raise ValueError(
+                'mode = "batch" is for chat models of openai and anthropic with platform = "direct"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _platform_has_what_it_needs(self) -> HostedBackend:
@@ -255,6 +269,13 @@ class Limits(Section):
     document_deadline_s: float = Field(
         600.0, gt=0, le=86400, description="for all calls of a document on a route"
     )
+    batch_deadline_h: float = Field(
+        24.0,
+        gt=0,
+        le=168,
+        description='of backends with mode = "batch": what no provider batch has answered by then goes out '
+        "one by one, at full price",
+    )
     groups: int | None = Field(None, ge=1, le=500, description="task runs; default: by number of batches")
     parallel_groups: int = Field(1, ge=1, le=64, description="Beam processes at a time")
 
@@ -359,6 +380,7 @@ _NO_PART_OF_THE_ANSWER = (
     "price_per_device_hour",
     "device_watts",
     "max_in_flight",
+    "mode",
     "api_key_env",
     "project",
     "prompt_caching",
