@@ -60,7 +60,11 @@ COST = pa.struct(
         _described("amount", MONEY, "what is billed for this row; NULL when the price is unknown"),
         _described("list_amount", MONEY, "at list price; in a rehearsal: what the real call would cost"),
         _described("currency", pa.string(), "ISO 4217"),
-        _described("basis", pa.string(), "`tokens`, `device_seconds`, `replayed`, `rehearsal` or `none`"),
+        _described(
+            "basis",
+            pa.string(),
+            "`tokens`, `device_seconds`, `replayed`, `rehearsal`, `shared` (another row paid) or `none`",
+        ),
         _described("price_source", pa.string(), "price book and version, or `workload`"),
         _described("price_as_of", pa.string(), "date of the price"),
         _described("certainty", pa.string(), "`exact`, `estimated` or `unknown`"),
@@ -99,6 +103,17 @@ LINEAGE = pa.struct(
         _described("rule", pa.string(), "why: the route's `when`, and the arm of its split"),
         _described("chain_tried", pa.list_(pa.string()), "backends that were tried, in order"),
         _described("policy", pa.string(), "`passed`, or the rule that rejected the document"),
+        pa.field(
+            "shared_from",
+            pa.struct(
+                [
+                    _described("batch_id", pa.string(), "batch of the row whose answer this row shares"),
+                    _described("row", pa.int64(), "that row, in its row group"),
+                    _described("route", pa.string(), "that row's route"),
+                    _described("document_id", pa.string(), "that row's document id"),
+                ]
+            ),
+        ),
         _described("latency_ms", pa.float64(), "of the call that answered"),
         _described("answered_at", TIMESTAMP, "when the answer arrived"),
     ]

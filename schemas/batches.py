@@ -51,7 +51,8 @@ class PartRef:
 class BackendTotals:
     """Calls, tokens and money of one backend on one route in one batch. Amounts are decimal strings.
 
-    `unknown` counts the documents whose price is unknown: they are in none of the amounts.
+    `unknown` counts the documents whose price is unknown: they are in none of the amounts. `shared`
+    counts those that took the answer to another document's identical request, which cost nothing.
     """
 
     documents: int = 0
@@ -67,6 +68,7 @@ class BackendTotals:
     unknown: int = 0
     device_seconds: float = 0.0
     basis: str = "none"
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from schemas.failures import FailureClass
 
-Basis = Literal["tokens", "device_seconds", "replayed", "rehearsal", "none"]
+Basis = Literal["tokens", "device_seconds", "replayed", "rehearsal", "shared", "none"]
 Certainty = Literal["exact", "estimated", "unknown"]
 MONEY_SCALE = 12
 _QUANTUM = Decimal(1).scaleb(-MONEY_SCALE)
@@ -74,8 +74,11 @@ class Charge:
     currency: str = "USD"
 
     def __add__(self, other: Charge) -> Charge:
-        """The sum; an unknown part makes the whole unknown. A free 'none' charge changes nothing."""
-        if other.basis == "none":
+        """The sum; an unknown part makes the whole unknown. A free 'none' charge changes nothing.
+
+        A share in somebody else's answer is free as well: what was paid before keeps its basis.
+        """
+        if other.basis == "none" or (other.basis == "shared" and self.basis != "none"):
             return self
         if self.basis == "none":
             return other
@@ -119,6 +122,16 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedFrom:
+    """The row whose call brought an answer that another row shares, because it asks the very same."""
+
+    batch_id: str
+    row: int
+    route: str
+    document_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of an assignment. `failure` None is a result.
 
@@ -154,6 +167,7 @@ class Outcome:
     request_sha256: str | None = None
     latency_ms: float | None = None
     answered_at: str | None = None
+    shared_from: SharedFrom | None = None
 
     @property
     def is_result(self) -> bool:

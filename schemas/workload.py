@@ -276,6 +276,11 @@ class Limits(Section):
         description='of backends with mode = "batch": what no provider batch has answered by then goes out '
         "one by one, at full price",
     )
+    share_identical: bool = Field(
+        True,
+        description="identical requests to a backend are paid once and all get the same answer; false asks "
+        "(and pays) for each, for independent samples",
+    )
     groups: int | None = Field(None, ge=1, le=500, description="task runs; default: by number of batches")
     parallel_groups: int = Field(1, ge=1, le=64, description="Beam processes at a time")
 

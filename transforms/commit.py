@@ -140,7 +140,7 @@ def _totals(outcomes: Sequence[Outcome]) -> dict[str, dict[str, BackendTotals]]:
 
 def _sum_outcomes(outcomes: Sequence[Outcome]) -> BackendTotals:
     known = [o.charge for o in outcomes if o.charge.amount is not None]
-    bases = [o.charge.basis for o in outcomes if o.charge.basis != "none"]
+    bases = sorted((o.charge.basis for o in outcomes if o.charge.basis != "none"), key="shared".__eq__)
     return BackendTotals(
         documents=len(outcomes),
         results=sum(o.is_result for o in outcomes),
@@ -155,6 +155,7 @@ def _sum_outcomes(outcomes: Sequence[Outcome]) -> BackendTotals:
         unknown=len(outcomes) - len(known),
         device_seconds=sum(o.charge.device_seconds or 0.0 for o in outcomes),
         basis=bases[0] if bases else "none",
+        shared=sum(o.shared_from is not None for o in outcomes),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -90,6 +91,7 @@ def lineage_value(run: RunContext, batch: WorkBatch, outcome: Outcome) -> dict[s
         "rule": outcome.assignment.rule or None,
         "chain_tried": list(outcome.chain_tried),
         "policy": (outcome.message if rejected else PASSED) if outcome.assignment.route else None,
+        "shared_from": None if outcome.shared_from is None else asdict(outcome.shared_from),
         "latency_ms": outcome.latency_ms,
         "answered_at": datetime.fromisoformat(outcome.answered_at) if outcome.answered_at else None,
     }

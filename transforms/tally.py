@@ -128,7 +128,8 @@ def add_totals(left: BackendTotals, right: BackendTotals) -> BackendTotals:
         list_amount=_add_amounts(left.list_amount, right.list_amount),
         unknown=left.unknown + right.unknown,
         device_seconds=left.device_seconds + right.device_seconds,
-        basis=right.basis if left.basis == "none" else left.basis,
+        basis=right.basis if left.basis in ("none", "shared") else left.basis,
+        shared=left.shared + right.shared,
     )
 
 

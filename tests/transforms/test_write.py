@@ -116,6 +116,7 @@ def test_a_result_row_has_exactly_these_values(store: LocalStore, write: Write) 
                 "rule": "TRUE",
                 "chain_tried": ["mini"],
                 "policy": "passed",
+                "shared_from": None,
                 "latency_ms": 12.5,
                 "answered_at": datetime(2026, 11, 22, 9, 0, 1, 500_000, UTC),
             },
