@@ -18,7 +18,7 @@ from transforms.call.ledger import (
     scan,
     usage_to,
 )
-from transforms.call.ports import Clock, LedgerLog
+from transforms.call.ports import Clock, HeldRequest, LedgerLog, OutboxBatch
 from transforms.call.request import CallBatch
 from transforms.call.site import Site
 from transforms.call.wire import Answer, CallFailure, EncodedRequest, WireResponse
@@ -43,6 +43,7 @@ class BatchBook:
         self._attempt = batch.attempt
         self._rehearsal = mode == "rehearsal"
         self.ambiguous: list[AmbiguousCall] = []
+        self.outbox: OutboxBatch | None = None  # None: no backend of the workload is in batch mode
         self.stopped = False  # set when the batch can't go on: nothing new is sent for it
         frames, length = scan(log.content)
         state = fold(frames, batch.batch_id)
@@ -59,6 +60,7 @@ class BatchBook:
             call.end, call.final = "unknown", self._unknown_frame(call.id, "crash", "the process died first")
             self._append(call.final)
         self._recorded: dict[tuple[int, str], list[RecordedCall]] = defaultdict(list)
+        self.collected = {(c.via, c.row, c.route): c for c in state.calls.values() if c.via is not None}
         for call in state.calls.values():
             if call.attempt == batch.attempt:
                 self._recorded[call.row, call.route].append(call)
@@ -88,22 +90,50 @@ class BatchBook:
             worst=worst,
             sent_at=self._now(),
         )
-        self._next_id += 1
-        self._append(
-            {
-                "kind": "intended",
-                "id": record.id,
-                "attempt": record.attempt,
-                "row": row,
-                "route": route,
-                "backend": record.backend,
-                "call": call,
-                "request": record.request_sha256,
-                "worst": None if worst is None else str(worst),
-                "at": record.sent_at,
-            }
-        )
+        self._append_intended(record)
         return record
+
+    def collect(self, via: str, request: HeldRequest, sent_at: str) -> RecordedCall:
+        """The call of a request that went out with a provider batch, for its end to be recorded.
+
+        `collected` has it from here on, so that collecting twice records nothing twice. `sent_at` is when
+        the provider's batch was submitted; `request.body` is not looked at.
+        """
+        record = self.collected.get((via, request.row, request.route))
+        if record is None:
+            record = RecordedCall(
+                id=self._next_id,
+                attempt=self._attempt,
+                row=request.row,
+                route=request.route,
+                backend=request.backend,
+                call=1,
+                request_sha256=request.request_sha256,
+                worst=request.worst,
+                sent_at=sent_at,
+                via=via,
+            )
+            self._append_intended(record)
+            self.collected[via, request.row, request.route] = record
+        return record
+
+    def _append_intended(self, record: RecordedCall) -> None:
+        self._next_id += 1
+        frame: Frame = {
+            "kind": "intended",
+            "id": record.id,
+            "attempt": record.attempt,
+            "row": record.row,
+            "route": record.route,
+            "backend": record.backend,
+            "call": record.call,
+            "request": record.request_sha256,
+            "worst": None if record.worst is None else str(record.worst),
+            "at": record.sent_at,
+        }
+        if record.via is not None:
+            frame["via"] = record.via
+        self._append(frame)
 
     def answered(
         self, call: RecordedCall, response: WireResponse, answer: Answer, charge: Charge, latency_ms: float

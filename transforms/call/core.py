@@ -60,8 +60,12 @@ class CallCore:
         log = await self._ledgers.open(batch.batch_id)
         try:
             book = BatchBook(log, batch, self._mode, self.desk.clock)
+            if self.desk.outbox is not None:
+                book.outbox = await asyncio.to_thread(self.desk.outbox.open, batch.batch_id)
             outcomes: list[Outcome | None] = [None] * len(batch.requests)
             await self._work(batch, book, priority, outcomes)
+            if book.outbox is not None:
+                await asyncio.to_thread(book.outbox.seal)
             await book.sync()
         finally:
             await log.close()

@@ -11,7 +11,7 @@ from schemas.outcomes import ZERO
 from schemas.workload import Limits
 from transforms.call.budget import Budget
 from transforms.call.lane import Slots
-from transforms.call.ports import Clock, Transport
+from transforms.call.ports import Clock, Outbox, Transport
 from transforms.call.retry import RetryPolicies
 from transforms.call.site import Site
 from transforms.call.structured import SchemaBook
@@ -44,6 +44,7 @@ class Desk:
     slots: Slots
     schemas: SchemaBook
     refuse_unknown_price: bool
+    outbox: Outbox | None = None
     counters: Counters = field(default_factory=Counters)
     sending: set[asyncio.Task[object]] = field(default_factory=set)
     closing: bool = False

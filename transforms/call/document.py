@@ -12,6 +12,7 @@ from schemas.outcomes import ZERO, Outcome
 from schemas.workload import Limits
 from transforms.call.book import BatchBook
 from transforms.call.desk import CANCELLED, Desk
+from transforms.call.held import hold
 from transforms.call.ledger import RecordedCall
 from transforms.call.ports import LostError, NotSentError
 from transforms.call.request import CallRequest
@@ -41,7 +42,7 @@ class DocumentRun:
         for name in self._request.assignment.chain:
             site = self._desk.sites[name]
             self._tally.try_backend(name)
-            result = await self._try(site)
+            result = await self._hold(site) or await self._try(site)
             if isinstance(result, Answered):
                 return self._tally.answered(result)
             failures.append((site, result))
@@ -84,6 +85,15 @@ class DocumentRun:
             return site.encode(self._request)
         except ValueError as error:
             return CallFailure(FailureClass.INVALID_TEXT, str(error), sent=False, final=True)
+
+    async def _hold(self, site: Site) -> CallFailure | None:
+        """Why the document waits for a provider batch; None when its backend is called online."""
+        outbox, assignment = self._book.outbox, self._request.assignment
+        encoded = self._encode(site) if outbox is not None and site.backend.mode == "batch" else None
+        if outbox is None or not isinstance(encoded, EncodedRequest):
+            return None
+        recorded = self._book.recorded(assignment.row, assignment.route)
+        return await hold(self._desk, outbox, (assignment.row, assignment.route), site, encoded, recorded)
 
     async def _try(self, site: Site) -> Answered | CallFailure:
         """All calls to one backend, until an answer or a failure that stays."""

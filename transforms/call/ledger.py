@@ -5,7 +5,7 @@ and the payload, which is one JSON object. Kinds of payload:
 
 - `header`: once, first: format version, batch, mode (`live` or `rehearsal`)
 - `intended`: before a call is sent: id, attempt, row, route, backend, call number, request digest,
-  worst amount, instant
+  worst amount, instant; `via`, when it went out with a provider batch
 - `answered`: before the answer is used: id, status, headers, body, usage, charge, latency, instant
 - `failed`: the call ended and nothing was billed: id, class, message, instant
 - `unknown`: nobody knows whether the call was billed: id, cause, message, instant
@@ -86,6 +86,7 @@ class RecordedCall:
     request_sha256: str
     worst: Decimal | None
     sent_at: str
+    via: str | None = None  # the ticket with which it went out in a provider batch
     end: str | None = None
     final: Frame = field(default_factory=dict)
 
@@ -119,8 +120,11 @@ class LedgerState:
         return max(self.calls, default=0) + 1
 
     def open_calls(self) -> list[RecordedCall]:
-        """Calls without a recorded end: what was in flight when their process died."""
-        return [call for call in self.calls.values() if call.end is None]
+        """Calls without a recorded end: what was in flight when their process died.
+
+        Not those of provider batches: their ends are with the provider, and are fetched again.
+        """
+        return [call for call in self.calls.values() if call.end is None and call.via is None]
 
 
 def fold(frames: Iterable[Frame], batch_id: str) -> LedgerState:
@@ -175,6 +179,7 @@ def _intended(frame: Frame) -> RecordedCall:
         request_sha256=frame["request"],
         worst=None if worst is None else money(worst),
         sent_at=frame["at"],
+        via=frame.get("via"),
     )
 
 

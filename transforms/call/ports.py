@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from decimal import Decimal
+from typing import Literal, Protocol, TypeVar
 
 from transforms.call.secret import Secret
 from transforms.call.wire import WireRequest, WireResponse
@@ -143,4 +145,44 @@ class BudgetRecordStore(Protocol):
         Raises:
             StoreError: the record can't be read or written.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRequest:
+    """A request that goes out with a provider batch. `body` is one JSON object in the provider's format."""
+
+    row: int
+    route: str
+    backend: str
+    request_sha256: str
+    worst: Decimal | None
+    body: bytes
+
+
+class OutboxBatch(Protocol):
+    """Where the requests of one batch wait for a provider's batch; used while its ledger is held."""
+
+    def state(self, row: int, route: str, backend: str) -> Literal["new", "waiting", "online"]:
+        """Whether a request may be added, is on its way already, or has used up its chances here."""
+        ...
+
+    def add(self, request: HeldRequest) -> None:
+        """Adds a request; nothing is durable, and nothing may be sent, before `seal`."""
+        ...
+
+    def seal(self) -> None:
+        """Makes what was added durable, at once and whole.
+
+        Raises:
+            StoreError: it could not be.
+        """
+        ...
+
+
+class Outbox(Protocol):
+    """Where requests wait for providers' batches."""
+
+    def open(self, batch_id: str) -> OutboxBatch:
+        """The batch's part of it. Blocks for as long as reading a few small files takes."""
         ...
