@@ -64,7 +64,7 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
     """
     store = open_store(run.output)
     recover(store)
-    work = find_due(loaded, store, retry_classes)
+    work = mark_duplicates(loaded, find_due(loaded, store, retry_classes))
     found, commits, due, every = work.found, work.commits, work.refs, work.every
     start_budget(loaded.workload, store, commits, due)
     plan_uri = run_path(run.run_id, "plan.parquet")
@@ -101,14 +101,10 @@ class DueWork:
         return _rows_due(ref, self.commits, self.retry_classes)
 
 
-def find_due(
-    loaded: LoadedWorkload,
-    store: Store | None,
-    retry_classes: Sequence[str] = (),
-    *,
-    mark_duplicates: bool = True,
-) -> DueWork:
+def find_due(loaded: LoadedWorkload, store: Store | None, retry_classes: Sequence[str] = ()) -> DueWork:
     """Find what is due in an output, writing nothing; without a store, as for an empty output.
+
+    Repeated ids are not looked for yet: see `mark_duplicates`.
 
     Raises:
         InputError: see `transforms.files.find_input` and `refuse_own_results`.
@@ -121,9 +117,15 @@ def find_due(
     _refuse_changed_input(found, commits)
     every = [ref for file in found.files for ref in cut_batches(file, loaded.workload.limits)]
     due = [ref for ref in (_due(ref, commits.get(ref.batch_id), retry_classes) for ref in every) if ref]
-    if mark_duplicates and loaded.workload.input.unique_ids == "run":
-        due = _mark_duplicates(loaded, found.schema, every, due, commits)
     return DueWork(found, commits, tuple(every), tuple(due), tuple(retry_classes))
+
+
+def mark_duplicates(loaded: LoadedWorkload, work: DueWork) -> DueWork:
+    """Note in each new batch the rows whose id stood before, if ids must be unique in the whole input."""
+    if loaded.workload.input.unique_ids != "run":
+        return work
+    refs = _mark_duplicates(loaded, work.found.schema, work.every, work.refs, work.commits)
+    return replace(work, refs=tuple(refs))
 
 
 def cut_batches(file: InputFile, limits: Limits) -> Iterator[BatchRef]:

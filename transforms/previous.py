@@ -28,11 +28,14 @@ class Previous:
     carried: pa.Table
 
 
-def load_previous(store: Store, ref: BatchRef) -> Previous | None:
-    """What the batch's previous attempt left; None for a first attempt."""
+def load_previous(store: Store, ref: BatchRef, path: str | None = None) -> Previous | None:
+    """What the batch's previous attempt left; None for a first attempt.
+
+    `path` is where its failures stand when that is not their final name yet.
+    """
     if ref.previous_attempt is None:
         return None
-    with store.open(failures_path(ref.batch_id, ref.previous_attempt)) as stream:
+    with store.open(path or failures_path(ref.batch_id, ref.previous_attempt)) as stream:
         table = pq.read_table(stream, schema=FAILURES_SCHEMA)
     classes = pa.array(list(ref.retry_classes), pa.string())
     again = pc.or_(table.column("retryable"), pc.is_in(table.column("error_class"), value_set=classes))
