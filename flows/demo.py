@@ -13,10 +13,10 @@ from rich.text import Text
 
 from flows.parameters import EnrichParameters
 from flows.report import report, table
-from flows.searching import Search, open_search
+from flows.searching import Found, open_search
 from flows.tables import Row
 from flows.words import count, shortened, usd
-from schemas.errors import ConfigurationError, OutputError
+from schemas.errors import ConfigurationError, InputError, OutputError
 from schemas.load import LoadedWorkload, load_workload
 from transforms.check import missing_key
 from transforms.output import MARKER, read_marker
@@ -53,17 +53,17 @@ def run_demo(backstage: Backstage, folder: Path, as_json: bool) -> bool:
     assert ending.manifest is not None
     assert ending.plan is not None
     nothing_due = not ending.plan.refs
-    search = open_search(loaded.output_uri)
+    found = _search(loaded.output_uri)
     if as_json:
-        found = {query: [hit.to_dict() for hit in search(query, _HITS)] for query in QUERIES}
+        searches = {query: [hit.to_dict() for hit in hits] for query, hits in found.items()}
         manifest = ending.manifest.to_dict()
         backstage.answer(
-            {"nothing_due": nothing_due, "output": ending.output, "manifest": manifest, "searches": found}
+            {"nothing_due": nothing_due, "output": ending.output, "manifest": manifest, "searches": searches}
         )
         return ending.manifest.state == "complete"
     backstage.show(report(ending.manifest, loaded.output_uri, nothing_due=nothing_due))
     _show_samples(backstage, loaded)
-    _show_searches(backstage, search)
+    _show_searches(backstage, found)
     _show_files(backstage, loaded, ending.manifest.run_id)
     return ending.manifest.state == "complete"
 
@@ -151,9 +151,18 @@ def _sample(row: dict[str, Any]) -> Row:
     }
 
 
-def _show_searches(backstage: Backstage, search: Search) -> None:
-    for query in QUERIES:
-        rows = [hit.row() for hit in search(query, _HITS)]
+def _search(output: str) -> dict[str, list[Found]]:
+    """What each query finds; nothing when the run has left no vectors to search."""
+    search = open_search(output)
+    try:
+        return {query: search(query, _HITS) for query in QUERIES}
+    except InputError:
+        return {}
+
+
+def _show_searches(backstage: Backstage, found: Mapping[str, list[Found]]) -> None:
+    for query, hits in found.items():
+        rows = [hit.row() for hit in hits]
         backstage.show(table(f"Nearest to “{query}” (real embeddings, cosine)", rows))
 
 

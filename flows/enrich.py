@@ -169,11 +169,11 @@ def _work(run: _Run, around: Surroundings) -> list[GroupOutcome]:
     work = _Work(run, around, crew, progress)
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=run.parallel)
     with runner:
-        futures = [
-            runner.submit(work_on_group_task, parameters={"group": group, "work": work})
-            for group in range(run.groups)
-        ]
         try:
+            futures = [
+                runner.submit(work_on_group_task, parameters={"group": group, "work": work})
+                for group in range(run.groups)
+            ]
             _wait(futures, progress)
         except BaseException:  # Cancel and Ctrl-C too: no worker may go on spending
             crew.stop()

@@ -161,19 +161,23 @@ def work_on_group(
     on_progress: Callable[[Progress], None],
     on_batch: Callable[[BatchLine], None],
 ) -> GroupOutcome:
-    """Run the worker of a group, hand on what it says, and gather what became of its batches."""
-    lines: list[BatchLine] = []
-    failed: list[BatchReport] = []
+    """Run the worker of a group, hand on what it says, and gather what became of its batches.
+
+    Beam may run a bundle again, so a batch may be spoken of more than once: it counts once, and a
+    commit counts more than a failure.
+    """
+    spoken: dict[str, tuple[BatchLine, BatchReport]] = {}
 
     def on_event(event: Event) -> None:
         if event["event"] == "progress":
             on_progress(_progress(event))
         elif event["event"] == "batch":
             report = BatchReport.from_dict(event["report"])
-            lines.append(batch_line(job.group, report))
-            if lines[-1].is_failed:
-                failed.append(report)
-            on_batch(lines[-1])
+            before = spoken.get(report.batch_id)
+            if before is None or before[0].is_failed:
+                spoken[report.batch_id] = batch_line(job.group, report), report
+            if before is None:
+                on_batch(spoken[report.batch_id][0])
 
     command = WorkerCommand(
         arguments=tuple(arguments),
@@ -182,7 +186,9 @@ def work_on_group(
         environment=(("PYTHONPATH", _import_path()),),
     )
     end = crew.run(command, on_event)
-    return GroupOutcome(job.group, tuple(lines), tuple(failed), end)
+    lines = tuple(line for line, _ in spoken.values())
+    failed = tuple(report for line, report in spoken.values() if line.is_failed)
+    return GroupOutcome(job.group, lines, failed, end)
 
 
 def failed_reports(

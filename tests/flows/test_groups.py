@@ -113,6 +113,30 @@ def test_a_group_gathers_what_its_worker_says(
     assert not outcome.is_good
 
 
+def test_a_batch_that_is_spoken_of_again_counts_once_and_a_commit_outweighs_a_failure(
+    script: Script, tmp_path: Path, ref: Ref, record: Record
+) -> None:
+    failed = [BatchReport(ref(n).batch_id, 1, "failed", error="reset") for n in range(3)]
+    events = [
+        *[{"event": "batch", "report": report.to_dict()} for report in failed],
+        {
+            "event": "batch",
+            "report": BatchReport(ref(1).batch_id, 1, "committed", record=record(ref(1))).to_dict(),
+        },
+        {"event": "batch", "report": BatchReport(ref(1).batch_id, 1, "already_committed").to_dict()},
+        {"event": "batch", "report": failed[1].to_dict()},
+        {"event": "done"},
+    ]
+    path = script(f"import json\nfor e in json.loads({json.dumps(json.dumps(events))}): print(json.dumps(e))")
+    lines: list[BatchLine] = []
+
+    outcome = work_on_group(job(tmp_path), [sys.executable, str(path)], Crew(), lambda _: None, lines.append)
+
+    assert len(lines) == 3
+    assert [x.state for x in outcome.lines] == ["failed", "committed", "failed"]
+    assert outcome.failed == (failed[0], failed[2])
+
+
 def test_the_worker_finds_the_same_code_wherever_it_is_started(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
