@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateRuntimeError, Undefined, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
@@ -16,9 +16,31 @@ from schemas.ids import canonical_json, sha256_hex
 from schemas.output_types import arrow_type
 from schemas.workload import Prompt
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, auto_reload=False
-)
+
+def _data_only(value: Any) -> Any:
+    """Refuse `{{ title.upper }}`, which would send the address of a function with every document."""
+    if isinstance(value, Iterator) or (callable(value) and not isinstance(value, Undefined)):
+        kind = type(value).__name__
+        raise TemplateRuntimeError(f"a {kind} is no text: add `()` to call it, or `|list` or `|join`")
+    return value
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Templates whose text depends on the row alone: a retried document must be asked the same again."""
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+        auto_reload=False,
+        finalize=_data_only,
+    )
+    for name in ("lipsum", "cycler", "joiner"):
+        del environment.globals[name]
+    del environment.filters["random"]
+    return environment
+
+
+_ENVIRONMENT = _environment()
 
 
 class PromptError(ValueError):
@@ -43,12 +65,29 @@ class CompiledPrompt:
         try:
             text = self.template.render(row)
         except Exception as error:  # a template can raise whatever its filters do
-            kind = type(error).__name__
-            detail = f": {error}" if isinstance(error, TemplateError) else ""
-            raise PromptError(f"the template of prompt {self.name!r} failed ({kind}{detail})") from None
+            reason = f"{type(error).__name__}{_detail(error, row)}"
+            raise PromptError(f"the template of prompt {self.name!r} failed ({reason})") from None
         if not text.strip():
             raise PromptError(f"the template of prompt {self.name!r} gave an empty text")
         return text
+
+
+def _detail(error: Exception, row: Mapping[str, Any]) -> str:
+    """What a template's error says, unless it repeats something of the row."""
+    if not isinstance(error, TemplateError) or any(text in str(error) for text in _texts(row)):
+        return ""
+    return f": {error}"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and value:
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 def compile_prompt(name: str, prompt: Prompt) -> CompiledPrompt:
@@ -68,7 +107,8 @@ def check_prompt(name: str, prompt: Prompt, columns: list[str]) -> list[Problem]
         tree = _ENVIRONMENT.parse(prompt.template)
         compile_prompt(name, prompt)
     except TemplateError as error:
-        return [Problem(f"{where}.template", "(template)", f"does not parse: {error}", "see Jinja's syntax")]
+        reason = f"does not parse: {str(error).rstrip('.')}"
+        return [Problem(f"{where}.template", "(template)", reason, "see Jinja's syntax")]
     problems = [
         Problem(
             f"{where}.template",
@@ -76,7 +116,7 @@ def check_prompt(name: str, prompt: Prompt, columns: list[str]) -> list[Problem]
             f"is no column that is read; known: {', '.join(columns)}",
             "add it to input.columns",
         )
-        for unknown in sorted(meta.find_undeclared_variables(tree) - set(columns))
+        for unknown in sorted(meta.find_undeclared_variables(tree) - set(columns) - set(_ENVIRONMENT.globals))
     ]
     return problems + _check_json_schema(f"{where}.json_schema", prompt.json_schema)
 
