@@ -46,11 +46,11 @@ class Backstage:
         steps = self.steps()
         found = steps.check(steps.load(workload, input_uri, None))
         if as_json:
-            self._answer(found.to_dict())
+            self.answer(found.to_dict())
             return
         for line in found.lines():
-            self._print(Text(line))
-        self._print(Text(f"{workload} is good to run.", style="bold green"))
+            self.show(Text(line))
+        self.show(Text(f"{workload} is good to run.", style="bold green"))
 
     def run(self, parameters: dict[str, Any], as_json: bool) -> bool:
         """Run a workload and print its report; whether nothing is left to do."""
@@ -60,9 +60,9 @@ class Backstage:
         nothing_due = not ending.plan.refs
         if as_json:
             manifest = ending.manifest.to_dict()
-            self._answer({"nothing_due": nothing_due, "output": ending.output, "manifest": manifest})
+            self.answer({"nothing_due": nothing_due, "output": ending.output, "manifest": manifest})
         else:
-            self._print(report(ending.manifest, ending.output, nothing_due=nothing_due))
+            self.show(report(ending.manifest, ending.output, nothing_due=nothing_due))
         return ending.manifest.state == "complete"
 
     def enrich(self, parameters: EnrichParameters) -> Ending:
@@ -86,7 +86,7 @@ class Backstage:
         """Print where an output stands; False if something is left to do and nobody is at it."""
         found = read_status(output)
         if as_json:
-            self._answer(found.to_dict())
+            self.answer(found.to_dict())
         else:
             self._print_status(found)
         return found.state in ("complete", "running")
@@ -97,11 +97,11 @@ class Backstage:
         for row in read_failures(output, classes=classes, limit=limit):
             printed += 1
             if as_json:
-                self._answer(row)
+                self.answer(row)
             else:
-                self._print(Text(failure_line(row)))
+                self.show(Text(failure_line(row)))
         if not as_json and not printed:
-            self._print(Text("No failures" + (f" of class {', '.join(classes)}." if classes else ".")))
+            self.show(Text("No failures" + (f" of class {', '.join(classes)}." if classes else ".")))
 
     def search(self, output: str, query: str, route: str | None, k: int, as_json: bool) -> None:
         """Print the documents whose vectors are nearest to that of a text."""
@@ -109,9 +109,9 @@ class Backstage:
 
         hits = open_search(output, route)(query, k)
         if as_json:
-            self._answer([hit.to_dict() for hit in hits])
+            self.answer([hit.to_dict() for hit in hits])
         else:
-            self._print(table(f"Nearest to {query!r}", [hit.row() for hit in hits]))
+            self.show(table(f"Nearest to {query!r}", [hit.row() for hit in hits]))
 
     def demo(self, folder: Path, as_json: bool) -> bool:
         """Run the main job on real documents; whether nothing is left to do."""
@@ -122,27 +122,21 @@ class Backstage:
     def show(self, *parts: RenderableType) -> None:
         """Print for people."""
         for part in parts:
-            self._print(part)
+            self.out.print(part, soft_wrap=isinstance(part, Text))
 
     def answer(self, value: Any) -> None:
         """Print for machines: one line of JSON on standard output."""
-        self._answer(value)
+        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
 
     def _print_status(self, found: Status) -> None:
         if found.live is not None:
-            self._print(Text(live_line(found, found.live), style="bold"))
+            self.show(Text(live_line(found, found.live), style="bold"))
             if found.state == "interrupted":
-                self._print(Text("Run the same command again: it goes on from here."))
+                self.show(Text("Run the same command again: it goes on from here."))
         if found.manifest is not None:
-            self._print(report(found.manifest, found.output))
+            self.show(report(found.manifest, found.output))
         elif found.live is None:
-            self._print(Text(f"{found.output}: no run has been planned yet."))
-
-    def _print(self, part: RenderableType) -> None:
-        self.out.print(part, soft_wrap=isinstance(part, Text))
-
-    def _answer(self, value: Any) -> None:
-        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+            self.show(Text(f"{found.output}: no run has been planned yet."))
 
 
 def live_line(found: Status, live: LiveRun) -> str:
