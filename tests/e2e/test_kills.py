@@ -53,7 +53,7 @@ class Job:
             cwd=REPOSITORY,
             env=environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=open(self.workload.parent / "stderr.log", "ab"),
             start_new_session=True,
         )
 
@@ -149,7 +149,8 @@ def job(tmp_path: Path, mock_vendor: MockVendor, request: pytest.FixtureRequest)
 @pytest.mark.parametrize("seed", range(5))
 def test_a_killed_run_never_pays_twice_for_an_answered_document(job: Job, seed: int) -> None:
     while job.kills < KILLS:
-        assert job.run_and_kill(), "there must be more to do than the runs before a kill can do"
+        log = job.workload.parent / "stderr.log"
+        assert job.run_and_kill(), f"a run ended before it was killed: {log.read_text()[-2000:]}"
     manifest = job.finish()
 
     results, failures = job.rows("results"), job.rows("failures")
