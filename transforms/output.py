@@ -124,7 +124,7 @@ def _check_marker(store: Store, loaded: LoadedWorkload, rehearsal: bool) -> None
 def _parsed(store: Store) -> dict[str, object]:
     try:
         return dict(json.loads(store.read(MARKER)))
-    except ValueError:
+    except (ValueError, TypeError):
         raise OutputError(
             f"output {store.root}: its {MARKER} is not what Switchgear wrote. Give a new output folder"
         ) from None
