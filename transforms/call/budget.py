@@ -170,6 +170,7 @@ class LeasedBudget:
         self._reserved = ZERO
         self._in_flight = 0
         self._refused_until = -1.0
+        self._refused = ZERO  # what the record had too little for
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._drawing = asyncio.Lock()
 
@@ -188,7 +189,7 @@ class LeasedBudget:
             async with self._drawing:
                 if self._take(worst):
                     return True
-                if self._clock.monotonic() >= self._refused_until:
+                if worst - self._free < self._refused or self._clock.monotonic() >= self._refused_until:
                     await self._draw(worst)
                 if self._take(worst):
                     return True
@@ -236,12 +237,12 @@ class LeasedBudget:
 
         drawn = await self._store.update(change)
         if drawn is None:  # another run has begun on this output: this worker's lease is void
-            self._refused_until = float("inf")
+            self._refused, self._refused_until = ZERO, float("inf")
             return
         self._settled -= settled
         self._lease += drawn - settled
         if drawn == 0:
-            self._refused_until = self._clock.monotonic() + _ASK_AGAIN_S
+            self._refused, self._refused_until = missing, self._clock.monotonic() + _ASK_AGAIN_S
 
     async def release_unused(self) -> None:
         """Reports what was settled and gives back all but what is reserved."""

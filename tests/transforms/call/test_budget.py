@@ -233,6 +233,27 @@ def now_taken(budget: LeasedBudget, worst: Decimal) -> bool:
     return budget._take(worst)
 
 
+def test_what_a_settlement_frees_is_counted_before_the_record_is_believed_again() -> None:
+    record = MemoryRecord("10")
+    budget = worker(record)
+
+    async def main() -> bool:
+        assert await budget.reserve(money(6))
+        late = asyncio.create_task(budget.reserve(money(7)))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        budget.settle(money(6), money(1))  # 9 are left: 5 of the lease and 4 in the record
+        return await late
+
+    assert now(main())
+
+
+def test_a_smaller_call_is_not_refused_because_a_larger_one_was() -> None:
+    budget = worker(MemoryRecord("10"))
+    assert not now(budget.reserve(money(11)))
+    assert now(budget.reserve(money(9)))
+
+
 class CapMachine(RuleBasedStateMachine):
     """Workers reserve, settle, give back, die and are born; the cap holds after every step."""
 
