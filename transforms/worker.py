@@ -136,7 +136,7 @@ class Worker:
         if engine is None:
             return max(0, texts)
         stats = engine.stats()
-        return max(0, texts) + max(0, stats.answered + stats.replayed - self.counters.hosted)
+        return max(0, texts) + max(0, stats.answered + stats.replayed + stats.shared - self.counters.hosted)
 
     def embedder_backend(self, route: str) -> EmbedderBackend:
         """The configuration of an embed route's backend."""

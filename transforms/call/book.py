@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from decimal import Decimal
 
 from schemas.batches import AmbiguousCall
@@ -10,16 +12,20 @@ from schemas.errors import LedgerError
 from schemas.outcomes import ZERO, Charge
 from transforms.call.ledger import (
     Frame,
+    LedgerState,
     RecordedCall,
     charge_to,
+    checksum_of,
     encode_frame,
     fold,
     header,
+    places,
     scan,
     usage_to,
 )
 from transforms.call.ports import Clock, HeldRequest, LedgerLog, OutboxBatch
 from transforms.call.request import CallBatch
+from transforms.call.share import Place, SharedAnswer
 from transforms.call.site import Site
 from transforms.call.wire import Answer, CallFailure, EncodedRequest, WireResponse
 
@@ -52,7 +58,10 @@ class BatchBook:
                 f"batch {batch.batch_id} has a ledger of a {_NAMES[state.mode or '']}, and this is a "
                 f"{_NAMES[mode]}: the two don't mix; use another output folder, or delete this one"
             )
+        for call, place in _places_of_ends(state, log.content, frames):
+            call.place = place
         log.start(length)
+        self._position = length
         if state.mode is None:
             self._append(header(batch.batch_id, mode))
         self._next_id = state.next_id
@@ -135,8 +144,68 @@ class BatchBook:
             frame["via"] = record.via
         self._append(frame)
 
+    @property
+    def log(self) -> LedgerLog:
+        """The ledger itself."""
+        return self._log
+
+    @property
+    def batch_id(self) -> str:
+        """The batch that is worked on."""
+        return self._batch_id
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that is worked on."""
+        return self._attempt
+
+    def place(self, call: RecordedCall) -> Place:
+        """Where the end of a call stands."""
+        return Place(self._batch_id, *call.place)
+
+    def shared(
+        self, row: int, route: str, site: Site, request_sha256: str, told: SharedAnswer
+    ) -> RecordedCall:
+        """Records that a row takes over another row's answer to the same request; nothing was sent."""
+        frame: Frame = {name: told.frame[name] for name in _OF_AN_ANSWER}
+        frame.update(
+            {
+                "kind": "shared",
+                "id": self._next_id,
+                "attempt": self._attempt,
+                "row": row,
+                "route": route,
+                "backend": site.name,
+                "call": 0,
+                "request": request_sha256,
+                "worst": None,
+                "from": asdict(told.origin),
+            }
+        )
+        self._next_id += 1
+        self._append(frame)
+        return RecordedCall(
+            id=frame["id"],
+            attempt=self._attempt,
+            row=row,
+            route=route,
+            backend=site.name,
+            call=0,
+            request_sha256=request_sha256,
+            worst=None,
+            sent_at=frame["at"],
+            end="shared",
+            final=frame,
+        )
+
     def answered(
-        self, call: RecordedCall, response: WireResponse, answer: Answer, charge: Charge, latency_ms: float
+        self,
+        call: RecordedCall,
+        response: WireResponse,
+        answer: Answer,
+        charge: Charge,
+        latency_ms: float,
+        document_id: str | None = None,
     ) -> None:
         """Records answer and settlement in one frame."""
         call.end = "answered"
@@ -149,9 +218,10 @@ class BatchBook:
             "usage": usage_to(answer.usage),
             "charge": charge_to(charge),
             "latency_ms": latency_ms,
+            "of": [call.row, call.route, document_id],
             "at": self._now(),
         }
-        self._append(call.final)
+        call.place = self._append(call.final)
 
     def failed(self, call: RecordedCall, failure: CallFailure) -> None:
         """Records a definite end for which nothing is billed."""
@@ -202,15 +272,29 @@ class BatchBook:
             )
         )
 
-    def _append(self, frame: Frame) -> None:
-        self._log.append(encode_frame(frame))
+    def _append(self, frame: Frame) -> tuple[int, int]:
+        """Writes a frame; where it stands, and its checksum."""
+        data = encode_frame(frame)
+        self._log.append(data)
+        offset = self._position
+        self._position += len(data)
+        return offset, checksum_of(data)
 
     def _now(self) -> str:
         return self._clock.now().isoformat()
+
+
+def _places_of_ends(
+    state: LedgerState, content: bytes, frames: Sequence[Frame]
+) -> Iterator[tuple[RecordedCall, tuple[int, int]]]:
+    for frame, place in zip(frames, places(content, len(frames)), strict=True):
+        if frame["kind"] == "answered":
+            yield state.calls[frame["id"]], place
 
 
 def _printable(value: str) -> str:
     return value.encode("ascii", "replace").decode()
 
 
+_OF_AN_ANSWER = ("status", "headers", "body", "usage", "latency_ms", "at")
 _NAMES = {"live": "real run", "rehearsal": "rehearsal"}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from schemas.errors import BatchError, StoreError
 from schemas.outcomes import Outcome
 from transforms.call.book import BatchBook
+from transforms.call.caching import by_shared_prefix
 from transforms.call.desk import CANCELLED, Desk
 from transforms.call.document import DocumentRun
 from transforms.call.ports import LedgerStore
@@ -68,6 +69,8 @@ class CallCore:
                 await asyncio.to_thread(book.outbox.seal)
             await book.sync()
         finally:
+            if self.desk.shares is not None:
+                await self.desk.shares.leave(log)
             await log.close()
         return CallBatchResult([outcome for outcome in outcomes if outcome is not None], book.ambiguous)
 
@@ -77,7 +80,7 @@ class CallCore:
         errors: list[BaseException] = []
         workers: list[asyncio.Task[None]] = []
         for name, queue in _by_first_backend(batch).items():
-            source = iter(queue)
+            source = iter(_recorded_first(queue, book))
             for _ in range(min(len(queue), self.desk.sites[name].lane.slots.limit)):
                 worker = asyncio.create_task(self._worker(source, book, priority, outcomes, errors))
                 self._workers.add(worker)
@@ -144,8 +147,13 @@ def _check_distinct(batch: CallBatch) -> None:
         raise BatchError(f"batch {batch.batch_id} has a (row, route) pair twice: a defect of Switchgear")
 
 
+def _recorded_first(queue: list[tuple[int, CallRequest]], book: BatchBook) -> list[tuple[int, CallRequest]]:
+    """Replays before calls, so that identical requests find the answers that are there already."""
+    return sorted(queue, key=lambda item: not book.recorded(item[1].assignment.row, item[1].assignment.route))
+
+
 def _by_first_backend(batch: CallBatch) -> dict[str, list[tuple[int, CallRequest]]]:
     queues: dict[str, list[tuple[int, CallRequest]]] = defaultdict(list)
     for index, request in enumerate(batch.requests):
         queues[request.assignment.chain[0]].append((index, request))
-    return queues
+    return {name: by_shared_prefix(queue) for name, queue in queues.items()}

@@ -13,6 +13,7 @@ from transforms.call.budget import Budget
 from transforms.call.lane import Slots
 from transforms.call.ports import Clock, Outbox, Transport
 from transforms.call.retry import RetryPolicies
+from transforms.call.share import Shares
 from transforms.call.site import Site
 from transforms.call.structured import SchemaBook
 
@@ -27,6 +28,7 @@ class Counters:
     in_flight: int = 0
     answered: int = 0
     replayed: int = 0
+    shared: int = 0
     amount: Decimal = ZERO
     list_amount: Decimal = ZERO
 
@@ -45,6 +47,7 @@ class Desk:
     schemas: SchemaBook
     refuse_unknown_price: bool
     outbox: Outbox | None = None
+    shares: Shares | None = None  # None: every request is asked for itself
     counters: Counters = field(default_factory=Counters)
     sending: set[asyncio.Task[object]] = field(default_factory=set)
     closing: bool = False

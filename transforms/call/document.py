@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from decimal import Decimal
 
 from schemas.errors import BatchError
 from schemas.failures import FailureClass
-from schemas.outcomes import ZERO, Outcome
+from schemas.outcomes import ZERO, Outcome, SharedFrom
 from schemas.workload import Limits
 from transforms.call.book import BatchBook
+from transforms.call.caching import cached_prefix
 from transforms.call.desk import CANCELLED, Desk
 from transforms.call.held import hold
 from transforms.call.ledger import RecordedCall
 from transforms.call.ports import LostError, NotSentError
+from transforms.call.repair import after_repair, repair_request
 from transforms.call.request import CallRequest
 from transforms.call.retry import FALLS_BACK, Verdict
+from transforms.call.secret import Secret
+from transforms.call.share import SharedAnswer, share_key
 from transforms.call.site import Site
 from transforms.call.tally import Answered, Tally
-from transforms.call.wire import KEPT_HEADERS, CallFailure, EncodedRequest, WireResponse
+from transforms.call.vertex import TokenError
+from transforms.call.wire import KEPT_HEADERS, Answer, CallFailure, EncodedRequest, WireResponse
 
 
 class DocumentRun:
@@ -32,38 +38,61 @@ class DocumentRun:
         self._priority = priority
         self._tally = Tally(request)
         self._first_call_at: float | None = None
+        self._encoded: tuple[Site, CallRequest, EncodedRequest | CallFailure] | None = None
 
     async def outcome(self) -> Outcome:
         """The outcome; raises LedgerError or BatchError when the whole batch can't go on."""
         replayed = self._replay()
         if replayed is not None:
-            return self._tally.answered(replayed)
+            return await self._finish(replayed)
         failures: list[tuple[Site, CallFailure]] = []
         for name in self._request.assignment.chain:
             site = self._desk.sites[name]
             self._tally.try_backend(name)
-            result = await self._hold(site) or await self._try(site)
+            result = await self._hold(site) or await self._ask(site)
             if isinstance(result, Answered):
-                return self._tally.answered(result)
+                return await self._finish(result)
             failures.append((site, result))
             if result.failure not in FALLS_BACK:
                 break
         return self._tally.failed(failures)
+
+    async def _finish(self, first: Answered) -> Outcome:
+        """The outcome of an answer; one that does not fit is sent back once, to the backend that gave it."""
+        request = repair_request(self._request, first.answer)
+        if request is None:
+            return self._tally.answered(first)
+        self._request = request  # all that follows is about the second question
+        second = self._replay_repair(first.site) or await self._ask(first.site)
+        return self._tally.answered(after_repair(first, second))
+
+    def _replay_repair(self, site: Site) -> Answered | None:
+        """The answer to the repair that the ledger has, already counted by `_replay`."""
+        for call in self._book.recorded(self._request.assignment.row, self._request.assignment.route):
+            found = self._recorded_answer(call) if call.end in ("answered", "shared") else None
+            if found is not None and found.site is site:
+                self._tally.replayed += call.end == "answered"
+                return found
+        return None
 
     def _replay(self) -> Answered | None:
         """Counts what the ledger has for this document, and the answer in it, if there is one."""
         found: Answered | None = None
         tally = self._tally
         for call in self._book.recorded(self._request.assignment.row, self._request.assignment.route):
-            tally.calls += 1
             tally.try_backend(call.backend)
+            if call.end == "shared":
+                tally.add_share(call.origin, self._desk.sites.get(call.backend))
+                found = found or self._recorded_answer(call)
+                continue
+            tally.calls += 1
             if call.end == "unknown":
                 tally.add_ambiguous(call.backend, self._book.amount_at_stake(call.worst))
             elif call.end == "answered":
                 tally.add_answer(call.usage, call.charge)
                 found = found or self._recorded_answer(call)
         if found is not None:
-            tally.replayed += 1
+            tally.replayed += found.call.end == "answered"
             self._desk.counters.replayed += 1
         return found
 
@@ -78,13 +107,78 @@ class DocumentRun:
         if isinstance(answer, CallFailure):
             return None
         answer = self._desk.schemas.check(answer, self._request.json_schema)
-        return Answered(site, answer, call.request_sha256, call.final["latency_ms"], call.final["at"])
+        if call.end == "answered" and self._desk.shares is not None:
+            told = self._told(call, fresh=False)
+            key = share_key(site.name, encoded.sha256)
+            self._desk.shares.offer(key, self._book.log, self._book.place(call), told)
+        return Answered(site, answer, call.request_sha256, call.final["latency_ms"], call.final["at"], call)
+
+    def _told(self, call: RecordedCall, *, fresh: bool) -> SharedAnswer:
+        assignment = self._request.assignment
+        origin = SharedFrom(self._book.batch_id, call.row, call.route, assignment.document_id)
+        return SharedAnswer(origin, call.final, fresh)
+
+    async def _ask(self, site: Site) -> Answered | CallFailure:
+        """The answer to another row's identical request, or else all calls to one backend."""
+        shares = self._desk.shares
+        encoded = self._encode(site) if shares is not None else None
+        if shares is None or not isinstance(encoded, EncodedRequest):
+            return await self._try(site)
+        key = share_key(site.name, encoded.sha256)
+        try:
+            told = await shares.turn(key, lambda told: self._fits(site, told), self._timeout_s(math.inf))
+        except TimeoutError:
+            return _refused(FailureClass.DEADLINE, _deadline_sentence(self._desk.limits))
+        if isinstance(told, SharedAnswer):
+            return self._take_over(site, encoded, told)
+        result: Answered | CallFailure | None = None
+        try:
+            result = await self._try(site)
+        finally:
+            if isinstance(result, Answered):
+                place, answer = self._book.place(result.call), self._told(result.call, fresh=True)
+                shares.answered(told, self._book.log, place, answer)
+            else:
+                shares.failed(told)
+        return result
+
+    def _fits(self, site: Site, told: SharedAnswer) -> bool:
+        """Whether an answer may be shared: who tries again does not take what failed before."""
+        if told.fresh or self._book.attempt == 1:
+            return True
+        answer = self._shared_answer(site, told)
+        return isinstance(answer, Answer) and answer.failure is None
+
+    def _shared_answer(self, site: Site, told: SharedAnswer) -> Answer | CallFailure:
+        frame = told.frame
+        answer = site.codec.decode(WireResponse(frame["status"], frame["headers"], frame["body"].encode()))
+        if isinstance(answer, CallFailure):
+            return answer
+        return self._desk.schemas.check(answer, self._request.json_schema)
+
+    def _take_over(self, site: Site, encoded: EncodedRequest, told: SharedAnswer) -> Answered | CallFailure:
+        """Records and uses another row's answer."""
+        answer = self._shared_answer(site, told)
+        if isinstance(answer, CallFailure):  # only if a codec has changed under a recorded answer
+            return answer
+        assignment = self._request.assignment
+        call = self._book.shared(assignment.row, assignment.route, site, encoded.sha256, told)
+        self._tally.add_share(told.origin, site)
+        self._desk.counters.shared += 1
+        return Answered(site, answer, encoded.sha256, call.final["latency_ms"], call.final["at"], call)
 
     def _encode(self, site: Site) -> EncodedRequest | CallFailure:
+        """The request on a backend's wire; the last one is kept, because encoding is what costs most."""
+        kept = self._encoded
+        if kept is not None and kept[0] is site and kept[1] is self._request:
+            return kept[2]
+        encoded: EncodedRequest | CallFailure
         try:
-            return site.encode(self._request)
+            encoded = site.encode(self._request)
         except ValueError as error:
-            return CallFailure(FailureClass.INVALID_TEXT, str(error), sent=False, final=True)
+            encoded = CallFailure(FailureClass.INVALID_TEXT, str(error), sent=False, final=True)
+        self._encoded = (site, self._request, encoded)
+        return encoded
 
     async def _hold(self, site: Site) -> CallFailure | None:
         """Why the document waits for a provider batch; None when its backend is called online."""
@@ -131,6 +225,20 @@ class DocumentRun:
         return 0.0 if self._first_call_at is None else self._desk.clock.monotonic() - self._first_call_at
 
     async def _call(self, site: Site, encoded: EncodedRequest) -> Answered | CallFailure:
+        """One call; the first with a prefix that is to be cached goes ahead of the others."""
+        prefix, gate = cached_prefix(site.backend, self._request), site.gate
+        if prefix is None:
+            return await self._call_in_turn(site, encoded)
+        key = (site.lane.key, prefix)
+        ahead = await gate.enter(key)
+        result: Answered | CallFailure | None = None
+        try:
+            result = await self._call_in_turn(site, encoded)
+            return result
+        finally:
+            gate.leave(key, ahead=ahead, answered=isinstance(result, Answered))
+
+    async def _call_in_turn(self, site: Site, encoded: EncodedRequest) -> Answered | CallFailure:
         """One call, when the lane has room and is open, and the budget allows it."""
         lane_slots, slots = site.lane.slots, self._desk.slots
         await lane_slots.acquire(self._priority)
@@ -159,6 +267,10 @@ class DocumentRun:
             return refusal
         if self._elapsed() >= desk.limits.document_deadline_s:
             return _refused(FailureClass.DEADLINE, _deadline_sentence(desk.limits))
+        try:
+            key = await site.secret()
+        except TokenError as error:
+            return _refused(FailureClass.AUTHENTICATION, str(error))
         worst = site.worst_case(encoded, desk.clock.now())
         if worst is None and desk.refuse_unknown_price:
             return _refused(
@@ -170,13 +282,13 @@ class DocumentRun:
             return _refused(FailureClass.BUDGET_EXHAUSTED, desk.budget.sentence)
         actual = worst or ZERO  # whatever goes wrong from here on, the worst case stays counted
         try:
-            result, actual = await self._exchange(site, encoded, worst)
+            result, actual = await self._exchange(site, encoded, worst, key)
             return result
         finally:
             desk.budget.settle(worst or ZERO, actual)
 
     async def _exchange(
-        self, site: Site, encoded: EncodedRequest, worst: Decimal | None
+        self, site: Site, encoded: EncodedRequest, worst: Decimal | None, key: Secret | None
     ) -> tuple[Answered | CallFailure, Decimal]:
         """Intends, sends, records. Gives the result and what it counts for in the budget."""
         desk, assignment = self._desk, self._request.assignment
@@ -194,9 +306,9 @@ class DocumentRun:
         desk.counters.calls += 1
         desk.counters.in_flight += 1
         try:
-            response = await desk.transport.send(encoded.wire, site.key, self._timeout_s())
+            response = await desk.transport.send(encoded.wire, key, self._timeout_s())
         except NotSentError as error:
-            failure = CallFailure(FailureClass.CONNECTION, _masked(site, str(error)), final=error.final)
+            failure = CallFailure(FailureClass.CONNECTION, _masked(key, str(error)), final=error.final)
             self._book.failed(call, failure)
             return failure, ZERO
         except LostError as error:
@@ -209,34 +321,39 @@ class DocumentRun:
         finally:
             desk.sending.discard(task)
             desk.counters.in_flight -= 1
-        return self._settle(site, call, response, (desk.clock.monotonic() - started) * 1000)
+        response = _kept(key, response)
+        return self._settle(site, call, response, key, (desk.clock.monotonic() - started) * 1000)
 
-    def _timeout_s(self) -> float:
+    def _timeout_s(self, longest: float | None = None) -> float:
         left = self._desk.limits.document_deadline_s - self._elapsed()
-        return min(self._desk.limits.request_timeout_s, left)
+        return min(self._desk.limits.request_timeout_s if longest is None else longest, left)
 
     def _settle(
-        self, site: Site, call: RecordedCall, response: WireResponse, latency_ms: float
+        self,
+        site: Site,
+        call: RecordedCall,
+        response: WireResponse,
+        key: Secret | None,
+        latency_ms: float,
     ) -> tuple[Answered | CallFailure, Decimal]:
         """Records what a response is; the answer is used only after that."""
-        response = _kept(site, response)
         result = site.codec.decode(response)
         if isinstance(result, CallFailure):
-            result = replace(result, message=_masked(site, result.message))
+            result = replace(result, message=_masked(key, result.message))
             if result.ambiguous:
                 lost = self._lost(site, call, "malformed", result, response.body)
                 return lost, call.worst or ZERO
             self._book.failed(call, result)
             return result, ZERO
         charge = site.charge(result, self._desk.clock.now())
-        self._book.answered(call, response, result, charge, latency_ms)
+        self._book.answered(call, response, result, charge, latency_ms, self._request.assignment.document_id)
         self._tally.add_answer(result.usage, charge)
         counters = self._desk.counters
         counters.answered += 1
         counters.amount += charge.amount or ZERO
         counters.list_amount += charge.list_amount or ZERO
         answer = self._desk.schemas.check(result, self._request.json_schema)
-        answered = Answered(site, answer, call.request_sha256, latency_ms, call.final["at"])
+        answered = Answered(site, answer, call.request_sha256, latency_ms, call.final["at"], call)
         billed = call.worst if charge.list_amount is None else charge.list_amount
         return answered, billed or ZERO
 
@@ -264,15 +381,15 @@ def _deadline_sentence(limits: Limits) -> str:
     return f"the document's deadline of {limits.document_deadline_s:g} s passed"
 
 
-def _kept(site: Site, response: WireResponse) -> WireResponse:
+def _kept(key: Secret | None, response: WireResponse) -> WireResponse:
     """What of a response is looked at and recorded: some headers, and nowhere the key that it may echo."""
-    headers = {name: _masked(site, value) for name in KEPT_HEADERS if (value := response.headers.get(name))}
-    body = response.body if site.key is None else site.key.mask(response.body)
+    headers = {name: _masked(key, value) for name in KEPT_HEADERS if (value := response.headers.get(name))}
+    body = response.body if key is None else key.mask(response.body)
     return WireResponse(response.status, headers, body)
 
 
-def _masked(site: Site, message: str) -> str:
-    return message if site.key is None else site.key.mask_text(message)
+def _masked(key: Secret | None, message: str) -> str:
+    return message if key is None else key.mask_text(message)
 
 
 def _last_failure(failure: CallFailure, verdict: Verdict, calls: int, limits: Limits) -> CallFailure:

@@ -20,6 +20,7 @@ from schemas.workload import HostedBackend, Workload
 from transforms.call.address import AllowList
 from transforms.call.budget import Budget, LeasedBudget, NoCap
 from transforms.call.budget_file import LocalBudgetRecord, read_budget
+from transforms.call.codecs import base_url_of
 from transforms.call.core import CallCore
 from transforms.call.desk import CANCELLED, Desk
 from transforms.call.lane import Slots
@@ -28,9 +29,12 @@ from transforms.call.ports import SystemClock, Transport
 from transforms.call.request import CallBatch, CallBatchResult, EngineStats
 from transforms.call.retry import RetryPolicies
 from transforms.call.secret import Secret, read_key
-from transforms.call.site import CODECS, Place, build_sites, check_parameters, place_of
+from transforms.call.share import Shares
+from transforms.call.share_index import SharedAnswers
+from transforms.call.site import Place, build_sites, check_parameters, place_of
 from transforms.call.structured import SchemaBook
 from transforms.call.transport import AiohttpTransport
+from transforms.call.vertex import TokenSource, google_tokens
 from transforms.price import PriceBook
 
 GRACE_S = 10.0
@@ -78,6 +82,7 @@ class CallEngine:
             in_flight=counters.in_flight,
             answered=counters.answered,
             replayed=counters.replayed,
+            shared=counters.shared,
             amount=counters.amount,
             list_amount=counters.list_amount,
         )
@@ -109,15 +114,17 @@ def open_call_engine(
     *,
     budget_limit: Decimal | None,
     environ: Mapping[str, str] | None = None,
+    vertex_tokens: Callable[[], TokenSource] = google_tokens,
 ) -> CallEngine:
     """An engine for the workload's hosted backends.
 
-    Keys are read from `environ` (default: the process's) here and nowhere else. With a
+    Keys are read from `environ` (default: the process's) here and nowhere else; Vertex's tokens come
+    from `vertex_tokens` (default: application default credentials). With a
     `budget_limit` the run's budget record must exist (`open_budget`). In a rehearsal the calls go to
     a loopback stand-in in this process, without keys.
 
     Raises:
-        MissingSecretError: a key is not set.
+        MissingSecretError: a key is not set, or there are no credentials for Vertex.
         ConfigurationError: a base_url, a generation parameter or a JSON Schema that can't be used.
         OutputError: the output is no local folder, or has no budget record for this limit.
     """
@@ -134,9 +141,12 @@ def open_call_engine(
         if run.rehearsal:
             places = _rehearsal_places(workload, backends, closers)
         else:
-            places = _live_places(backends, os.environ if environ is None else environ)
+            places = _live_places(backends, os.environ if environ is None else environ, vertex_tokens)
         ledgers = LocalLedgers(output)
         closers.callback(ledgers.close)
+        answers = SharedAnswers(output) if workload.limits.share_identical else None
+        if answers is not None:
+            closers.callback(answers.close)
         loop = _start_loop(closers)
 
         def budget(clock: SystemClock) -> Budget:
@@ -145,7 +155,9 @@ def open_call_engine(
             holder = f"{os.getpid()}-{secrets.token_hex(4)}"
             return LeasedBudget(LocalBudgetRecord(output), holder, clock, budget_limit)
 
-        parts = _Parts(workload, run, backends, places, ledgers, schemas, budget, budget_limit is not None)
+        parts = _Parts(
+            workload, run, backends, places, ledgers, schemas, budget, budget_limit is not None, answers
+        )
         core, transport = asyncio.run_coroutine_threadsafe(_assemble(parts), loop).result()
         return CallEngine(core, transport, loop, closers.pop_all())
 
@@ -160,6 +172,7 @@ class _Parts:
     schemas: SchemaBook
     budget: Callable[[SystemClock], Budget]
     capped: bool
+    answers: SharedAnswers | None
 
 
 async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
@@ -177,19 +190,25 @@ async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
         slots=Slots(run.max_in_flight),
         schemas=parts.schemas,
         refuse_unknown_price=parts.capped and workload.budget.on_unknown_price == "refuse",
+        shares=None if parts.answers is None else Shares(clock, parts.answers),
     )
     return CallCore(desk, parts.ledgers, "rehearsal" if run.rehearsal else "live"), transport
 
 
-def _live_places(backends: Mapping[str, HostedBackend], environ: Mapping[str, str]) -> dict[str, Place]:
-    return {
-        name: place_of(
-            name,
-            backend.base_url or CODECS[backend.provider].default_base_url,
-            read_key(name, backend, environ),
-        )
-        for name, backend in backends.items()
-    }
+def _live_places(
+    backends: Mapping[str, HostedBackend],
+    environ: Mapping[str, str],
+    vertex_tokens: Callable[[], TokenSource],
+) -> dict[str, Place]:
+    places: dict[str, Place] = {}
+    tokens: TokenSource | None = None
+    for name, backend in backends.items():
+        if backend.platform == "vertex":
+            tokens = tokens or vertex_tokens()
+            places[name] = place_of(name, base_url_of(backend), None, tokens)
+        else:
+            places[name] = place_of(name, base_url_of(backend), read_key(name, backend, environ))
+    return places
 
 
 def _rehearsal_places(
@@ -201,7 +220,9 @@ def _rehearsal_places(
     server.start()
     closers.callback(server.close)
     key = Secret("rehearsal")
-    return {name: place_of(name, server.base_url(b.provider), key) for name, b in backends.items()}
+    return {
+        name: place_of(name, server.base_url(b.provider, b.platform), key) for name, b in backends.items()
+    }
 
 
 def _start_loop(closers: ExitStack) -> asyncio.AbstractEventLoop:

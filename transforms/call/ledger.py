@@ -8,11 +8,14 @@ and the payload, which is one JSON object. Kinds of payload:
   worst amount, instant; `via`, when it went out with a provider batch
 - `answered`: before the answer is used: id, status, headers, body, usage, charge, latency, instant
 - `failed`: the call ended and nothing was billed: id, class, message, instant
+- `shared`: once, for a call that was never made: another row's answer to the identical request, copied
+  with where it comes from, so that a replay needs no other ledger
 - `unknown`: nobody knows whether the call was billed: id, cause, message, instant
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
@@ -23,7 +26,7 @@ from typing import Any
 import orjson
 
 from schemas.errors import LedgerError
-from schemas.outcomes import ZERO, Charge, Usage, money
+from schemas.outcomes import ZERO, Charge, SharedFrom, Usage, money
 from transforms.call.wire import WireResponse
 
 LEDGER_VERSION = "ledger/1"
@@ -68,6 +71,35 @@ def scan(data: bytes) -> tuple[list[Frame], int]:
     return frames, position
 
 
+def places(data: bytes, frames: int) -> list[tuple[int, int]]:
+    """Offset and checksum of the first `frames` frames of `data`, which `scan` found to be whole."""
+    found = []
+    position = 0
+    for _ in range(frames):
+        length, checksum = _PREFIX.unpack_from(data, position)
+        found.append((position, checksum))
+        position += _PREFIX.size + length
+    return found
+
+
+def checksum_of(frame: bytes) -> int:
+    """The checksum in an encoded frame's prefix."""
+    checksum: int = _PREFIX.unpack_from(frame)[1]
+    return checksum
+
+
+def read_frame(fd: int, offset: int, checksum: int) -> Frame | None:
+    """The frame at an offset of an open ledger, if a whole one with that checksum stands there."""
+    prefix = os.pread(fd, _PREFIX.size, offset)
+    if len(prefix) < _PREFIX.size:
+        return None
+    length, found = _PREFIX.unpack(prefix)
+    if found != checksum or length > LONGEST_PAYLOAD:
+        return None
+    frames, _ = scan(prefix + os.pread(fd, length, offset + _PREFIX.size))
+    return frames[0] if frames else None
+
+
 def header(batch_id: str, mode: str) -> Frame:
     """The first frame's payload."""
     return {"kind": "header", "version": LEDGER_VERSION, "batch_id": batch_id, "mode": mode}
@@ -75,7 +107,11 @@ def header(batch_id: str, mode: str) -> Frame:
 
 @dataclass(slots=True)
 class RecordedCall:
-    """A call as the ledger knows it. `end` is `answered`, `failed`, `unknown` or None (none recorded)."""
+    """A call as the ledger knows it. `end` is `answered`, `failed`, `unknown` or None (none recorded).
+
+    With `shared` it is no call, but an answer taken over from another row. `place` is where the frame of
+    its end stands: offset and checksum.
+    """
 
     id: int
     attempt: int
@@ -89,6 +125,12 @@ class RecordedCall:
     via: str | None = None  # the ticket with which it went out in a provider batch
     end: str | None = None
     final: Frame = field(default_factory=dict)
+    place: tuple[int, int] = (-1, 0)
+
+    @property
+    def origin(self) -> SharedFrom:
+        """Whose answer a shared one is."""
+        return SharedFrom(**self.final["from"])
 
     @property
     def usage(self) -> Usage:
@@ -158,6 +200,11 @@ def _apply(state: LedgerState, frame: Frame, batch_id: str) -> None:
         if call.id in state.calls:
             raise ValueError(f"call {call.id} was intended twice")
         state.calls[call.id] = call
+    elif kind == "shared":
+        call = _intended(frame)
+        call.end, call.final = kind, frame
+        if state.calls.setdefault(call.id, call) is not call:
+            raise ValueError(f"call {call.id} was there before")
     elif kind in ("answered", "failed", "unknown"):
         call = state.calls[frame["id"]]
         if call.end is not None:
@@ -206,7 +253,9 @@ class LedgerTotals:
         return self.list_amount + self.ambiguous_amount
 
     def add(self, call: RecordedCall) -> None:
-        """Adds one call."""
+        """Adds one call; a shared answer is none."""
+        if call.end == "shared":
+            return
         self.calls += 1
         if call.end == "failed":
             return

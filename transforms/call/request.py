@@ -4,15 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from schemas.batches import AmbiguousCall
 from schemas.outcomes import ZERO, Assignment, Outcome
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of the conversation with a model."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An answer that does not fit, and the words that ask for a better one."""
+
+    answer: str
+    complaint: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallRequest:
-    """One assignment with its rendered prompt; `assignment.chain` names the backends in order."""
+    """One assignment with its rendered prompt; `assignment.chain` names the backends in order.
+
+    `repair` says that an answer which does not fit the JSON Schema is sent back once; `rejected` is
+    that answer, in the request that asks again. `shared` says how many characters at the start of the
+    prompt are, like the system text, the same for several documents of the batch; None: there is no
+    other document to share them with. For embeddings the prompt is the text itself.
+    """
 
     assignment: Assignment
     system: str
@@ -20,6 +42,17 @@ class CallRequest:
     json_schema: dict[str, Any] | None
     document_sha256: str
     prompt_sha256: str
+    repair: bool = False
+    rejected: Rejected | None = None
+    shared: int | None = None
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The conversation as the model gets it."""
+        asked = Turn("user", self.prompt)
+        if self.rejected is None:
+            return (asked,)
+        return asked, Turn("assistant", self.rejected.answer), Turn("user", self.rejected.complaint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +80,14 @@ class EngineStats:
     """What the engine has done since it was opened.
 
     `calls` were sent by this engine, `answered` of them have an answer (billed), `replayed` answers
-    came from the ledger instead. `amount` and `list_amount` are those of `answered` alone.
+    came from the ledger instead, `shared` ones from another row that asked the same. `amount` and
+    `list_amount` are those of `answered` alone.
     """
 
     calls: int = 0
     in_flight: int = 0
     answered: int = 0
     replayed: int = 0
+    shared: int = 0
     amount: Decimal = ZERO
     list_amount: Decimal = ZERO

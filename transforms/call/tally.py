@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from schemas.failures import is_retryable
-from schemas.outcomes import FREE, ZERO, Charge, Outcome, Usage
+from schemas.outcomes import FREE, ZERO, Basis, Charge, Outcome, SharedFrom, Usage
+from schemas.workload import HostedBackend
+from transforms.call.ledger import RecordedCall
 from transforms.call.request import CallRequest
 from transforms.call.site import Site
 from transforms.call.wire import Answer, CallFailure
@@ -21,6 +23,7 @@ class Answered:
     request_sha256: str
     latency_ms: float
     answered_at: str
+    call: RecordedCall
 
 
 @dataclass(slots=True)
@@ -36,6 +39,7 @@ class Tally:
     charge: Charge = FREE
     tried: list[str] = field(default_factory=list)
     request_sha256: str | None = None  # of the request as last sent
+    shared_from: SharedFrom | None = None
 
     def try_backend(self, name: str) -> None:
         """Notes that the document came to a backend."""
@@ -47,6 +51,12 @@ class Tally:
         self.usage += usage
         self.charge += charge
 
+    def add_share(self, origin: SharedFrom, site: Site | None) -> None:
+        """Notes that an answer was another row's, which has paid for it."""
+        self.shared_from = origin
+        basis: Basis = "rehearsal" if site is not None and site.rehearsal else "shared"
+        self.charge += Charge(amount=ZERO, list_amount=ZERO, basis=basis, certainty="exact")
+
     def add_ambiguous(self, backend: str, amount: Decimal) -> None:
         """Adds a call that may have been billed, with the most that it can have cost."""
         self.ambiguous[backend] = self.ambiguous.get(backend, 0) + 1
@@ -54,16 +64,15 @@ class Tally:
 
     def answered(self, answered: Answered) -> Outcome:
         """The outcome that an answer is: a result, or a paid failure."""
-        answer, backend = answered.answer, answered.site.backend
+        answer = answered.answer
         return replace(
-            self._outcome(),
+            self._outcome(answered.site),
             failure=answer.failure,
             message=answer.message,
             answer=answer.text,
             output=answer.output,
-            backend=answered.site.name,
-            provider=backend.provider,
-            request_model=backend.model,
+            vector=answer.vector,
+            token_count=answer.usage.input_tokens if answer.vector is not None else None,
             response_model=answer.response_model,
             response_id=answer.response_id,
             finish_reasons=answer.finish_reasons,
@@ -82,19 +91,19 @@ class Tally:
             failures[-1],
         )
         return replace(
-            self._outcome(),
+            self._outcome(site),
             failure=failure.failure,
             message="; ".join(f"backend {site.name!r}: {failure.message}" for site, failure in failures),
-            backend=site.name,
-            provider=site.backend.provider,
-            request_model=site.backend.model,
             request_sha256=self.request_sha256,
         )
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self, site: Site) -> Outcome:
         return Outcome(
             assignment=self.request.assignment,
-            operation="chat",
+            operation=site.backend.operation,
+            backend=site.name,
+            provider=provider_name(site.backend),
+            request_model=site.backend.model,
             usage=self.usage,
             charge=self.charge,
             calls=self.calls,
@@ -103,5 +112,13 @@ class Tally:
             replayed_calls=self.replayed,
             chain_tried=tuple(self.tried),
             document_sha256=self.request.document_sha256,
-            prompt_sha256=self.request.prompt_sha256,
+            prompt_sha256=self.request.prompt_sha256 or None,
+            shared_from=self.shared_from,
         )
+
+
+def provider_name(backend: HostedBackend) -> str:
+    """The backend's provider by the OpenTelemetry GenAI names."""
+    if backend.platform == "vertex":
+        return "gcp.vertex_ai"
+    return "gcp.gemini" if backend.provider == "gemini" else backend.provider

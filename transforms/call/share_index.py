@@ -1,0 +1,170 @@
+"""The index of answers that the processes of one output share: `<output>/shared/`.
+
+`answers.N.index` are hash tables of fixed-size slots in memory-mapped files: 128 bits of the request's
+key, and where in which ledger its answer stands. They hold hints only. A slot that is torn, lost or out
+of date costs another call at worst: what it points to is checked before it is used.
+
+`asking.lock` has no content: who asks a request holds the lock of one byte of it, at the place that the
+key says. The kernel lets go of the locks of a process that dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import struct
+import zlib
+from pathlib import Path
+
+from schemas.errors import StoreError
+from schemas.outcomes import SharedFrom
+from transforms.call.ledger import read_frame
+from transforms.call.ledger_file import ledger_path
+from transforms.call.share import Place, SharedAnswer
+
+FOLDER = "shared"
+_SLOT = struct.Struct("<16s16sQII")
+_BODY = struct.Struct("<16s16sQI")
+_CHECKSUM = struct.Struct("<I")
+_EMPTY = bytes(16)
+_PROBES = 32
+_FIRST_SLOTS = 1 << 14
+_GROWTH = 8
+_MOST_TABLES = 6  # of 2**14 to 2**29 slots
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
+_SET_LOCK = getattr(fcntl, "F_OFD_SETLK", None)  # locks of an open file; Linux only
+
+
+class SharedAnswers:
+    """The index of one output. Where the system has no locks of single bytes, claims are always granted.
+
+    Raises:
+        StoreError: its files can't be made.
+    """
+
+    def __init__(self, output: str) -> None:
+        self._output = output
+        self._folder = Path(output) / FOLDER
+        self._tables: list[mmap.mmap] = []
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self._folder / "asking.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._open_table()
+        except OSError as error:
+            raise StoreError(
+                f"the index of shared answers {self._folder} can't be made ({error.strerror or error}): mend "
+                f"the disk, or set limits.share_identical = false"
+            ) from None
+
+    def close(self) -> None:
+        """Lets go of files and locks."""
+        for table in self._tables:
+            table.close()
+        os.close(self._lock)
+
+    def claim(self, key: bytes) -> bool:
+        """See `AnswerIndex`. Two keys may share a byte: one then waits for the other."""
+        return self._set_lock(key, fcntl.F_WRLCK)
+
+    def release(self, key: bytes) -> None:
+        """See `AnswerIndex`."""
+        self._set_lock(key, fcntl.F_UNLCK)
+
+    def _set_lock(self, key: bytes, kind: int) -> bool:
+        if _SET_LOCK is None:
+            return True
+        place = int.from_bytes(key[:7], "little")
+        try:
+            fcntl.fcntl(self._lock, _SET_LOCK, _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0))
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError:
+            return True  # a file system without such locks: identical requests may be paid per process
+        return True
+
+    def find(self, key: bytes) -> SharedAnswer | None:
+        """See `AnswerIndex`."""
+        place = self._find_place(key)
+        return None if place is None else self._read(place)
+
+    def add(self, key: bytes, place: Place) -> None:
+        """See `AnswerIndex`; a later answer replaces an earlier one."""
+        body = _BODY.pack(key, bytes.fromhex(place.batch_id), place.offset, place.checksum)
+        slot = body + _CHECKSUM.pack(zlib.crc32(body))
+        for number in range(_MOST_TABLES):
+            if number == len(self._tables):
+                try:
+                    self._open_table()
+                except OSError:
+                    return  # no room for hints: nothing is lost but a saving
+            position = self._slot_for(self._tables[number], key)
+            if position is not None:
+                self._tables[number][position : position + _SLOT.size] = slot
+                return
+
+    def _find_place(self, key: bytes) -> Place | None:
+        number = 0
+        while number < len(self._tables) or self._open_next():
+            table = self._tables[number]
+            position = self._slot_for(table, key)
+            if position is not None:
+                slot = table[position : position + _SLOT.size]
+                if slot[:16] != key:
+                    return None
+                _, batch_id, offset, checksum, own = _SLOT.unpack(slot)
+                if zlib.crc32(slot[: _BODY.size]) != own:
+                    return None
+                return Place(batch_id.hex(), offset, checksum)
+            number += 1
+        return None
+
+    @staticmethod
+    def _slot_for(table: mmap.mmap, key: bytes) -> int | None:
+        """Where the key stands, or may be put; None when its part of the table is full."""
+        slots = len(table) // _SLOT.size
+        first = int.from_bytes(key[8:], "little")
+        for probe in range(_PROBES):
+            position = (first + probe) % slots * _SLOT.size
+            found = table[position : position + 16]
+            if found in (key, _EMPTY):
+                return position
+        return None
+
+    def _open_next(self) -> bool:
+        """Opens a further table that another process has made."""
+        if not self._path(len(self._tables)).exists():
+            return False
+        with contextlib.suppress(OSError):
+            self._open_table()
+            return True
+        return False
+
+    def _open_table(self) -> None:
+        number = len(self._tables)
+        size = _FIRST_SLOTS * _GROWTH**number * _SLOT.size
+        fd = os.open(self._path(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if os.fstat(fd).st_blocks * 512 < size:
+                os.posix_fallocate(fd, 0, size)  # a full disk must not show as a bus error later
+            self._tables.append(mmap.mmap(fd, size))
+        except ValueError as error:
+            raise OSError(str(error)) from None
+        finally:
+            os.close(fd)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"answers.{number}.index"
+
+    def _read(self, place: Place) -> SharedAnswer | None:
+        """The answer at a place, when it is still the one that was noted."""
+        try:
+            with ledger_path(self._output, place.batch_id).open("rb", buffering=0) as stream:
+                frame = read_frame(stream.fileno(), place.offset, place.checksum)
+        except OSError:
+            return None
+        if frame is None or frame.get("kind") != "answered" or "of" not in frame:
+            return None
+        row, route, document_id = frame["of"]
+        return SharedAnswer(SharedFrom(place.batch_id, row, route, document_id), frame, fresh=False)
