@@ -22,7 +22,8 @@ _TEMPLATE = """<!doctype html>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0 2rem } caption { text-align: left; font-weight: 600 }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid #d8d8d8; text-align: left; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
+td { overflow-wrap: anywhere; min-width: 6rem } td:first-child { overflow-wrap: normal }
+td.number { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: normal; min-width: 0 }
 .end { padding: .75rem 1rem; border-left: .4rem solid #b26a00; background: #fff7e8 }
 .end.complete { border-color: #1f7a3d; background: #eef8f0 }
 .rehearsal { font-weight: 600 }
