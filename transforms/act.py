@@ -16,17 +16,19 @@ from schemas.outcomes import Assignment, Outcome, Usage
 from schemas.workload import Workload
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest
 from transforms.embed.charge import device_charge
-from transforms.prompt import PromptError
+from transforms.prompt import CompiledPrompt, PromptError
 from transforms.work import WorkBatch
 from transforms.worker import Worker
 
 if TYPE_CHECKING:
     from transforms.embed.embedder import Embeddings
 
+_CONVERSION_ERRORS = (ValueError, OverflowError, pa.ArrowException)
 
-def hosted_routes(workload: Workload) -> frozenset[str]:
-    """Names of the routes whose documents go to hosted models."""
-    return frozenset(r.name for r in workload.routes if not workload.is_embed_route(r))
+
+def hosted_routes(workload: Workload) -> tuple[str, ...]:
+    """Names of the routes whose documents go to hosted models, in the workload's order."""
+    return tuple(r.name for r in workload.routes if not workload.is_embed_route(r))
 
 
 def embed_routes(workload: Workload) -> tuple[str, ...]:
@@ -39,34 +41,62 @@ def prepare_calls(worker: Worker, batch: WorkBatch) -> CallBatch | None:
 
     A row whose template fails becomes a failure here.
     """
-    taken = batch.take(hosted_routes(worker.config.workload))
-    if not taken:
-        return None
-    positions = list(dict.fromkeys(position for position, _ in taken))
-    rows = batch.table.take(pa.array(positions, pa.int64())).to_pylist()
-    by_position = dict(zip(positions, rows, strict=True))
     requests: list[CallRequest] = []
-    for position, assignment in taken:
-        try:
-            requests.append(_request(worker, batch, position, assignment, by_position[position]))
-        except PromptError as error:
-            failure = FailureClass.PROMPT_ERROR
-            batch.outcomes.append(Outcome(assignment=assignment, failure=failure, message=str(error)))
+    for route in hosted_routes(worker.config.workload):
+        taken, prompt = batch.take(frozenset({route})), worker.prompt(route)
+        for (position, assignment), row in zip(taken, _rows(batch, taken, prompt), strict=True):
+            try:
+                requests.append(_request(prompt, batch.digests[position] or "", assignment, row))
+            except PromptError as error:
+                failure = FailureClass.PROMPT_ERROR
+                batch.outcomes.append(Outcome(assignment=assignment, failure=failure, message=str(error)))
     if not requests:
         return None
     return CallBatch(batch.ref.batch_id, batch.ref.attempt, tuple(requests))
 
 
+def _rows(
+    batch: WorkBatch, taken: Sequence[tuple[int, Assignment]], prompt: CompiledPrompt
+) -> list[dict[str, object] | None]:
+    """What a prompt asks for, of each row; None for a row with a value that Python can't hold."""
+    columns = [name for name in batch.table.column_names if name in prompt.variables]
+    if not columns:
+        return [{} for _ in taken]
+    positions = pa.array([position for position, _ in taken], pa.int64())
+    table = _in_microseconds(batch.table.select(columns).take(positions))
+    try:
+        return list(table.to_pylist())
+    except _CONVERSION_ERRORS:
+        return [_row(table, index) for index in range(len(taken))]
+
+
+def _row(table: pa.Table, index: int) -> dict[str, object] | None:
+    try:
+        return dict(table.slice(index, 1).to_pylist()[0])
+    except _CONVERSION_ERRORS:
+        return None
+
+
+def _in_microseconds(table: pa.Table) -> pa.Table:
+    """Instants as Python knows them, which is to the microsecond."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            kind = pa.timestamp("us", field.type.tz)
+            table = table.set_column(index, field.name, table.column(index).cast(kind, safe=False))
+    return table
+
+
 def _request(
-    worker: Worker, batch: WorkBatch, position: int, assignment: Assignment, row: dict[str, object]
+    prompt: CompiledPrompt, document_sha256: str, assignment: Assignment, row: dict[str, object] | None
 ) -> CallRequest:
-    prompt = worker.prompt(assignment.route)
+    if row is None:
+        raise PromptError(f"a column of prompt {prompt.name!r} has a value outside of what a prompt can show")
     return CallRequest(
         assignment=assignment,
         system=prompt.prompt.system,
         prompt=prompt.render(row),
         json_schema=prompt.prompt.json_schema,
-        document_sha256=batch.digests[position] or "",
+        document_sha256=document_sha256,
         prompt_sha256=prompt.sha256,
     )
 
@@ -75,8 +105,13 @@ def finish_calls(batch: WorkBatch, asked: CallBatch, result: CallBatchResult) ->
     """Take the outcomes of a batch's calls.
 
     Raises:
-        ReconcileError: an outcome is not that of the request in its place.
+        ReconcileError: an outcome is not that of the request in its place, or is missing.
     """
+    if len(asked.requests) != len(result.outcomes):
+        raise ReconcileError(
+            f"batch {batch.ref.batch_id}: {len(asked.requests)} requests, {len(result.outcomes)} outcomes came "
+            "back. This is a defect: report it"
+        )
     for request, outcome in zip(asked.requests, result.outcomes, strict=True):
         if outcome.assignment != request.assignment:
             raise ReconcileError(

@@ -49,11 +49,12 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class CompiledPrompt:
-    """A prompt that is ready to be rendered for rows."""
+    """A prompt that is ready to be rendered for rows; `variables` are the names that it asks for."""
 
     name: str
     prompt: Prompt
     template: Template
+    variables: frozenset[str]
     sha256: str
 
     def render(self, row: Mapping[str, Any]) -> str:
@@ -97,7 +98,8 @@ def compile_prompt(name: str, prompt: Prompt) -> CompiledPrompt:
         TemplateError: it does not parse.
     """
     digest = sha256_hex(canonical_json(prompt.model_dump(mode="json")))
-    return CompiledPrompt(name, prompt, _ENVIRONMENT.from_string(prompt.template), digest)
+    variables = frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(prompt.template)))
+    return CompiledPrompt(name, prompt, _ENVIRONMENT.from_string(prompt.template), variables, digest)
 
 
 def check_prompt(name: str, prompt: Prompt, columns: list[str]) -> list[Problem]:

@@ -36,6 +36,7 @@ from transforms.worker import Worker, WorkerConfig, worker_of
 
 REPORTS = "reports"
 _EMBED_AT_ONCE = 2048
+_HOLD_BYTES = 128 << 20  # of batches that wait for calls or embeddings, however few rows of them do
 _BATCH_TROUBLES = (BatchError, LedgerError, ReconcileError, StoreError, OSError)
 
 
@@ -140,7 +141,8 @@ class _CallDoFn(_StageDoFn):
     def _is_full(self) -> bool:
         """Whether what waits behind the oldest batch keeps the engine busy while that one is awaited."""
         behind = sum(len(w.asked.requests) for w in self._waiting) - len(self._waiting[0].asked.requests)
-        return behind >= 2 * self._config.run.max_in_flight
+        too_much = _held_bytes(w.batch for w in self._waiting) >= _HOLD_BYTES
+        return too_much or behind >= 2 * self._config.run.max_in_flight
 
     def _hand_on(self, waiting: _Waiting) -> Iterator[Any]:
         def finished() -> Iterator[WorkBatch]:
@@ -164,11 +166,12 @@ class _EmbedDoFn(_StageDoFn):
         self._gathered.clear()
 
     def process(self, batch: WorkBatch) -> Iterator[Any]:
-        if not batch.todo and not self._gathered:
+        if not batch.todo:
             yield batch
             return
         self._gathered.append(batch)
-        if sum(len(b.todo) for b in self._gathered) >= _EMBED_AT_ONCE:
+        enough = sum(len(b.todo) for b in self._gathered) >= _EMBED_AT_ONCE
+        if enough or _held_bytes(self._gathered) >= _HOLD_BYTES:
             yield from self._embed()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -202,6 +205,10 @@ class _CommitDoFn(_StageDoFn):
         done = commit(self.worker.store(), record)
         state = "committed" if done.won else "already_committed"
         return self.reported(BatchReport(batch.ref.batch_id, batch.ref.attempt, state, record=done.record))
+
+
+def _held_bytes(batches: Iterable[WorkBatch]) -> int:
+    return sum(batch.table.nbytes for batch in batches)
 
 
 def _windowed(values: Iterable[Any]) -> Iterator[WindowedValue]:
