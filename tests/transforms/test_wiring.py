@@ -1,0 +1,335 @@
+from collections import Counter
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.util import assert_that
+
+from pipelines.options import pipeline_options
+from schemas.batches import BatchReport
+from schemas.errors import LedgerError
+from schemas.failures import FailureClass
+from tests.support.documents import rows, with_bad_utf8, write
+from tests.support.fakes import FakeEngine, FakeOpeners, answer_plainly, failing
+from tests.support.records import run_context
+from tests.support.runs import Place, Run, run_pipeline
+from tests.support.workloads import EMBEDDER, HOSTED
+from transforms.plan import read_plan
+from transforms.store import LocalStore
+from transforms.wiring import ProcessBatches
+from transforms.worker import WorkerConfig, forget_worker, worker_of
+
+ASK = {"name": "ask", "when": "kind = 'ask'", "backends": ["mini"], "prompt": "topic"}
+VEC = {"name": "vec", "when": "kind <> 'nowhere'", "backends": ["emb"]}
+BOTH: dict[str, Any] = {
+    "backends__emb": {**EMBEDDER, "price_per_device_hour": "3600"},
+    "routes": [ASK, VEC],
+    "match": "all",
+    "input__filter": "size <> 99",
+    "policy__reject": [
+        {"name": "no_secrets", "when": "text LIKE '%secret%'", "reason": "secret", "routes": ["ask"]}
+    ],
+    "prompts__topic__template": "About: {{ text }}{{ 1 // size }}",
+    "output__columns": ["kind"],
+    "limits__batch_rows": 4,
+}
+
+
+def write_mixture(place: Place) -> None:
+    """Two files with every kind of row; `size` 0 makes the template fail."""
+    a = rows(
+        ["a0", "a1", "a2", "a3", "a4", "a5"],
+        kind=["ask", "vec", "ask", "nowhere", "ask", "ask"],
+        size=[1, 2, 0, 4, 99, 6],
+        text=["one", "two words", "three", "four", "five", "a secret"],
+    )
+    b = rows(
+        ["b0", None, "a0", "b3", "b4"],
+        kind=["ask", "ask", "ask", "vec", "ask"],
+        size=1,
+        text=["x", "y", "z", "!no tokens", "   "],
+    )
+    write(place.folder / "in" / "a.parquet", a)
+    write(place.folder / "in" / "b.parquet", with_bad_utf8(b, "kind", [0]), row_group=3)
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    place = Place(tmp_path_factory.mktemp("mixture"), BOTH)
+    write_mixture(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def first(mixture: Place) -> Run:
+    return mixture.run()
+
+
+# ---- one pipeline over every kind of row
+
+
+@pytest.mark.usefixtures("first")
+def test_hosted_documents_are_answered(mixture: Place) -> None:
+    assert mixture.answers("ask") == {"a0": "answer: About: one1"}
+
+
+@pytest.mark.usefixtures("first")
+def test_documents_of_an_embed_route_have_their_own_vectors(mixture: Place) -> None:
+    found = {r["document_id"]: r["embedding"] for r in mixture.rows("results/route=vec")}
+    texts = {"a0": "one", "a1": "two words", "a2": "three", "a5": "a secret"}
+    assert found == {i: [len(t), ord(t[0]), ord(t[-1]), 1] for i, t in texts.items()}
+
+
+@pytest.mark.usefixtures("first")
+def test_every_other_document_is_a_failure_with_its_reason_or_skipped(mixture: Place) -> None:
+    assert mixture.failures() == [
+        ("a2", "ask", "prompt_error"),
+        ("a3", None, "no_route"),
+        ("a5", "ask", "policy_rejected"),
+        ("b0", None, "invalid_text"),
+        (None, None, "null_id"),
+        ("a0", None, "duplicate_id"),
+        ("b3", "vec", "embed_error"),
+        ("b4", None, "empty_text"),
+    ]
+
+
+def test_the_manifest_accounts_for_every_row(first: Run) -> None:
+    manifest = first.manifest
+    assert (manifest.rows_in, manifest.rows_skipped) == (11, 1)
+    assert (manifest.results, manifest.failures, manifest.retryable) == (5, 8, 0)
+    assert manifest.state == "complete"
+    assert manifest.results_by_route == {"ask": 1, "vec": 4}
+    assert manifest.failures_by_route == {"ask": 2, "vec": 1, "": 5}
+
+
+def test_cost_is_summed_by_route_and_backend(first: Run, mixture: Place) -> None:
+    ask, vec = first.manifest.totals["ask"]["mini"], first.manifest.totals["vec"]["emb"]
+    assert (ask.documents, ask.calls, ask.amount) == (1, 1, "0.010000000000")
+    assert (vec.documents, vec.results, vec.device_seconds) == (5, 4, 2.5)
+    rows_cost = sum(
+        row["cost"]["amount"]
+        for kind in ("results/route=ask", "results/route=vec", "failures")
+        for row in mixture.rows(kind)
+    )
+    assert rows_cost == Decimal(first.manifest.amount) == Decimal("2.51")
+
+
+@pytest.mark.usefixtures("first")
+def test_embeddings_carry_their_cost_and_their_model(mixture: Place) -> None:
+    row = mixture.rows("results/route=vec")[1]
+    assert (row["token_count"], row["truncated"], row["kind"]) == (2, False, "vec")
+    assert (row["cost"]["amount"], row["cost"]["basis"]) == (Decimal("0.5"), "device_seconds")
+    assert row["gen_ai"]["operation"]["name"] == "embeddings"
+    assert row["gen_ai"]["request"]["model"] == "tiny"
+    assert row["lineage"]["chain_tried"] == ["emb"]
+
+
+def test_every_batch_is_reported_once_with_its_record(first: Run) -> None:
+    assert first.states == ["committed"] * 4
+    assert {r.batch_id for r in first.reports} == {ref.batch_id for ref in first.plan.refs}
+    assert all(r.record is not None and r.record.batch_id == r.batch_id for r in first.reports)
+
+
+def test_each_part_is_opened_once_and_closed_at_the_end(first: Run) -> None:
+    assert Counter(first.openers.opened) == {"engine": 1, "embedder": 1}
+    assert first.openers.fake_engine.closed
+
+
+def test_nothing_is_sent_that_policy_or_intake_refused(first: Run) -> None:
+    assert [r.prompt for r in first.openers.fake_engine.requests] == ["About: one1"]
+
+
+def test_running_again_finds_nothing_to_do_and_rewrites_nothing(first: Run, mixture: Place) -> None:
+    before = mixture.files()
+    again = mixture.run()
+    assert (again.plan.refs, again.reports, again.openers.opened) == ((), [], [])
+    assert mixture.files() == before
+
+
+def test_batches_that_are_committed_already_are_not_worked_on(first: Run, mixture: Place) -> None:
+    before = mixture.files()
+    again = mixture.run(refs=first.plan.refs)
+    assert again.states == ["already_committed"] * 4
+    assert again.openers.opened == []
+    assert mixture.files() == before
+    assert again.manifest.calls_by_this_run == 0
+
+
+def test_bundles_that_are_repeated_give_the_same_rows_and_no_second_commit(
+    first: Run, mixture: Place, tmp_path: Path
+) -> None:
+    place = Place(tmp_path, {**BOTH, "input__uri": str(mixture.folder / "in")})
+    repeated = place.run(flags=["--direct_runner_bundle_repeat=2"])
+    assert repeated.states == ["already_committed"] * 8 + ["committed"] * 4
+    assert list(place.files()) == list(mixture.files())
+    for kind in ("results/route=ask", "results/route=vec", "failures"):
+        assert [_timeless(r) for r in place.rows(kind)] == [_timeless(r) for r in mixture.rows(kind)]
+    assert len(repeated.openers.fake_engine.asked) == 1
+    assert repeated.manifest.amount == first.manifest.amount
+
+
+def _timeless(row: dict[str, Any]) -> dict[str, Any]:
+    lineage = {k: v for k, v in row["lineage"].items() if k not in ("run_id", "answered_at")}
+    return {**row, "lineage": lineage}
+
+
+# ---- what goes wrong with one batch
+
+
+def hosted(folder: Path, files: dict[str, Any], **changes: Any) -> Place:
+    place = Place(folder, {"limits__batch_rows": 2, **changes})
+    for name, table in files.items():
+        write(folder / "in" / f"{name}.parquet", table)
+    return place
+
+
+def test_a_batch_that_fails_leaves_the_others_committed_and_says_why(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(4)), "b": rows(range(10, 14))})
+
+    def fail(batch: Any) -> Exception | None:
+        return (
+            LedgerError("the ledger's disk is full")
+            if batch.requests[0].assignment.document_id == "2"
+            else None
+        )
+
+    run = place.run(FakeOpeners(FakeEngine(fail=fail)))
+    assert run.states == ["committed"] * 3 + ["failed"]
+    (failed,) = [r for r in run.reports if r.state == "failed"]
+    path = tmp_path / "in" / "a.parquet"
+    assert failed.error == f"{path}, row group 0, rows 2–3: the ledger's disk is full"
+    assert sorted(place.answers("ask")) == ["0", "1", "10", "11", "12", "13"]
+    assert run.manifest.reason.startswith(f"1 batch was not finished: {failed.error}")
+    again = place.run()
+    assert (len(again.plan.refs), again.manifest.state) == (1, "complete")
+    assert len(place.answers("ask")) == 8
+
+
+def test_a_file_that_breaks_after_it_was_planned_fails_its_batches_alone(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(4)), "b": rows(range(10, 12))})
+    refs = place.run(refs=[]).plan.refs
+    (tmp_path / "in" / "a.parquet").write_bytes(b"PAR1 no more")
+    config = _config(place)
+    reports = run_pipeline(config, refs, FakeOpeners())
+    assert sorted((r.state, "has changed since" in r.error) for r in reports) == [
+        ("committed", False),
+        ("failed", True),
+        ("failed", True),
+    ]
+
+
+def _config(place: Place) -> WorkerConfig:
+    """What a worker of another run over the same plan is told."""
+    loaded = place.loaded
+    store = LocalStore(loaded.output_uri)
+    _, schema = read_plan(store, next(p for p in store.list("runs") if p.endswith("plan.parquet")))
+    context = run_context(loaded.output_uri, workload_sha256=loaded.workload.digest())
+    return WorkerConfig(loaded.workload, str(loaded.base_dir), context, schema.serialize().to_pybytes())
+
+
+def test_a_defect_that_nobody_expected_stops_the_pipeline(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(2))})
+    with pytest.raises(ZeroDivisionError):
+        place.run(FakeOpeners(FakeEngine(fail=lambda _: ZeroDivisionError("defect"))))
+    assert place.files() == {}
+
+
+def test_an_engine_that_mixes_up_its_outcomes_commits_nothing(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(2))})
+
+    def confused(request: Any) -> Any:
+        outcome = answer_plainly(request)
+        return replace(outcome, assignment=replace(outcome.assignment, row=1 - outcome.assignment.row))
+
+    run = place.run(FakeOpeners(FakeEngine(answer=confused)))
+    (report,) = run.reports
+    assert report.state == "failed"
+    assert "came back for row 0. This is a defect: report it" in report.error
+    assert place.files() == {}
+
+
+# ---- further attempts
+
+
+def test_a_further_attempt_asks_again_for_what_failed_and_adds_up_the_cost(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(5), text=["x", "x", "x", "x", ""])})
+    slow = failing(
+        answer_plainly,
+        lambda r: r.assignment.document_id in ("1", "2"),
+        failure=FailureClass.TIMEOUT,
+        message="no answer",
+    )
+    first = place.run(FakeOpeners(FakeEngine(answer=slow)))
+    assert (first.manifest.state, first.manifest.retryable) == ("incomplete", 2)
+    assert place.failures() == [("1", "ask", "timeout"), ("2", "ask", "timeout"), ("4", None, "empty_text")]
+
+    again = place.run()
+    assert [r.assignment.document_id for r in again.openers.fake_engine.requests] == ["1", "2"]
+    assert (again.plan.rows_due, again.manifest.state) == (2, "complete")
+    assert sorted(place.answers("ask")) == ["0", "1", "2", "3"]
+    assert place.failures() == [("4", None, "empty_text")]
+    cost = {r["document_id"]: r["cost"] for r in place.rows("results/route=ask")}
+    assert {i: c["amount"] for i, c in cost.items()} == {
+        "0": Decimal("0.01"), "1": Decimal("0.02"), "2": Decimal("0.02"), "3": Decimal("0.01"),
+    }  # fmt: skip
+    assert cost["1"]["calls"] == 2
+    assert again.manifest.amount == "0.060000000000"
+
+
+def test_a_final_failure_is_tried_again_where_its_class_is_asked_for(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(4))}, limits__batch_rows=4)
+    refusing = failing(answer_plainly, lambda r: r.assignment.row < 2, failure=FailureClass.REFUSED)
+    place.run(FakeOpeners(FakeEngine(answer=refusing)))
+    assert place.run().plan.refs == ()
+    again = place.run(retry_classes=["refused"])
+    assert [r.assignment.row for r in again.openers.fake_engine.requests] == [0, 1]
+    assert place.failures() == []
+
+
+# ---- holding back, and typing
+
+
+def test_many_batches_are_under_way_at_once_but_not_without_end(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(60))})
+    engine = FakeEngine(hold_back=1)
+    run = place.run(FakeOpeners(engine), max_in_flight=4)
+    assert run.manifest.results == 60
+    assert engine.most_waiting == 2 * 4 + 2  # twice what may be in flight, behind the batch that is awaited
+
+
+def test_a_batch_of_rejected_documents_opens_neither_engine_nor_embedder(tmp_path: Path) -> None:
+    everything = [{"name": "all", "when": "TRUE", "reason": "closed"}]
+    place = hosted(tmp_path, {"a": rows(range(4))}, policy__reject=everything)
+    run = place.run()
+    assert run.openers.opened == []
+    assert run.manifest.failures_by_route == {"ask": 4}
+
+
+def test_documents_of_two_chains_go_where_the_split_sends_them(tmp_path: Path) -> None:
+    split = [{"weight": 1, "backends": ["mini"]}, {"weight": 1, "backends": ["other"]}]
+    route = {"name": "ask", "prompt": "topic", "split": split}
+    place = hosted(tmp_path, {"a": rows(range(20))}, routes=[route], backends__other=HOSTED)
+    manifest = place.run().manifest
+    documents = {name: totals.documents for name, totals in manifest.totals["ask"].items()}
+    assert sum(documents.values()) == 20
+    assert set(documents) == {"mini", "other"}
+
+
+def test_the_transform_hands_on_a_report_for_every_reference(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(4))})
+    refs = place.run(refs=[]).plan.refs
+    config = _config(place)
+    worker_of(config, FakeOpeners())
+
+    def check(reports: list[BatchReport]) -> None:
+        assert sorted(r.batch_id for r in reports) == sorted(ref.batch_id for ref in refs)
+
+    try:
+        with beam.Pipeline(options=pipeline_options([])) as pipeline:
+            assert_that(pipeline | beam.Create(refs) | ProcessBatches(config), check)
+    finally:
+        forget_worker(config)
