@@ -249,24 +249,30 @@ class DocumentRun:
                     await self._desk.clock.sleep(wait)
                     continue
                 await slots.acquire(self._priority)
-                if site.lane.park_wait() <= 0:
-                    break
-                slots.release()
-            try:
-                return await self._call_if_allowed(site, encoded)
-            finally:
-                slots.release()
+                try:
+                    if site.lane.park_wait() <= 0:
+                        result = await self._call_if_allowed(site, encoded)
+                        if result is not None:
+                            return result
+                finally:
+                    slots.release()
         finally:
             lane_slots.release()
 
-    async def _call_if_allowed(self, site: Site, encoded: EncodedRequest) -> Answered | CallFailure:
-        desk = self._desk
+    def _refusal(self, site: Site) -> CallFailure | None:
+        """Why nothing is sent for this document now: its lane is closed, or its deadline has passed."""
         self._check_going_on()
-        refusal = site.lane.refusal()
+        closed = site.lane.refusal()
+        if closed is None and self._elapsed() >= self._desk.limits.document_deadline_s:
+            return _refused(FailureClass.DEADLINE, _deadline_sentence(self._desk.limits))
+        return closed
+
+    async def _call_if_allowed(self, site: Site, encoded: EncodedRequest) -> Answered | CallFailure | None:
+        """One call; None when the lane was told to wait, or closed, while the budget was asked."""
+        desk = self._desk
+        refusal = self._refusal(site)
         if refusal is not None:
             return refusal
-        if self._elapsed() >= desk.limits.document_deadline_s:
-            return _refused(FailureClass.DEADLINE, _deadline_sentence(desk.limits))
         try:
             key = await site.secret()
         except TokenError as error:
@@ -280,8 +286,11 @@ class DocumentRun:
             )
         if not await desk.budget.reserve(worst or ZERO):
             return _refused(FailureClass.BUDGET_EXHAUSTED, desk.budget.sentence)
-        actual = worst or ZERO  # whatever goes wrong from here on, the worst case stays counted
+        actual = ZERO
         try:
+            if site.lane.park_wait() > 0 or self._refusal(site) is not None:
+                return None
+            actual = worst or ZERO  # whatever goes wrong from here on, the worst case stays counted
             result, actual = await self._exchange(site, encoded, worst, key)
             return result
         finally:
