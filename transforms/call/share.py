@@ -73,7 +73,7 @@ class Asking:
 
     key: bytes
     leaders: int = 1
-    allowed: int = 1
+    failures: int = 0
     waiting: deque[asyncio.Future[SharedAnswer | None]] = field(default_factory=deque)
     closed: bool = False
     claimed: bool = False
@@ -173,7 +173,7 @@ class Shares:
         return found
 
     def failed(self, asking: Asking) -> None:
-        """One who asked got no answer. The next in line may; after each failure twice as many at a time.
+        """One who asked got no answer. The next in line may; after a second failure two at a time, then four.
 
         Were it one by one, a thousand identical documents would wait out a thousand times what the
         first has waited for.
@@ -181,8 +181,9 @@ class Shares:
         asking.leaders -= 1
         if asking.closed:
             return
-        asking.allowed = min(2 * asking.allowed, _MOST_AT_A_TIME)
-        while asking.waiting and asking.leaders < asking.allowed:
+        asking.failures += 1
+        allowed = min(1 << (asking.failures - 1), _MOST_AT_A_TIME)
+        while asking.waiting and asking.leaders < allowed:
             turn = asking.waiting.popleft()
             if not turn.done():
                 asking.leaders += 1

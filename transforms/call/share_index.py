@@ -29,6 +29,7 @@ _SLOT = struct.Struct("<16s16sQII")
 _BODY = struct.Struct("<16s16sQI")
 _CHECKSUM = struct.Struct("<I")
 _EMPTY = bytes(16)
+_HEX_DIGITS = 32
 _PROBES = 32
 _FIRST_SLOTS = 1 << 14
 _GROWTH = 8
@@ -91,6 +92,8 @@ class SharedAnswers:
 
     def add(self, key: bytes, place: Place) -> None:
         """See `AnswerIndex`; a later answer replaces an earlier one."""
+        if len(place.batch_id) != _HEX_DIGITS:
+            return  # no id of a batch that was planned
         body = _BODY.pack(key, bytes.fromhex(place.batch_id), place.offset, place.checksum)
         slot = body + _CHECKSUM.pack(zlib.crc32(body))
         for number in range(_MOST_TABLES):
