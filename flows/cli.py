@@ -115,6 +115,45 @@ def check(
 @app.command(
     epilog=(
         "Examples:\n\n"
+        "`switchgear quote docs.toml` prices what a run would do now;\n\n"
+        "`switchgear quote docs.toml --json | jq .total`"
+    ),
+)
+def quote(
+    context: typer.Context,
+    workload: WorkloadArgument,
+    input_uri: InputOption = None,
+    output_uri: OutputOption = None,
+    sample: Annotated[
+        int, typer.Option("--sample", min=2, max=1_000_000, help="Documents to measure for each route.")
+    ] = 1000,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time the embedders on this machine, with sampled texts.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Price a workload before it runs: no call is made, no key is needed, nothing is written.
+
+    Counts rows exactly, routes and renders a sample, and gives the price of each route as an interval,
+    beside other models, provider batches and prompt caching. What an output already holds is left out.
+    """
+    with _answering(context, as_json) as backstage:
+        from flows.quote_command import run_quote
+
+        run_quote(
+            backstage,
+            workload,
+            input_uri=input_uri,
+            output_uri=output_uri,
+            sample=sample,
+            measure_embedders=calibrate,
+            as_json=as_json,
+        )
+
+
+@app.command(
+    epilog=(
+        "Examples:\n\n"
         "`switchgear run docs.toml --rehearsal --output rehearsed/` tries everything for free;\n\n"
         "`switchgear run docs.toml --groups 12 --parallel-groups 4` uses four processes;\n\n"
         "`switchgear run docs.toml -- --direct_runner_bundle_repeat=2` hands a flag to the Beam pipeline."

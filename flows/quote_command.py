@@ -1,0 +1,180 @@
+"""`switchgear quote`: the price of a workload before it runs, for people and for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from flows.report import table
+from flows.tables import Row
+from flows.words import batches, count, duration, usd
+from schemas.load import LoadedWorkload
+from schemas.workload import EmbedderBackend
+from transforms.quote.build import SAMPLE, quote_workload
+from transforms.quote.embedding import Calibrate, Throughput, calibrate
+from transforms.quote.values import Alternative, Price, Quote, Range, RouteQuote
+
+if TYPE_CHECKING:
+    from flows.backstage import Backstage
+
+_WAYS = {
+    "chain": "another backend of the chain",
+    "model": "another model",
+    "online": "online",
+    "batch": "provider batches",
+    "cache": "prompt cache",
+}
+
+
+def run_quote(
+    backstage: Backstage,
+    workload: Path,
+    *,
+    input_uri: str | None = None,
+    output_uri: str | None = None,
+    sample: int = SAMPLE,
+    measure_embedders: bool = False,
+    as_json: bool = False,
+) -> Quote:
+    """Quote a workload and print it. No call is made, no key is needed, nothing is written.
+
+    `measure_embedders` embeds some sampled texts to learn how long the devices of this machine take.
+
+    Raises:
+        ConfigurationError: workload, input or model can't be used; see `quote_workload`.
+    """
+    steps = backstage.steps()
+    loaded = steps.load(workload, input_uri, output_uri)
+    quote = quote_workload(
+        loaded, steps.now(), sample=sample, calibrate=calibrator(loaded) if measure_embedders else None
+    )
+    if as_json:
+        backstage.answer(quote.to_dict())
+    else:
+        backstage.show(*quote_parts(quote))
+    return quote
+
+
+def calibrator(loaded: LoadedWorkload) -> Calibrate:
+    """What measures an embedder on this machine's devices."""
+
+    def measure(backend: EmbedderBackend, texts: Sequence[str]) -> Throughput | None:
+        from transforms.embed.embedder import open_embedder
+
+        embedder = open_embedder(backend, base_dir=loaded.base_dir)
+
+        def embed(some: Sequence[str]) -> tuple[int, float]:
+            done = embedder.embed(some)
+            return int(done.token_counts.sum()), float(done.device_seconds.sum())
+
+        return calibrate(embed, texts)
+
+    return measure
+
+
+def quote_parts(quote: Quote) -> list[RenderableType]:
+    """The quote for a terminal: what is due, routes, alternatives, the budget, what it all rests on."""
+    parts: list[RenderableType] = [
+        Text(f"Quote for workload {quote.workload}: no call was made", style="bold"),
+        Text(due_sentence(quote)),
+        table("Documents and tokens", [_size_row(route) for route in quote.routes]),
+        table("Price in USD", [_price_row(route) for route in quote.routes] + _total_row(quote)),
+    ]
+    alternatives = [_alternative_row(route, way) for route in quote.routes for way in route.alternatives]
+    if alternatives:
+        parts.append(table("The same documents another way", alternatives))
+    parts += [Text(line) for line in basis_lines(quote)]
+    parts.append(Text(quote.budget.sentence, style="bold"))
+    return parts
+
+
+def due_sentence(quote: Quote) -> str:
+    """What is due, and how it was looked at."""
+    if not quote.rows_due:
+        return f"Nothing is due: all of {count(quote.rows_total, 'row')} is done."
+    done = quote.batches_total - quote.batches_due
+    already = f" ({batches(done)} already done)" if done else ""
+    return (
+        f"{count(quote.rows_due, 'row')} of {quote.rows_total:,} are due in {batches(quote.batches_due)}"
+        f"{already}; {quote.routing_sentence}."
+    )
+
+
+def basis_lines(quote: Quote) -> list[str]:
+    """Where the figures come from: bases, remarks, method, assumptions."""
+    lines = []
+    for route in quote.routes:
+        lines += [f"{route.route}: input tokens: {route.input_basis}"]
+        lines += [f"{route.route}: output tokens: {route.output_basis}"] if route.kind == "hosted" else []
+        lines += [f"{route.route}: {note}" for note in route.notes]
+    if quote.not_sent:
+        kinds = ", ".join(f"{name} {number:,}" for name, number in quote.not_sent.items())
+        about = "" if quote.routing == "every row" else "about "
+        lines.append(f"will not be sent: {about}{kinds}")
+    lines += [f"note: {note}" for note in quote.notes]
+    lines.append(f"method: {quote.method} (seed {quote.seed}, {quote.sample:,} documents a route)")
+    return [*lines, *(f"assumed: {assumption}" for assumption in quote.assumptions)]
+
+
+def range_text(value: Range) -> str:
+    """`12 … 15 … 20`, or one number where all are the same; no upper end is `?`."""
+    if value.low == value.high:
+        return f"{value.low:,}"
+    high = "?" if value.high is None else f"{value.high:,}"
+    return f"{value.low:,} … {value.expected:,} … {high}"
+
+
+def _size_row(route: RouteQuote) -> Row:
+    each = route.per_document
+    seconds = route.device_seconds
+    return {
+        "route": route.route,
+        "first choice": route.model,
+        "documents": range_text(route.documents),
+        "looked at": f"{route.sampled:,}",
+        "input tokens": range_text(route.input_tokens),
+        "of a document (5, 50, 95 %, most)": ""
+        if each is None
+        else f"{each.p5:,}, {each.p50:,}, {each.p95:,}, {each.most:,}",
+        "output tokens": range_text(route.output_tokens),
+        "device time": "" if seconds is None else f"{duration(seconds.low)} … {duration(seconds.high)}",
+    }
+
+
+def _price_row(route: RouteQuote) -> Row:
+    return {"route": route.route, **_price_cells(route.price), "source": route.price_source or "unknown"}
+
+
+def _total_row(quote: Quote) -> list[Row]:
+    hosted = [route for route in quote.routes if route.kind == "hosted"]
+    return [{"route": "all hosted", **_price_cells(quote.total), "source": ""}] if len(hosted) > 1 else []
+
+
+def _price_cells(price: Price) -> Row:
+    sampling = f"{usd(price.sampling_low)} … {usd(price.sampling_high)}"
+    if price.sampling_low == price.sampling_high:
+        sampling = "unknown" if price.sampling_low is None else "none"
+    return {
+        "likely least": usd(price.low),
+        "expected": usd(price.expected),
+        "likely most": usd(price.high),
+        "worst case": usd(price.worst),
+        "sampling error (95 %)": sampling,
+    }
+
+
+def _alternative_row(route: RouteQuote, way: Alternative) -> Row:
+    return {
+        "route": route.route,
+        "way": _WAYS[way.kind],
+        "model": f"{way.provider} {way.model}",
+        "likely least": usd(way.low),
+        "expected": usd(way.expected),
+        "likely most": usd(way.high),
+        "source": way.source,
+        "note": way.note,
+    }

@@ -1,0 +1,142 @@
+"""Making a quote: find what is due, sample it, price it. Nothing is written and nobody is called."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from schemas.load import LoadedWorkload
+from schemas.workload import Route
+from transforms.price import PriceBook
+from transforms.quote.budget import add_prices, judge_budget
+from transforms.quote.embedding import Calibrate, Throughput, quote_embed_route
+from transforms.quote.estimate import METHOD
+from transforms.quote.ground import Ground, survey_ground
+from transforms.quote.history import measured_seconds
+from transforms.quote.hosted import HostedRoute
+from transforms.quote.measure import RequestSizes, TextTokens, measure_for
+from transforms.quote.population import Frame, find_population
+from transforms.quote.sampling import Sample, Sampler
+from transforms.quote.values import Quote, RouteQuote
+
+SAMPLE = 1000
+"""Documents that are measured for each route unless said otherwise."""
+_SHOWN = 3
+ASSUMPTIONS = (
+    "every document is answered by one call: calls that fail are not billed; a lost one may be",
+    "expected: the first backend of a document's chain answers; high: the dearest of the chain does",
+    "answers that do not fit their JSON Schema and are sent back once are in the worst case alone",
+    "thinking tokens are billed as output: they are in measured lengths and in the upper figures",
+    "worst: one token for each byte sent, the longest answer, the dearest reading of the price",
+    "identical requests are priced each, though a run may pay for them once",
+    "prices are those in force when the quote was made; taxes and discounts of your own are not known",
+)
+
+
+def quote_workload(
+    loaded: LoadedWorkload,
+    now: datetime,
+    *,
+    sample: int = SAMPLE,
+    seed: int = 0,
+    retry_classes: tuple[str, ...] = (),
+    calibrate: Calibrate | None = None,
+) -> Quote:
+    """Price what a run of the workload would do now, at the prices in force at `now`.
+
+    The same input, output, workload, `sample` (documents measured for a route) and `seed` give the same
+    quote. What is committed in the output is not priced again; an output that a run would refuse
+    (another workload's, a rehearsal's) counts as empty, and a note says so. Reads the whole input once
+    for its digests, as a run does; then what the conditions need, and a bounded number of batches.
+
+    Raises:
+        WorkloadError: expressions or prompts can't be used on this input.
+        InputError: the input can't be used.
+        OutputError: an input file was replaced since its documents were answered.
+        ModelError: an embedder's model can't be used.
+    """
+    ground = survey_ground(loaded, retry_classes)
+    population = find_population(ground.work, ground.rules, ground.store, seed)
+    workload = loaded.workload
+    measures = {route.name: measure_for(workload, route, loaded.base_dir) for route in workload.routes}
+    drawn = Sampler(ground.work, ground.rules, ground.store, population, measures, sample, seed).draw()
+    pricing = _Pricing(ground, drawn, calibrate, PriceBook(), now)
+    routes = tuple(
+        pricing.quote(route, population.frames[route.name], measures[route.name]) for route in workload.routes
+    )
+    work, hosted = ground.work, [route for route in routes if route.kind == "hosted"]
+    return Quote(
+        workload=workload.name,
+        workload_sha256=workload.digest(),
+        made_at=now.isoformat(),
+        input_files=len(work.found.files),
+        rows_total=sum(file.rows for file in work.found.files),
+        rows_due=ground.rows_due,
+        batches_total=len(work.every),
+        batches_due=len(work.refs),
+        batches_read=drawn.batches_read,
+        rows_read=drawn.rows_read,
+        routing=population.routing,
+        routing_sentence=population.sentence,
+        method=METHOD,
+        seed=seed,
+        sample=sample,
+        routes=routes,
+        total=add_prices([route.price for route in hosted]),
+        budget=judge_budget(workload, hosted, ground.spent()),
+        not_sent=_not_sent(ground, drawn),
+        assumptions=ASSUMPTIONS,
+        notes=(*ground.notes, *_sample_notes(drawn)),
+        baseline=dict(ground.baseline()),
+    )
+
+
+class _Pricing:
+    """Prices one route after the other from one sample."""
+
+    def __init__(
+        self, ground: Ground, drawn: Sample, calibrate: Calibrate | None, book: PriceBook, at: datetime
+    ) -> None:
+        self._ground = ground
+        self._drawn = drawn
+        self._calibrate = calibrate
+        self._book = book
+        self._at = at
+
+    def quote(self, route: Route, frame: Frame, measure: RequestSizes | TextTokens) -> RouteQuote:
+        if isinstance(measure, RequestSizes):
+            return HostedRoute(self._ground, route, measure, self._book, self._at).quote(frame, self._drawn)
+        name = route.chains[0].backends[0]
+        backend = self._ground.loaded.workload.embedder_backends()[name]
+        observed = self._drawn.observed[route.name]
+        if self._calibrate is not None:
+            throughput = self._calibrate(backend, measure.kept)
+        else:
+            throughput = _measured(self._ground, route.name, name)
+        return quote_embed_route(route.name, name, backend, frame, observed, throughput)
+
+
+def _measured(ground: Ground, route: str, backend: str) -> Throughput | None:
+    seconds = measured_seconds(ground.commits, route, backend)
+    return (
+        None if seconds is None else Throughput(seconds, "device seconds a token as measured in this output")
+    )
+
+
+def _not_sent(ground: Ground, drawn: Sample) -> dict[str, int]:
+    """Documents that will not leave the process, by failure class; scaled where not every row was read."""
+    due = sum(ref.row_count for ref in ground.work.refs)
+    scale = due / drawn.rows_read if drawn.rows_read else 0.0
+    return {name: round(count * scale) for name, count in sorted(drawn.not_sent.items()) if count}
+
+
+def _sample_notes(drawn: Sample) -> list[str]:
+    notes = []
+    if drawn.recorded:
+        notes.append(
+            f"{drawn.recorded:,} answers of batches that were not finished are in the ledger of the batches "
+            "that were read: they are not paid again, and not priced"
+        )
+    if drawn.unreadable:
+        shown = "; ".join(drawn.unreadable[:_SHOWN])
+        notes.append(f"{len(drawn.unreadable):,} batches can't be read and would not be paid for: {shown}")
+    return notes

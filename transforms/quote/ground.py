@@ -1,0 +1,93 @@
+"""What a quote starts from: the work that is due, the output as it stands, what it has cost. Read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from schemas.batches import CommitRecord
+from schemas.errors import OutputError
+from schemas.load import LoadedWorkload
+from transforms.check import require_usable
+from transforms.output import read_marker
+from transforms.plan import DueWork, find_due, mark_duplicates
+from transforms.quote.history import baseline_of
+from transforms.quote.values import Baseline
+from transforms.route import Rules, compile_rules
+from transforms.spend import every_attempt, spent_so_far
+from transforms.store import Store, open_store
+
+MOST_IDS = 20_000_000
+"""With more rows than this, repeated ids are not looked for: it takes 16 bytes a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What there is. `store` is the output that a run would go on in; None when it would start afresh."""
+
+    loaded: LoadedWorkload
+    work: DueWork
+    rules: Rules
+    store: Store | None
+    notes: tuple[str, ...]
+
+    @property
+    def rows_due(self) -> int:
+        """Rows of new batches, and failures that are tried again."""
+        return sum(self.work.rows(ref) for ref in self.work.refs)
+
+    @property
+    def commits(self) -> tuple[CommitRecord, ...]:
+        """The newest commit record of every batch."""
+        return tuple(self.work.commits.values())
+
+    def spent(self) -> Decimal:
+        """What counts against the budget already."""
+        if self.store is None:
+            return Decimal(0)
+        return spent_so_far(self.loaded.workload, self.store, self.work.commits, self.work.refs)
+
+    def baseline(self) -> Mapping[str, Baseline]:
+        """What each route has cost so far, over all attempts."""
+        return {} if self.store is None else baseline_of(every_attempt(self.store, self.work.commits))
+
+
+def survey_ground(loaded: LoadedWorkload, retry_classes: tuple[str, ...]) -> Ground:
+    """Find what is due and check that the workload fits the input.
+
+    Raises:
+        WorkloadError: expressions or prompts can't be used on this input.
+        InputError: the input can't be used.
+        OutputError: an input file was replaced since its documents were answered.
+    """
+    store, note = _usable_output(loaded)
+    notes = [note] if note else []
+    work = find_due(loaded, store, retry_classes)
+    require_usable(loaded, work.found.schema)
+    if sum(file.rows for file in work.found.files) <= MOST_IDS:
+        work = mark_duplicates(loaded, work)
+    else:
+        notes.append(f"repeated ids were not looked for: the input has more than {MOST_IDS:,} rows")
+    if work.found.skipped:
+        notes.append(f"{len(work.found.skipped):,} input files can't be read and are left out")
+    return Ground(loaded, work, compile_rules(loaded.workload), store, tuple(notes))
+
+
+def _usable_output(loaded: LoadedWorkload) -> tuple[Store | None, str]:
+    """The output if a real run would go on in it; else None, with a note if there is one it would refuse."""
+    folder = Path(loaded.output_uri)
+    if not folder.exists():
+        return None, ""
+    refused = "and a run would refuse it: this is the price of a run into an empty folder"
+    try:
+        marker = read_marker(loaded.output_uri)
+    except OutputError:
+        is_empty = folder.is_dir() and not any(folder.iterdir())
+        return None, "" if is_empty else f"{folder} is no output of Switchgear, {refused}"
+    if marker.get("workload_sha256") != loaded.workload.digest():
+        return None, f"{folder} holds the results of another version of the workload, {refused}"
+    if marker.get("rehearsal"):
+        return None, f"{folder} holds rehearsed results, {refused}"
+    return open_store(loaded.output_uri), ""

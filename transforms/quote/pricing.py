@@ -1,0 +1,254 @@
+"""Prices of a route's documents: from measured sizes to tokens, to money, to totals with their interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from schemas.outcomes import MONEY_SCALE, Charge, Usage, money
+from schemas.workload import HostedBackend
+from transforms.call.site import OVERHEAD_TOKENS
+from transforms.price import PriceBook, asked_context
+from transforms.quote.estimate import Cluster, Estimate, Number, estimate_total
+from transforms.quote.history import AnswerLength
+from transforms.quote.population import Frame
+from transforms.quote.sampling import Measured, Observed
+from transforms.quote.tokens import RATIOS, TokenRatio, answer_bytes
+from transforms.quote.values import Price, Quantiles, Range
+
+BATCH_SHARE = Decimal("0.5")
+"""Both providers publish half of all token prices for their batch APIs; see their pricing pages."""
+COMPLAINT_TOKENS = 4096
+"""Bound on the tokens that ask for a better answer when one is sent back."""
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendModel:
+    """What is assumed of one hosted backend on one route: price, tokens of a text, length of an answer."""
+
+    name: str
+    backend: HostedBackend
+    book: PriceBook
+    at: datetime
+    ratio: TokenRatio
+    answer: AnswerLength
+    repair: bool = False
+
+    def charge(self, input_tokens: int, output_tokens: int) -> Charge:
+        """What one call costs at the prices in force."""
+        return self.book.price(
+            self.backend.provider,
+            self.backend.model,
+            Usage(input_tokens, output_tokens),
+            self.at,
+            context=asked_context(self.backend),
+            own=self.backend.price,
+            estimated=self.backend.base_url is not None,
+        )
+
+    def online_amount(self, input_tokens: int, output_tokens: int) -> Decimal | None:
+        """The same as an amount; None when there is no price."""
+        return self.charge(input_tokens, output_tokens).amount
+
+    def amount(self, input_tokens: int, output_tokens: int) -> Decimal | None:
+        """What one call costs as the backend will be asked: online, or in the provider's batches."""
+        if self.backend.mode == "batch":
+            return self.batch_amount(input_tokens, output_tokens)
+        return self.online_amount(input_tokens, output_tokens)
+
+    def batch_amount(self, input_tokens: int, output_tokens: int) -> Decimal | None:
+        """What it costs in the provider's batches: the price book's batch price, or half the online one."""
+        known = self.book_batch_amount(input_tokens, output_tokens)
+        online = self.online_amount(input_tokens, output_tokens)
+        return known if known is not None or online is None else money(online * BATCH_SHARE)
+
+    def book_batch_amount(self, input_tokens: int, output_tokens: int) -> Decimal | None:
+        """The price book's own batch price; None where it has none.
+
+        The book gives the full price without a word for models whose batch price it doesn't know.
+        """
+        if self.backend.price is not None:
+            return None
+        batch = self.book.price(
+            self.backend.provider,
+            self.backend.model,
+            Usage(input_tokens, output_tokens),
+            self.at,
+            context=(*asked_context(self.backend), ("processing", "batch")),
+        ).amount
+        online = self.online_amount(input_tokens, output_tokens)
+        return None if batch is None or online is None or batch >= online else batch
+
+    def worst(self, body_bytes: int) -> Decimal | None:
+        """What the budget reserves for a document whose request has so many bytes.
+
+        For each call as `transforms.call.site` does; an answer that may be sent back once is a second
+        call, which has the first answer in it.
+        """
+        most = self.backend.max_output_tokens if self.answer.high else 0
+        bound = body_bytes + OVERHEAD_TOKENS
+        first = self.book.worst_case(self.backend, bound, most, self.at)
+        if first is None or not self.repair:
+            return first
+        again = self.book.worst_case(self.backend, bound + most + COMPLAINT_TOKENS, most, self.at)
+        return None if again is None else first + again
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """One document in numbers; all zero for one that will not be sent. Amounts are None without a price."""
+
+    documents: int = 0
+    text_bytes: int = 0
+    input_low: int = 0
+    input_expected: int = 0
+    input_high: int = 0
+    input_bound: int = 0
+    output_low: int = 0
+    output_expected: int = 0
+    output_high: int = 0
+    low: Decimal | None = _ZERO
+    expected: Decimal | None = _ZERO
+    high: Decimal | None = _ZERO
+    worst: Decimal | None = _ZERO
+
+
+def ratio_of(provider: str) -> TokenRatio:
+    """The assumed bytes per token of a provider's models."""
+    return RATIOS.get(provider, RATIOS["openai"])
+
+
+def assumed_answers(schema: Mapping[str, Any] | None, most: int, ratio: TokenRatio) -> AnswerLength:
+    """Output tokens of a call of which nothing is known yet but its JSON Schema and `max_output_tokens`."""
+    if schema is None:
+        basis = f"free text: 1 to max_output_tokens = {most:,}, the middle of that expected"
+        return AnswerLength(1, -(-most // 2), most, basis)
+    least, typical = answer_bytes(dict(schema))
+    low, expected = max(1, int(least / ratio.most)), max(1, round(typical / ratio.expected))
+    return AnswerLength(
+        min(low, most),
+        min(expected, most),
+        most,
+        f"from the JSON Schema: {least:,} bytes at least, {typical:,} typically; at most max_output_tokens = "
+        f"{most:,}. Thinking is billed as output and is only in the upper figure",
+    )
+
+
+def cost_of(measured: Measured | None, models: Mapping[str, BackendModel]) -> Costs:
+    """What one document costs: answered by the first backend of its chain, or at the most by the dearest."""
+    if measured is None:
+        return Costs()
+    chain = [models[name] for name in measured.chain]
+    first, size = chain[0], measured.text_bytes
+    bodies = zip(chain, measured.body_bytes, strict=True)
+    tokens = (first.ratio.low(size), first.ratio.expected_tokens(size))
+    bound = measured.body_bytes[0] + OVERHEAD_TOKENS
+    return Costs(
+        documents=1,
+        text_bytes=size,
+        input_low=tokens[0],
+        input_expected=min(tokens[1], bound),
+        input_high=min(first.ratio.high(size), bound),
+        input_bound=bound,
+        output_low=first.answer.low,
+        output_expected=first.answer.expected,
+        output_high=first.answer.high,
+        low=first.amount(tokens[0], first.answer.low),
+        expected=first.amount(min(tokens[1], bound), first.answer.expected),
+        high=dearest([m.charge(m.ratio.high(size), m.answer.high).amount for m in chain]),
+        worst=dearest([model.worst(body) for model, body in bodies]),
+    )
+
+
+def dearest(amounts: Sequence[Decimal | None]) -> Decimal | None:
+    """The largest amount; None if one of them is unknown."""
+    known = [amount for amount in amounts if amount is not None]
+    return max(known) if len(known) == len(amounts) else None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTotals:
+    """A route's costs, document by document as sampled, and their totals over all that is due."""
+
+    frame: Frame
+    observed: Sequence[Observed]
+    costs: Sequence[Sequence[Costs]]
+
+    def estimate(self, value: Callable[[Costs], Number | None]) -> Estimate | None:
+        """The total of something over all documents; None when it is unknown for one of the sample."""
+        clusters = []
+        for observed, costs in zip(self.observed, self.costs, strict=True):
+            values = [value(cost) for cost in costs]
+            known = tuple(v for v in values if v is not None)
+            if len(known) < len(values):
+                return None
+            clusters.append(Cluster(observed.size, observed.members, known))
+        return estimate_total(self.frame.size, len(self.frame.refs), clusters)
+
+    def total(self, value: Callable[[Costs], Number]) -> Estimate:
+        """The same of something that is always known."""
+        found = self.estimate(value)
+        assert found is not None
+        return found
+
+    @property
+    def flat(self) -> list[Costs]:
+        """The costs of all documents of the sample that will be sent."""
+        return [cost for costs in self.costs for cost in costs if cost.documents]
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether no document was found, and not every batch was read."""
+        members = sum(observed.members for observed in self.observed)
+        return members == 0 and len(self.observed) < len(self.frame.refs)
+
+    def documents(self) -> Range:
+        """How many documents will be sent.
+
+        For a route that was not met in the sample the upper end is by the rule of three: a share of 3/n
+        at most, at 95 % (Hanley and Lippman-Hand, JAMA 1983), with batches as the n.
+        """
+        if self.is_unseen:
+            return Range(0, 0, min(self.frame.size, -(-3 * self.frame.size // max(1, len(self.observed)))))
+        return span(*[self.total(lambda cost: cost.documents)] * 3)
+
+    def price(self) -> Price:
+        """What they cost. Of a route that was not met nothing is known but that it may be nothing."""
+        if self.is_unseen:
+            return Price(low=_ZERO, expected=_ZERO)
+        low, expected, high, worst = (
+            self.estimate(of)
+            for of in (lambda c: c.low, lambda c: c.expected, lambda c: c.high, lambda c: c.worst)
+        )
+        return Price(
+            low=None if low is None else to_money(low.low),
+            expected=None if expected is None else to_money(expected.total),
+            high=None if high is None else to_money(high.high),
+            worst=None if worst is None else to_money(worst.high, up=True),
+            sampling_low=None if expected is None else to_money(expected.low),
+            sampling_high=None if expected is None else to_money(expected.high),
+        )
+
+    def quantiles(self) -> Quantiles | None:
+        """How the sampled documents lie by expected input tokens."""
+        tokens = sorted(cost.input_expected for cost in self.flat)
+        if not tokens:
+            return None
+        p5, p50, p95 = (tokens[min(len(tokens) - 1, int(len(tokens) * q))] for q in (0.05, 0.5, 0.95))
+        return Quantiles(p5, p50, p95, tokens[-1])
+
+
+def span(low: Estimate, expected: Estimate, high: Estimate) -> Range:
+    """Whole numbers around three totals: rounded outwards, the middle one to the nearest."""
+    return Range(int(low.low), round(expected.total), -int(-high.high // 1))
+
+
+def to_money(value: Fraction, *, up: bool = False) -> Decimal:
+    """A fraction as an amount of money, rounded half even or up."""
+    scaled = value * 10**MONEY_SCALE
+    return Decimal(-int(-scaled // 1) if up else round(scaled)).scaleb(-MONEY_SCALE)

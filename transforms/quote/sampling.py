@@ -1,0 +1,158 @@
+"""Reading the chosen batches, and measuring a sample of each route's documents in them.
+
+What is measured of a document are sizes, never its text: so memory is bounded by one batch and a few
+numbers for each document of the sample.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.batches import BatchRef
+from schemas.errors import BatchError
+from transforms.call.ledger import fold, scan
+from transforms.call.ledger_file import ledger_path
+from transforms.decide import decide
+from transforms.plan import DueWork
+from transforms.quote.population import Frame, Population, previous_of
+from transforms.read import BatchReader
+from transforms.route import Rules
+from transforms.store import Store
+
+_LEAST_VALUES = 2  # of a batch: with one value its spread is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The sizes of one document on its route.
+
+    Hosted: `text_bytes` of system text, prompt and JSON Schema; `body_bytes` as it is sent, for each backend
+    of its chain. Embedded: `tokens` after the cut at the model's maximum.
+    """
+
+    chain: tuple[str, ...]
+    text_bytes: int = 0
+    body_bytes: tuple[int, ...] = ()
+    tokens: int = 0
+
+
+Measure = Callable[[Sequence[tuple[str, ...]], Sequence[Mapping[str, Any]]], list[Measured | None]]
+"""Chains and rows of some documents to their sizes; None for a document that will not be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A batch that was read for a route: its size in the frame, its documents, those that were measured."""
+
+    size: int
+    members: int
+    measured: tuple[Measured | None, ...]
+
+
+@dataclass(slots=True)
+class Sample:
+    """All that was read. `observed` is by route; `not_sent` counts documents by failure class."""
+
+    observed: dict[str, list[Observed]] = field(default_factory=lambda: defaultdict(list))
+    not_sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    recorded: int = 0
+    batches_read: int = 0
+    rows_read: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """Draws the sample; the same one for the same input, workload, seed and size.
+
+    `per_route` documents are measured for a route, a few more where batches are many; `store` is the
+    output, or None for an empty one.
+    """
+
+    work: DueWork
+    rules: Rules
+    store: Store | None
+    population: Population
+    measures: Mapping[str, Measure]
+    per_route: int
+    seed: int
+
+    def draw(self) -> Sample:
+        """Read the chosen batches one after the other."""
+        sample = Sample()
+        reader = BatchReader(self.work.found.schema)
+        try:
+            for ref, wanted in self._wanted():
+                self._read(sample, reader, ref, wanted)
+        finally:
+            reader.close()
+        return sample
+
+    def _wanted(self) -> list[tuple[BatchRef, dict[str, int]]]:
+        """The batches to read in input order, each with the routes that it is read for, and their sizes."""
+        wanted: dict[str, dict[str, int]] = defaultdict(dict)
+        for name, frame in self.population.frames.items():
+            for index in frame.chosen:
+                wanted[frame.refs[index].batch_id][name] = frame.sizes[index]
+        return [(ref, wanted[ref.batch_id]) for ref in self.work.refs if ref.batch_id in wanted]
+
+    def _read(self, sample: Sample, reader: BatchReader, ref: BatchRef, wanted: Mapping[str, int]) -> None:
+        sample.batches_read += 1
+        try:
+            table = reader.read(ref)
+        except BatchError as error:  # a run will not pay for it either
+            sample.unreadable.append(str(error))
+            for route, size in wanted.items():
+                sample.observed[route].append(Observed(size, 0, ()))
+            return
+        batch = decide(self.rules, ref, table, previous_of(self.work, self.store, ref))
+        sample.rows_read += table.num_rows
+        for outcome in batch.outcomes:
+            sample.not_sent[str(outcome.failure)] += 1
+        answered = self._answered(ref)
+        for route, size in wanted.items():
+            taken = batch.take(frozenset({route}))
+            due = [(p, a.chain) for p, a in taken if (a.row, route) not in answered]
+            sample.recorded += len(taken) - len(due)
+            count = self._quota(self.population.frames[route], size)
+            measured = self._measure(batch.table, ref, route, due, count)
+            sample.not_sent["prompt_error"] += self._share_of_failed(measured, len(due))
+            sample.observed[route].append(Observed(size, len(due), measured))
+
+    def _measure(
+        self,
+        table: pa.Table,
+        ref: BatchRef,
+        route: str,
+        due: Sequence[tuple[int, tuple[str, ...]]],
+        count: int,
+    ) -> tuple[Measured | None, ...]:
+        draw = random.Random(f"{self.seed}\0{ref.batch_id}\0{route}")  # noqa: S311 - a sample, no secret
+        picked = [due[i] for i in sorted(draw.sample(range(len(due)), min(len(due), count)))]
+        rows = table.take(pa.array([position for position, _ in picked], pa.int64())).to_pylist()
+        return tuple(self.measures[route]([chain for _, chain in picked], rows))
+
+    def _quota(self, frame: Frame, size: int) -> int:
+        """A batch's part of the route's sample, by its size."""
+        return max(_LEAST_VALUES, -(-self.per_route * size // max(1, frame.chosen_size)))
+
+    def _answered(self, ref: BatchRef) -> set[tuple[int, str]]:
+        """Pairs answered in the ledger, by an attempt that was not committed: they are replayed for free."""
+        if self.store is None:
+            return set()
+        path = ledger_path(self.store.root, ref.batch_id)
+        if not path.exists():
+            return set()
+        calls = fold(scan(path.read_bytes())[0], ref.batch_id).calls.values()
+        return {(c.row, c.route) for c in calls if c.end == "answered" and c.attempt >= ref.attempt}
+
+    @staticmethod
+    def _share_of_failed(measured: Sequence[Measured | None], members: int) -> int:
+        failed = sum(m is None for m in measured)
+        return round(members * failed / len(measured)) if failed else 0
