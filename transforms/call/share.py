@@ -7,7 +7,7 @@ power cut could take back. Failures are not answers: after one the next in line 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -74,7 +74,7 @@ class Asking:
     key: bytes
     leaders: int = 1
     failures: int = 0
-    waiting: deque[asyncio.Future[SharedAnswer | None]] = field(default_factory=deque)
+    waiting: list[asyncio.Future[SharedAnswer | None]] = field(default_factory=list)
     closed: bool = False
     claimed: bool = False
 
@@ -132,7 +132,12 @@ class Shares:
             if fits(told):
                 return told
         asking = self._asking[key] = Asking(key)
-        return await self._found_elsewhere(asking, fits, patience_s) or asking
+        if self._index is None:
+            return asking
+        if not self._index.claim(key):
+            await self._claimed(self._index, asking, patience_s)
+        asking.claimed = True
+        return self._found_elsewhere(self._index, asking, fits) or asking
 
     async def _wait(self, asking: Asking, patience_s: float) -> SharedAnswer | None:
         """What comes of it; None when it is the caller's turn."""
@@ -149,20 +154,23 @@ class Shares:
         finally:
             late.cancel()
 
-    async def _found_elsewhere(
-        self, asking: Asking, fits: Callable[[SharedAnswer], bool], patience_s: float
-    ) -> SharedAnswer | None:
-        """What another process was answered; waits while one asks. None: this process has the right now."""
-        index = self._index
-        if index is None:
-            return None
+    async def _claimed(self, index: AnswerIndex, asking: Asking, patience_s: float) -> None:
+        """Returns when no other process asks the same any more, and this one has the right to."""
         until = self._clock.monotonic() + patience_s
         try:
             while not index.claim(asking.key):
                 if self._clock.monotonic() >= until:
                     raise TimeoutError
                 await self._clock.sleep(_LOOK_AGAIN_S)
-            asking.claimed = True
+        except BaseException:
+            self.failed(asking)
+            raise
+
+    def _found_elsewhere(
+        self, index: AnswerIndex, asking: Asking, fits: Callable[[SharedAnswer], bool]
+    ) -> SharedAnswer | None:
+        """What another process, or an earlier one, was answered."""
+        try:
             found = index.find(asking.key)
             if found is None or not fits(found):
                 return None
@@ -184,7 +192,7 @@ class Shares:
         asking.failures += 1
         allowed = min(1 << (asking.failures - 1), _MOST_AT_A_TIME)
         while asking.waiting and asking.leaders < allowed:
-            turn = asking.waiting.popleft()
+            turn = asking.waiting.pop(0)
             if not turn.done():
                 asking.leaders += 1
                 turn.set_result(None)
