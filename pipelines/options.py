@@ -10,6 +10,7 @@ from schemas.errors import RunnerRefusedError
 
 DEFAULT_FLAGS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory")
 _REFUSED_RUNNERS = {
+    "": "Beam would take its default, which may download and start an unverified executable",
     "directrunner": "it may download and start an unverified executable, and changes its engine with the "
     "features that are used",
     "switchingdirectrunner": "it may download and start an unverified executable",

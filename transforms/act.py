@@ -109,8 +109,8 @@ def finish_calls(batch: WorkBatch, asked: CallBatch, result: CallBatchResult) ->
     """
     if len(asked.requests) != len(result.outcomes):
         raise ReconcileError(
-            f"batch {batch.ref.batch_id}: {len(asked.requests)} requests, {len(result.outcomes)} outcomes came "
-            "back. This is a defect: report it"
+            f"batch {batch.ref.batch_id}: {len(asked.requests)} requests, {len(result.outcomes)} outcomes "
+            "came back. This is a defect: report it"
         )
     for request, outcome in zip(asked.requests, result.outcomes, strict=True):
         if outcome.assignment != request.assignment:

@@ -16,7 +16,7 @@ from schemas.outcomes import Charge, Outcome, Usage, money
 from schemas.run import RunContext
 from schemas.workload import EmbedderBackend, Workload
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest, EngineStats
-from transforms.embed.embedder import Embeddings
+from transforms.embed.embedder import Embeddings, EmbedStats
 from transforms.embed.space import VectorSpace
 from transforms.worker import Openers
 
@@ -118,6 +118,18 @@ class FakeEmbedder:
     def embed_groups(self, groups: Sequence[Sequence[str]]) -> list[Embeddings]:
         self.groups.append([list(group) for group in groups])
         return [self._embed(group) for group in groups]
+
+    def stats(self) -> EmbedStats:
+        texts = sum(len(group) for call in self.groups for group in call)
+        return EmbedStats(
+            texts=texts,
+            tokens=texts,
+            slots=texts,
+            steps=1,
+            compilations=0,
+            compile_seconds=0.0,
+            device_seconds=0.0,
+        )
 
     def _embed(self, texts: Sequence[str]) -> Embeddings:
         vectors = [[len(t), ord(t[0]), ord(t[-1]), 1] for t in texts]

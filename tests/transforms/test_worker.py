@@ -1,0 +1,105 @@
+import pickle
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from schemas.batches import BatchReport
+from tests.support.batches import table_for
+from tests.support.fakes import FakeOpeners
+from tests.support.records import REF, run_context
+from tests.support.workloads import EMBEDDER, workload
+from transforms.worker import Worker, WorkerConfig, forget_worker, worker_of
+
+EMBED: dict[str, Any] = {
+    "backends__emb": EMBEDDER,
+    "routes": [
+        {"name": "ask", "backends": ["mini"], "prompt": "topic"},
+        {"name": "vec", "backends": ["emb"]},
+    ],
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> WorkerConfig:
+    schema = table_for(REF).schema.serialize().to_pybytes()
+    return WorkerConfig(workload(**EMBED), str(tmp_path), run_context(tmp_path / "out"), schema)
+
+
+def test_a_process_has_one_worker_for_a_run_until_it_is_forgotten(config: WorkerConfig) -> None:
+    openers = FakeOpeners()
+    first = worker_of(config, openers)
+    travelled = pickle.loads(pickle.dumps(config))
+    assert worker_of(travelled) is first
+    assert first.engine() is openers.fake_engine
+    forget_worker(config)
+    assert openers.fake_engine.closed
+    second = worker_of(config, FakeOpeners())
+    assert second is not first
+    forget_worker(config)
+    forget_worker(config)
+
+
+def test_what_travels_to_workers_is_the_same_there(config: WorkerConfig) -> None:
+    travelled = pickle.loads(pickle.dumps(config))
+    assert travelled == config
+    assert travelled.schema() == table_for(REF).schema
+
+
+def test_parts_are_opened_when_they_are_first_needed_and_once(config: WorkerConfig) -> None:
+    openers = FakeOpeners()
+    worker = Worker(config, openers)
+    assert worker.opened_engine() is None
+    assert openers.opened == []
+    assert worker.engine() is worker.engine() is worker.opened_engine()
+    assert worker.embedder("vec") is worker.embedder("vec")
+    assert worker.rules() is worker.rules()
+    assert worker.prompt("ask") is worker.prompt("ask")
+    assert openers.opened == ["engine", "embedder"]
+
+
+def test_a_closed_worker_lets_go_of_its_engine(config: WorkerConfig) -> None:
+    worker = Worker(config, FakeOpeners())
+    worker.close()
+    engine = worker.engine()
+    worker.close()
+    assert engine.closed  # type: ignore[attr-defined]
+    assert worker.opened_engine() is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "element"), [("float32", pa.float32()), ("float16", pa.float16()), ("bfloat16", pa.float16())]
+)
+def test_vectors_are_stored_as_the_backend_says(tmp_path: Path, dtype: str, element: pa.DataType) -> None:
+    changes = {**EMBED, "backends__emb": {**EMBEDDER, "output_dtype": dtype}}
+    config = WorkerConfig(workload(**changes), "", run_context(tmp_path), b"")
+    openers = FakeOpeners()
+    vector = Worker(config, openers).vector_type("vec")
+    assert (vector.dim, vector.element) == (4, element)
+    assert vector.space == openers.fake_embedder.space.fingerprint
+
+
+def test_reports_are_told_and_counted(config: WorkerConfig) -> None:
+    worker = Worker(config, FakeOpeners())
+    told: list[BatchReport] = []
+    worker.report(BatchReport("a", 1, "failed"))
+    worker.on_report = told.append
+    worker.report(BatchReport("b", 1, "committed"))
+    assert [r.batch_id for r in told] == ["b"]
+    assert worker.counters.batches == 2
+
+
+def test_the_budget_goes_to_the_engine(tmp_path: Path) -> None:
+    limits: list[Decimal | None] = []
+
+    class Noting(FakeOpeners):
+        def engine(self, *arguments: Any) -> Any:
+            limits.append(arguments[2])
+            return super().engine(*arguments)
+
+    for amount in ("1.5", None):
+        changes = {} if amount is None else {"budget__amount": amount}
+        Worker(WorkerConfig(workload(**changes), "", run_context(tmp_path), b""), Noting()).engine()
+    assert limits == [Decimal("1.5"), None]
