@@ -74,7 +74,8 @@ class LocalLedgerFile:
         self._broken: str | None = None
         self._io = threading.Lock()  # the group's thread must not sync a descriptor that was just closed
         self._closed = False
-        self.written = 0
+        # What an earlier process wrote may be in the page cache only: the first sync is for that, too.
+        self.written = 1 if content else 0
         self.synced = 0
         self.waiting: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 

@@ -171,14 +171,15 @@ def test_a_ledger_whose_disk_failed_takes_nothing_more(
     store.close()
 
 
+class CountingDisk(LocalDisk):
+    syncs = 0
+
+    def sync(self, fd: int) -> None:
+        self.syncs += 1
+        super().sync(fd)
+
+
 def test_one_sync_serves_all_ledgers_and_all_who_wait(tmp_path: Path) -> None:
-    class CountingDisk(LocalDisk):
-        syncs = 0
-
-        def sync(self, fd: int) -> None:
-            self.syncs += 1
-            super().sync(fd)
-
     disk = CountingDisk()
     store = LocalLedgers(str(tmp_path), disk, sync_every_s=0.001)
 
@@ -197,6 +198,24 @@ def test_one_sync_serves_all_ledgers_and_all_who_wait(tmp_path: Path) -> None:
 
     run(main())
     store.close()
+
+
+def test_what_a_killed_process_left_unsynced_is_synced_by_whoever_relies_on_it(tmp_path: Path) -> None:
+    path = ledger_path(str(tmp_path), "b1")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"written by a process that was killed before it synced")
+    disk = CountingDisk()
+    ledgers = LocalLedgers(str(tmp_path), disk, sync_every_s=0.001)
+
+    async def main() -> None:
+        log = await ledgers.open("b1")
+        await log.sync()  # nothing was appended
+        assert disk.syncs == 1
+        await log.close()
+
+    run(main())
+    ledgers.close()
+    assert disk.syncs == 1
 
 
 def test_an_output_that_cannot_be_written_is_an_error_that_names_the_file(tmp_path: Path) -> None:
