@@ -9,7 +9,9 @@ never passes the cap.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol
@@ -56,6 +58,11 @@ class BudgetState:
             at_most = before.spent + sum(before.leases.values(), ZERO)
             unaccounted = max(unaccounted, at_most - money(spent))
         return cls(money(cap), money(spent) + unaccounted, epoch, {}, boot_id, unaccounted)
+
+    @property
+    def unspent(self) -> Decimal:
+        """What could be leased if every lease were given back."""
+        return self.cap - self.spent
 
     @property
     def left(self) -> Decimal:
@@ -115,6 +122,20 @@ class BudgetState:
         return replace(self, leases=leases), amount
 
 
+class LeaseRecord(Protocol):
+    """What a worker does with a shared record: see `BudgetState`, whose meaning it has."""
+
+    @property
+    def epoch(self) -> str: ...
+    @property
+    def spent(self) -> Decimal: ...
+    @property
+    def unspent(self) -> Decimal: ...
+    def to_json(self) -> bytes: ...
+    def settle(self, holder: str, settled: Decimal, keep: Decimal) -> LeaseRecord: ...
+    def draw(self, holder: str, least: Decimal, most: Decimal) -> tuple[LeaseRecord, Decimal]: ...
+
+
 class Budget(Protocol):
     """Leave to spend."""
 
@@ -156,14 +177,33 @@ class LeasedBudget:
     """This worker's part of a shared cap. Used on one event loop.
 
     `reserve` waits while calls of this worker are in flight that may settle for less than their worst
-    case; it says no only when none is, and the record has too little left.
+    case; when none is, it gives back what it does not use, and waits up to `patience_s` for others to
+    do the same. Then it says no, until something is there again.
+
+    `read` makes the record's state of its bytes; `sentence` says what `reserve` refuses for.
     """
 
-    def __init__(self, store: BudgetRecordStore, holder: str, clock: Clock, cap: Decimal) -> None:
+    def __init__(
+        self,
+        store: BudgetRecordStore,
+        holder: str,
+        clock: Clock,
+        cap: Decimal,
+        *,
+        read: Callable[[bytes | None], LeaseRecord] = BudgetState.from_json,
+        sentence: str = "",
+        patience_s: float = 0.0,
+    ) -> None:
         self._store = store
         self._holder = holder
         self._clock = clock
         self._cap = cap
+        self._read = read
+        self._sentence = sentence
+        self._patience_s = patience_s
+        self._patient_until: float | None = None
+        self._unspent = ZERO
+        self._known_spent = ZERO
         self._epoch: str | None = None
         self._lease = ZERO  # of the record's lease: not yet reported as settled
         self._settled = ZERO
@@ -177,7 +217,13 @@ class LeasedBudget:
     @property
     def sentence(self) -> str:
         """Why `reserve` said no."""
-        return f"the budget of {self._cap.normalize():f} USD would be passed; no call was made"
+        cap = f"{self._cap.normalize():f} USD"
+        return self._sentence or f"the budget of {cap} would be passed; no call was made"
+
+    @property
+    def spent(self) -> Decimal:
+        """What is spent of the cap, as far as this worker knows."""
+        return self._known_spent + self._settled
 
     @property
     def _free(self) -> Decimal:
@@ -193,9 +239,24 @@ class LeasedBudget:
                     await self._draw(worst)
                 if self._take(worst):
                     return True
-            if self._in_flight == 0:
+            if self._in_flight:
+                await self._a_settlement()
+            elif not await self._others_may_give_back(worst):
                 return False
-            await self._a_settlement()
+        return True
+
+    async def _others_may_give_back(self, worst: Decimal) -> bool:
+        """Waits a little for the leases of others; False when that is of no use, or was tried long enough."""
+        if self._free > 0:
+            await self.release_unused()  # they may be waiting for the same
+        now = self._clock.monotonic()
+        if self._refused_until == math.inf or worst > self._unspent or not self._patience_s:
+            return False
+        if self._patient_until is None:
+            self._patient_until = now + self._patience_s
+        if now >= self._patient_until:
+            return False
+        await self._clock.sleep(_ASK_AGAIN_S)
         return True
 
     def _take(self, worst: Decimal) -> bool:
@@ -226,23 +287,26 @@ class LeasedBudget:
         missing = worst - self._free
 
         def change(data: bytes | None) -> tuple[bytes | None, Decimal | None]:
-            state = BudgetState.from_json(data)
+            state = self._read(data)
             if self._epoch not in (None, state.epoch):
                 return None, None
             self._epoch = state.epoch
             state, drawn = state.settle(self._holder, settled, keep).draw(
                 self._holder, missing, worst * _MOST_CALLS
             )
+            self._unspent, self._known_spent = state.unspent, state.spent
             return state.to_json(), drawn
 
         drawn = await self._store.update(change)
         if drawn is None:  # another run has begun on this output: this worker's lease is void
-            self._refused, self._refused_until = ZERO, float("inf")
+            self._refused, self._refused_until = ZERO, math.inf
             return
         self._settled -= settled
         self._lease += drawn - settled
         if drawn == 0:
             self._refused, self._refused_until = missing, self._clock.monotonic() + _ASK_AGAIN_S
+        else:
+            self._patient_until = None
 
     async def release_unused(self) -> None:
         """Reports what was settled and gives back all but what is reserved."""
@@ -253,9 +317,10 @@ class LeasedBudget:
             self._lease = settled + keep  # from here on nobody reserves what is being given back
 
             def change(data: bytes | None) -> tuple[bytes | None, bool]:
-                state = BudgetState.from_json(data)
+                state = self._read(data)
                 if state.epoch != self._epoch:
                     return None, False
+                self._known_spent = state.spent + settled
                 return state.settle(self._holder, settled, keep).to_json(), True
 
             if await self._store.update(change):
