@@ -170,9 +170,12 @@ def _prompt_problems(workload: Workload) -> Iterable[Problem]:
 
 
 def _model_problems(loaded: LoadedWorkload) -> Iterable[Problem]:
+    embedders = loaded.workload.embedder_backends()
+    if not embedders:
+        return
     from transforms.embed.embedder import describe_model
 
-    for name, backend in loaded.workload.embedder_backends().items():
+    for name, backend in embedders.items():
         try:
             describe_model(backend, Path(loaded.base_dir))
         except ModelError as error:

@@ -36,10 +36,15 @@ def start_budget(
 def spent_so_far(
     workload: Workload, store: Store, commits: Mapping[str, CommitRecord], due: Iterable[BatchRef]
 ) -> Decimal:
-    """What counts against the budget already, at list price; see `start_budget`. Writes nothing."""
+    """What counts against the budget already, at list price; see `start_budget`. Writes nothing.
+
+    A batch whose failures an earlier run tried again and did not commit may have cost something,
+    whether or not it is due now.
+    """
     hosted = frozenset(workload.hosted_backends())
     committed = sum((_spent(r, hosted) for r in every_attempt(store, commits)), Decimal(0))
-    attempts = {ref.batch_id: ref.attempt for ref in due}
+    attempts = {batch: record.attempt + 1 for batch, record in commits.items() if record.failures}
+    attempts.update((ref.batch_id, ref.attempt) for ref in due)
     begun = {p.name for p in Path(store.root, LEDGER).glob("*") if p.name not in commits}
     return committed + read_spent(store.root, begun | attempts.keys(), attempts).spent
 
