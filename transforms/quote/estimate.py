@@ -42,7 +42,12 @@ class Cluster:
     @property
     def mean(self) -> Fraction:
         """Mean of the values; zero without any."""
-        return sum((Fraction(value) for value in self.values), Fraction(0)) / max(1, len(self.values))
+        return self.seen / max(1, len(self.values))
+
+    @property
+    def seen(self) -> Fraction:
+        """Sum of the values. Exact: amounts have 12 decimals, and Decimal keeps 28 digits."""
+        return Fraction(sum(self.values))
 
     @property
     def total(self) -> Fraction:
@@ -81,29 +86,30 @@ def estimate_total(frame_size: int, frame_batches: int, clusters: Sequence[Clust
     if read_size == 0:
         return Estimate(Fraction(0), Fraction(0), Fraction(0))
     scale = Fraction(frame_size, read_size)
-    total = scale * sum((cluster.total for cluster in clusters), Fraction(0))
-    between = _between(frame_batches, clusters, float(scale))
+    totals = [cluster.total for cluster in clusters]
+    total = scale * sum(totals, Fraction(0))
+    between = _between(frame_batches, clusters, [float(value) for value in totals], float(scale))
     within = float(scale) ** 2 * len(clusters) / frame_batches * sum(_within(clusters))
     margin = Fraction(t_quantile(_degrees(frame_batches, clusters)) * sqrt(between + within))
-    seen = sum((Fraction(v) for cluster in clusters for v in cluster.values), Fraction(0))
+    seen = sum((cluster.seen for cluster in clusters), Fraction(0))
     return Estimate(total, max(total - margin, min(seen, total)), total + margin)
 
 
-def _between(frame_batches: int, clusters: Sequence[Cluster], scale: float) -> float:
+def _between(frame_batches: int, clusters: Sequence[Cluster], totals: Sequence[float], scale: float) -> float:
     """Variance of the total that comes from reading some batches only."""
     read = len(clusters)
     if read == frame_batches:
         return 0.0
     if read < 2:
-        return float(clusters[0].total) ** 2 * scale**2  # one batch says nothing of the others
-    ratio = sum(float(c.total) for c in clusters) / sum(c.size for c in clusters)
-    residuals = sum((float(c.total) - ratio * c.size) ** 2 for c in clusters) / (read - 1)
-    return scale**2 * read * (1 - read / frame_batches) * residuals
+        return totals[0] ** 2 * scale**2  # one batch says nothing of the others
+    ratio = sum(totals) / sum(c.size for c in clusters)
+    residuals = [(total - ratio * c.size) ** 2 for total, c in zip(totals, clusters, strict=True)]
+    return scale**2 * read * (1 - read / frame_batches) * sum(residuals) / (read - 1)
 
 
 def _within(clusters: Sequence[Cluster]) -> list[float]:
     """For each batch, the variance of its total that comes from looking at some of its documents only."""
-    pooled = _pooled_variance(clusters)
+    pooled = _pooled_variance(clusters) if any(len(c.values) == 1 < c.members for c in clusters) else 0.0
     return [
         cluster.members**2
         * (1 - len(cluster.values) / cluster.members)
