@@ -11,8 +11,12 @@ CALLS_TO_OPEN = 16
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-PATIENCE_S = 120.0
-"""How long documents without another backend wait for a provider that is down; then they fail, retryably."""
+PATIENCE_S = 8.0
+"""How long documents without another backend wait for a provider that is down, about as long as they
+would try again alone; from then on they fail, retryably, and REFUSALS_PER_S of them at most."""
+
+REFUSALS_PER_S = 50.0
+"""An outage of a minute must not fail the whole rest of a run within seconds."""
 
 IS_DOWN = frozenset(
     {

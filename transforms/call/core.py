@@ -22,8 +22,9 @@ _log = logging.getLogger(__name__)
 class CallCore:
     """Works on batches; every method runs on the one event loop.
 
-    A batch has at most as many workers per first backend as that backend takes calls at a time, so
-    that memory does not grow with the number of rows; earlier batches go first wherever one waits.
+    A batch has at most as many workers per route and first backend as that backend takes calls at a
+    time, so that memory does not grow with the number of rows; where a lane is waited for, routes
+    share it, and of a route the earlier batches go first.
     """
 
     def __init__(self, desk: Desk, ledgers: LedgerStore, mode: str) -> None:
@@ -79,9 +80,9 @@ class CallCore:
     ) -> None:
         errors: list[BaseException] = []
         workers: list[asyncio.Task[None]] = []
-        for name, queue in _by_first_backend(batch).items():
+        for (name, _), queue in _by_first_backend(batch).items():
             source = iter(_recorded_first(queue, book))
-            for _ in range(min(len(queue), self.desk.sites[name].lane.slots.limit)):
+            for _ in range(min(len(queue), self.desk.sites[name].lane.limit)):
                 worker = asyncio.create_task(self._worker(source, book, priority, outcomes, errors))
                 self._workers.add(worker)
                 worker.add_done_callback(self._workers.discard)
@@ -152,8 +153,9 @@ def _recorded_first(queue: list[tuple[int, CallRequest]], book: BatchBook) -> li
     return sorted(queue, key=lambda item: not book.recorded(item[1].assignment.row, item[1].assignment.route))
 
 
-def _by_first_backend(batch: CallBatch) -> dict[str, list[tuple[int, CallRequest]]]:
-    queues: dict[str, list[tuple[int, CallRequest]]] = defaultdict(list)
+def _by_first_backend(batch: CallBatch) -> dict[tuple[str, str], list[tuple[int, CallRequest]]]:
+    """Queues by backend and route."""
+    queues: dict[tuple[str, str], list[tuple[int, CallRequest]]] = defaultdict(list)
     for index, request in enumerate(batch.requests):
-        queues[request.assignment.chain[0]].append((index, request))
-    return {name: by_shared_prefix(queue) for name, queue in queues.items()}
+        queues[request.assignment.chain[0], request.assignment.route].append((index, request))
+    return {key: by_shared_prefix(queue) for key, queue in queues.items()}

@@ -16,6 +16,7 @@ from transforms.call.caching import cached_prefix
 from transforms.call.desk import CANCELLED, Desk
 from transforms.call.held import hold
 from transforms.call.ledger import RecordedCall
+from transforms.call.permit import Permit
 from transforms.call.ports import LostError, NotSentError
 from transforms.call.repair import after_repair, repair_request
 from transforms.call.request import CallRequest
@@ -183,11 +184,11 @@ class DocumentRun:
     async def _hold(self, site: Site) -> CallFailure | None:
         """Why the document waits for a provider batch; None when its backend is called online."""
         outbox, assignment = self._book.outbox, self._request.assignment
-        encoded = self._encode(site) if outbox is not None and site.backend.mode == "batch" else None
+        encoded = self._encode(site) if outbox is not None else None
         if outbox is None or not isinstance(encoded, EncodedRequest):
             return None
         recorded = self._book.recorded(assignment.row, assignment.route)
-        return await hold(self._desk, outbox, (assignment.row, assignment.route), site, encoded, recorded)
+        return await hold(self._desk, outbox, assignment, site, encoded, recorded)
 
     async def _try(self, site: Site) -> Answered | CallFailure:
         """All calls to one backend, until an answer or a failure that stays."""
@@ -203,18 +204,20 @@ class DocumentRun:
             result = await self._call(site, encoded)
             if isinstance(result, Answered):
                 return result
-            calls += result.sent
+            is_limited = result.failure is FailureClass.RATE_LIMITED
+            if not is_limited or self._falls_back(site):
+                calls += result.sent  # a rate limit fails no document that has nowhere else to go
             ambiguous += result.ambiguous
-            if result.sent:
-                site.lane.heed(result)
-            closed = site.lane.refusal()
+            closed = site.lane.refusal(falls_back=self._falls_back(site))
             if closed is not None:
                 return closed if closed.failure is result.failure else result
             verdict = self._desk.policies.next_wait(result, calls, ambiguous, self._elapsed())
             if verdict.word != "again":
                 return _last_failure(result, verdict, calls, self._desk.limits)
             self._check_going_on()
-            if site.lane.park_wait() <= 0:  # a parked lane does the waiting for all its documents
+            if is_limited and result.retry_after_s is None:
+                continue  # the lane's pace does the waiting, as it does while the lane is parked
+            if site.lane.park_wait() <= 0:
                 await self._desk.clock.sleep(verdict.wait_s)
 
     def _check_going_on(self) -> None:
@@ -240,38 +243,52 @@ class DocumentRun:
 
     async def _call_in_turn(self, site: Site, encoded: EncodedRequest) -> Answered | CallFailure:
         """One call, when the lane has room and is open, and the budget allows it."""
-        lane_slots, slots = site.lane.slots, self._desk.slots
-        await lane_slots.acquire(self._priority)
-        try:
-            while True:
-                wait = site.lane.park_wait()
-                if wait > 0:  # the engine's own slots stay free for other lanes meanwhile
-                    await self._desk.clock.sleep(wait)
-                    continue
+        lane, slots = site.lane, self._desk.slots
+        while True:
+            permit = await lane.acquire(
+                self._request.assignment.route,
+                self._priority,
+                falls_back=self._falls_back(site),
+                within_s=self._left_s(),
+            )
+            try:
                 await slots.acquire(self._priority)
                 try:
-                    if site.lane.park_wait() <= 0:
-                        result = await self._call_if_allowed(site, encoded)
-                        if result is not None:
-                            return result
+                    result = await self._call_if_allowed(site, encoded, permit)
                 finally:
                     slots.release()
-        finally:
-            lane_slots.release()
+            finally:
+                lane.release(permit)
+            if result is not None:
+                return result
 
-    def _refusal(self, site: Site) -> CallFailure | None:
+    def _falls_back(self, site: Site) -> bool:
+        """Whether the chain goes on behind this backend."""
+        return self._request.assignment.chain[-1] != site.name
+
+    def _left_s(self) -> float:
+        """Seconds until the deadline, which begins with the first call."""
+        return (
+            math.inf
+            if self._first_call_at is None
+            else self._desk.limits.document_deadline_s - self._elapsed()
+        )
+
+    def _refusal(self, site: Site, permit: Permit) -> CallFailure | None:
         """Why nothing is sent for this document now: its lane is closed, or its deadline has passed."""
         self._check_going_on()
-        closed = site.lane.refusal()
+        closed = site.lane.refusal(falls_back=self._falls_back(site), permit=permit)
         if closed is None and self._elapsed() >= self._desk.limits.document_deadline_s:
             return _refused(FailureClass.DEADLINE, _deadline_sentence(self._desk.limits))
         return closed
 
-    async def _call_if_allowed(self, site: Site, encoded: EncodedRequest) -> Answered | CallFailure | None:
-        """One call; None when the lane was told to wait, or closed, while the budget was asked."""
-        desk = self._desk
-        refusal = self._refusal(site)
-        if refusal is not None:
+    async def _call_if_allowed(
+        self, site: Site, encoded: EncodedRequest, permit: Permit
+    ) -> Answered | CallFailure | None:
+        """One call; None when the lane was told to wait, or closed, since it gave the permit."""
+        desk, lane = self._desk, site.lane
+        refusal = self._refusal(site, permit)
+        if refusal is not None or lane.is_stopped(permit):
             return refusal
         try:
             key = await site.secret()
@@ -288,16 +305,25 @@ class DocumentRun:
             return _refused(FailureClass.BUDGET_EXHAUSTED, desk.budget.sentence)
         actual = ZERO
         try:
-            if site.lane.park_wait() > 0 or self._refusal(site) is not None:
+            if lane.is_stopped(permit) or self._refusal(site, permit) is not None:
                 return None
             actual = worst or ZERO  # whatever goes wrong from here on, the worst case stays counted
-            result, actual = await self._exchange(site, encoded, worst, key)
+            result, actual = await self._exchange(site, encoded, worst, key, permit)
+            if isinstance(result, Answered):
+                lane.passed(permit, result.answer.usage)
+            else:
+                lane.heed(result, permit)
             return result
         finally:
             desk.budget.settle(worst or ZERO, actual)
 
     async def _exchange(
-        self, site: Site, encoded: EncodedRequest, worst: Decimal | None, key: Secret | None
+        self,
+        site: Site,
+        encoded: EncodedRequest,
+        worst: Decimal | None,
+        key: Secret | None,
+        permit: Permit,
     ) -> tuple[Answered | CallFailure, Decimal]:
         """Intends, sends, records. Gives the result and what it counts for in the budget."""
         desk, assignment = self._desk, self._request.assignment
@@ -330,6 +356,7 @@ class DocumentRun:
         finally:
             desk.sending.discard(task)
             desk.counters.in_flight -= 1
+        site.lane.read(permit, response.headers)
         response = _kept(key, response)
         return self._settle(site, call, response, key, (desk.clock.monotonic() - started) * 1000)
 

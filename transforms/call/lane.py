@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 
 from schemas.failures import FailureClass
+from schemas.outcomes import Usage
+from transforms.call.breaker import IS_DOWN, PATIENCE_S, REFUSALS_PER_S, Breaker
+from transforms.call.pace import Pacer
+from transforms.call.permit import Permit
 from transforms.call.ports import Clock
+from transforms.call.quota import Quota, read_limits
+from transforms.call.turns import Turns
 from transforms.call.wire import CallFailure
 
 LONGEST_PARK_S = 120.0
@@ -24,6 +31,9 @@ CLOSES_LANE = frozenset(
     }
 )
 """Failures that every further call would share: the lane closes instead of making thousands of them."""
+
+_SHORTEST_WAIT_S = 0.001
+_READ_EVERY_S = 0.02  # a lane of thousands of calls a second need not read the limits of each answer
 
 
 class Slots:
@@ -77,42 +87,210 @@ class LaneKey:
 
 
 class Lane:
-    """Slots of one (provider, model, key), and until when it is parked or closed."""
+    """One (provider, model, key): how many calls at a time, how fast, and until when none at all.
 
-    def __init__(self, key: LaneKey, limit: int, clock: Clock) -> None:
+    Used on one event loop. `acquire` gives a permit when slots, pace, the provider's stated limits, a
+    Retry-After and the breaker all allow a call; every permit is given back with `release`. What comes
+    of a call is told with `passed` or `heed`. Routes that wait share the lane by `shares`.
+    """
+
+    def __init__(
+        self, key: LaneKey, limit: int, clock: Clock, shares: Mapping[str, int] | None = None
+    ) -> None:
         self.key = key
-        self.slots = Slots(limit)
+        self.limit = limit
+        self.in_use = 0
         self._clock = clock
+        self._turns = Turns(shares or {})
+        self._pacer = Pacer()
+        self._quota = Quota()
+        self._breaker = Breaker()
+        self._down: CallFailure | None = None  # what opened the breaker
+        self._read_at = -math.inf
         self._parked_until = -math.inf
         self._closed_until = -math.inf
         self._closed_by: CallFailure | None = None
+        self._next_refusal_at = -math.inf
+        self._wake: asyncio.TimerHandle | None = None
+
+    async def acquire(
+        self, route: str, priority: int, *, falls_back: bool = False, within_s: float = math.inf
+    ) -> Permit:
+        """Leave to make one call, waiting for it if need be.
+
+        Who `falls_back` does not wait for a provider that is down, nobody waits for a closed lane or
+        longer than `within_s`: they get a permit too, and `refusal` (or their deadline) says why
+        nothing is sent.
+        """
+        now = self._clock.monotonic()
+        if not self._turns and self._may_go(now):
+            return self._grant(now)
+        if falls_back and self._breaker.wait(now) > 0:
+            return self._leave_to_go(now)
+        loop = asyncio.get_running_loop()
+        granted: asyncio.Future[Permit] = loop.create_future()
+        self._turns.join(route, priority, falls_back, granted)
+        expiry = None if within_s == math.inf else loop.call_later(max(0.0, within_s), self._expire, granted)
+        self._serve()
+        try:
+            return await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():
+                self.release(granted.result())  # served and cancelled in the same moment
+            raise
+        finally:
+            if expiry is not None:
+                expiry.cancel()
+
+    def release(self, permit: Permit) -> None:
+        """Gives a permit back."""
+        self.in_use -= 1
+        if permit.probe and not permit.told:
+            self._breaker.dropped(permit.serial, self._clock.monotonic())
+        if self._turns:
+            self._serve()
+
+    def is_stopped(self, permit: Permit) -> bool:
+        """Whether the permit is no longer good, or never was: give it back, and queue up again."""
+        if not permit.serial:
+            return True
+        return self.park_wait() > 0 or (self._breaker.is_open and not permit.probe)
 
     def park_wait(self) -> float:
         """Seconds until the lane goes on; 0 when it does not wait, or is closed."""
         now = self._clock.monotonic()
         return 0.0 if now < self._closed_until else max(0.0, self._parked_until - now)
 
-    def refusal(self) -> CallFailure | None:
-        """Why nothing is sent on this lane now; None when it is open."""
-        if self._closed_by is None or self._clock.monotonic() >= self._closed_until:
-            return None
-        return self._closed_by
+    def refusal(self, *, falls_back: bool = False, permit: Permit | None = None) -> CallFailure | None:
+        """Why nothing is sent on this lane now; None when something is, or it is worth waiting.
 
-    def heed(self, failure: CallFailure) -> None:
-        """Takes note of a failure on this lane.
-
-        A Retry-After parks the whole lane; a longer one than LONGEST_PARK_S closes it until then. A
-        refused key, model or quota closes it for good. Without a Retry-After the document waits alone.
+        A provider that is down refuses those who have another backend at once, the others after
+        PATIENCE_S; the holder of the probe's permit finds out whether it still is.
         """
         now = self._clock.monotonic()
+        if self._closed_by is not None and now < self._closed_until:
+            return self._closed_by
+        if permit is not None and permit.probe:
+            return None
+        is_down = self._breaker.wait(now) > 0 and (falls_back or self._breaker.has_lost_patience(now))
+        return self._down if is_down else None
+
+    def passed(self, permit: Permit, usage: Usage | None = None) -> None:
+        """The call got through, whatever came of it; `usage` is what an answer used."""
+        permit.told = True
+        self._pacer.succeeded(permit.serial, self._clock.monotonic())
+        self._breaker.passed()
+        if usage is not None:
+            self._quota.used(usage)
+
+    def read(self, permit: Permit, headers: Mapping[str, str]) -> None:
+        """Takes note of the limits that a response states."""
+        now = self._clock.monotonic()
+        if now - self._read_at < _READ_EVERY_S:
+            return
+        self._read_at = now
+        readings = read_limits(headers, self._clock.now())
+        if readings:
+            self._quota.read(readings, permit.serial, permit.tokens, permit.at, now)
+
+    def heed(self, failure: CallFailure, permit: Permit | None = None) -> None:
+        """Takes note of a failure on this lane.
+
+        A refused key, model or quota closes it for good; a Retry-After of more than LONGEST_PARK_S until
+        then. A shorter one parks it, unless calls are getting through all the same: then the pace is cut
+        and only the document waits. Failures of the provider, many in a row, open the breaker.
+        """
+        now = self._clock.monotonic()
+        if permit is not None:
+            self._learn(failure, permit, now)
         if failure.failure in CLOSES_LANE:
             self._close(failure, math.inf, "no further calls were made to this backend")
         elif failure.retry_after_s and failure.retry_after_s > LONGEST_PARK_S:
             asked = f"it asked to wait {failure.retry_after_s:.0f} s, more than {LONGEST_PARK_S:.0f} s"
             self._close(failure, now + failure.retry_after_s, asked)
-        elif failure.retry_after_s:
+        elif failure.retry_after_s and not self._pacer.flows(now):
             self._parked_until = max(self._parked_until, now + failure.retry_after_s)
+
+    def _learn(self, failure: CallFailure, permit: Permit, now: float) -> None:
+        if failure.failure is FailureClass.RATE_LIMITED:
+            permit.told = True
+            self._pacer.limited(permit.serial, permit.at, now)
+            self._breaker.passed()  # it is up, and says so
+        elif failure.failure in IS_DOWN:
+            permit.told = True
+            if self._breaker.failed(permit.serial, now):
+                why = f"the backend counts as down; documents wait {PATIENCE_S:.0f} s for it at most"
+                self._down = CallFailure(
+                    failure.failure, f"{failure.message} ({why})", sent=False, final=True
+                )
+                self._send_away(now)
+        else:
+            self.passed(permit)
 
     def _close(self, failure: CallFailure, until: float, why: str) -> None:
         self._closed_until = max(self._closed_until, until)
         self._closed_by = CallFailure(failure.failure, f"{failure.message} ({why})", sent=False, final=True)
+
+    def _hold(self, now: float) -> float:
+        """Seconds until the next permit; infinity when only the end of a call can change that."""
+        if now < self._closed_until:
+            return 0.0
+        waits = self._breaker.wait(now), self._pacer.wait(now, self.in_use), self._quota.wait(now)
+        return max(self._parked_until - now, *waits)
+
+    def _may_go(self, now: float) -> bool:
+        return self.in_use < self.limit and self._hold(now) <= 0
+
+    def _grant(self, now: float) -> Permit:
+        if now < self._closed_until:
+            return self._leave_to_go(now)
+        self.in_use += 1
+        serial = self._pacer.sent(now)
+        return Permit(serial, now, self._quota.sent(now), self._breaker.sent(serial))
+
+    def _leave_to_go(self, now: float) -> Permit:
+        """A permit for no call."""
+        self.in_use += 1
+        return Permit(0, now)
+
+    def _serve(self) -> None:
+        while self._turns and self.in_use < self.limit:
+            now = self._clock.monotonic()
+            hold = self._hold(now)
+            is_refused = hold > 0 and self._breaker.has_lost_patience(now)
+            if is_refused:
+                hold = self._next_refusal_at - now
+            if hold > 0:
+                self._wake_after(hold)
+                return
+            turn = self._turns.next()
+            if turn is None:
+                return
+            if is_refused:
+                self._next_refusal_at = now + 1.0 / REFUSALS_PER_S
+            turn.granted.set_result(self._leave_to_go(now) if is_refused else self._grant(now))
+
+    def _wake_after(self, seconds: float) -> None:
+        if seconds == math.inf:
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + max(seconds, _SHORTEST_WAIT_S)
+        if self._wake is not None:
+            if self._wake.when() <= due:
+                return
+            self._wake.cancel()
+        self._wake = loop.call_at(due, self._woken)
+
+    def _woken(self) -> None:
+        self._wake = None
+        self._serve()
+
+    def _send_away(self, now: float) -> None:
+        """Those who have another backend need not wait."""
+        for turn in self._turns.waiting():
+            if turn.falls_back:
+                turn.granted.set_result(self._leave_to_go(now))
+
+    def _expire(self, granted: asyncio.Future[Permit]) -> None:
+        if not granted.done():
+            granted.set_result(self._leave_to_go(self._clock.monotonic()))

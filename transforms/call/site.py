@@ -102,7 +102,7 @@ def build_sites(
         place = places[name]
         key = LaneKey(backend.provider, place.base_url, backend.model, key_variable(backend))
         lane = lanes.setdefault(key, Lane(key, backend.max_in_flight, clock))
-        lane.slots.limit = min(lane.slots.limit, backend.max_in_flight)
+        lane.limit = min(lane.limit, backend.max_in_flight)
         codec = CODECS[backend.provider]
         sites[name] = Site(name, backend, codec, place.base_url, place.key, lane, prices, rehearsal)
     return sites

@@ -98,7 +98,6 @@ def test_outcomes_come_in_the_order_of_the_requests_whatever_the_order_of_the_an
         (error(429, "insufficient_quota", "insufficient_quota"), F.QUOTA_EXHAUSTED, 1),
         (error(413, "request_too_large"), F.REQUEST_TOO_LARGE, 1),
         (error(400, "invalid_request_error", "context_length_exceeded"), F.REQUEST_TOO_LARGE, 1),
-        (error(429, "rate_limit_error"), F.RATE_LIMITED, 6),
         (error(500, "api_error"), F.PROVIDER_ERROR, 6),
         (error(502, "api_error"), F.PROVIDER_ERROR, 6),
         (error(504, "api_error"), F.PROVIDER_ERROR, 6),
