@@ -136,7 +136,8 @@ class Outcome:
     """What became of an assignment. `failure` None is a result.
 
     Hosted results carry `answer` (the raw text) and, with a JSON Schema, `output`; embeddings carry
-    `vector_index`, the position in the batch's vector array. Failures that were paid keep usage,
+    `vector_index`, the position in the batch's vector array, and hosted ones, until they are put
+    there, `vector` (little-endian float32). Failures that were paid keep usage,
     charge and raw answer.
     """
 
@@ -145,6 +146,7 @@ class Outcome:
     message: str = ""
     answer: str | None = None
     output: dict[str, Any] | None = None
+    vector: bytes | None = None
     vector_index: int | None = None
     token_count: int | None = None
     truncated: bool | None = None

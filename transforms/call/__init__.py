@@ -10,8 +10,12 @@
     site.py         a backend made ready: codec, address, key, lane, price
     lane.py         slots, parking and closing per (provider, model, key)
     retry.py        which failure is tried again, when, and which goes to the next backend
-    wire.py, classify.py, anthropic.py, openai.py, structured.py    wire formats as pure functions
+    codecs.py       which of the wire formats a backend speaks, and where
+    wire.py, classify.py, anthropic.py, openai.py, gemini.py, openai_embeddings.py, gemini_embeddings.py,
+    vectors.py, structured.py    wire formats as pure functions
+    repair.py       the one chance of an answer that does not fit the JSON Schema
+    caching.py      shared prefixes: marked, ordered, filled by one request before the others
     ledger.py, ledger_file.py    frames and their fold; the local file
     budget.py, budget_file.py    leases on the shared cap; the local record
-    transport.py, address.py, secret.py    sockets, addresses that may be reached, keys
+    transport.py, address.py, secret.py, vertex.py    sockets, addresses that may be reached, keys, tokens
 """

@@ -1,20 +1,24 @@
-"""Anthropic's Messages API: requests to bytes, bytes to answers.
+"""Anthropic's Messages API, direct and on Vertex: requests to bytes, bytes to answers.
 
-Source: the API reference of Messages and the types of the official SDK (2.12), against which the
-tests check both directions. Structured output is native: `output_config.format` of type `json_schema`.
+Source: the API reference of Messages, "Claude on Vertex AI", "Prompt caching" and the types of the
+official SDK (2.12), against which the tests check both directions. Structured output is native:
+`output_config.format` of type `json_schema`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from schemas.errors import ConfigurationError
 from schemas.failures import FailureClass
 from schemas.outcomes import Usage
 from schemas.workload import HostedBackend
+from transforms.call.caching import cached_prefix
 from transforms.call.classify import classify_error
 from transforms.call.request import CallRequest
+from transforms.call.vertex import publisher_path
 from transforms.call.wire import (
     JSON_HEADERS,
     Answer,
@@ -30,28 +34,33 @@ from transforms.call.wire import (
 
 _COMPLETE = frozenset({"end_turn", "stop_sequence"})
 _TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded", "pause_turn"})
+_VERTEX_VERSION = "vertex-2023-10-16"
 _HEADERS = {**JSON_HEADERS, "anthropic-version": "2023-06-01"}
 
 
+@dataclass(frozen=True, slots=True)
 class AnthropicCodec:
-    """Wire format of `POST /v1/messages`."""
+    """Wire format of `POST /v1/messages`; on Vertex of `rawPredict`, with the model in the path."""
 
-    name = "anthropic"
-    version = "anthropic.messages/1"
-    default_base_url = "https://api.anthropic.com"
-    own_keys = frozenset({"model", "max_tokens", "messages", "system", "stream"})
+    vertex: bool = False
+    name: str = "anthropic"
+    version: str = "anthropic.messages/1"
+    default_base_url: str = "https://api.anthropic.com"
+    own_keys: frozenset[str] = frozenset(
+        {"model", "max_tokens", "messages", "system", "stream", "anthropic_version", "cache_control"}
+    )
 
-    def path(self) -> str:
+    def path(self, backend: HostedBackend) -> str:
         """Path below the base URL."""
-        return "/v1/messages"
+        return f"{publisher_path(backend, 'anthropic')}:rawPredict" if self.vertex else "/v1/messages"
 
     def headers(self) -> Mapping[str, str]:
         """Headers besides the key."""
-        return _HEADERS
+        return JSON_HEADERS if self.vertex else _HEADERS
 
     def auth(self) -> Auth:
-        """The key goes into `x-api-key`."""
-        return "x-api-key"
+        """The key goes into `x-api-key`; Vertex takes a token."""
+        return "bearer" if self.vertex else "x-api-key"
 
     def body(self, backend: HostedBackend, request: CallRequest) -> dict[str, Any]:
         """The request as a JSON object.
@@ -59,11 +68,11 @@ class AnthropicCodec:
         Raises:
             ConfigurationError: `parameters` sets a key of ours.
         """
-        own: dict[str, Any] = {
-            "model": backend.model,
-            "max_tokens": backend.max_output_tokens,
-            "messages": [{"role": "user", "content": request.prompt}],
-        }
+        own: dict[str, Any] = (
+            {"anthropic_version": _VERTEX_VERSION} if self.vertex else {"model": backend.model}
+        )
+        own["max_tokens"] = backend.max_output_tokens
+        own["messages"] = [{"role": turn.role, "content": turn.text} for turn in request.turns]
         if request.system:
             own["system"] = request.system
         if request.json_schema is None:
@@ -77,6 +86,20 @@ class AnthropicCodec:
             )
         own["output_config"] = {**config, "format": {"type": "json_schema", "schema": request.json_schema}}
         return merged_parameters(self, backend.model_copy(update={"parameters": given}), own)
+
+    def marked(self, backend: HostedBackend, request: CallRequest, body: dict[str, Any]) -> dict[str, Any]:
+        """The body with the text that all documents share marked for the prompt cache, where it pays."""
+        prefix = cached_prefix(backend, request)
+        if prefix is None:
+            return body
+        marked = dict(body)
+        if not prefix.of_prompt:
+            marked["system"] = [_cached_block(request.system)]
+            return marked
+        head, rest = request.prompt[: prefix.of_prompt], request.prompt[prefix.of_prompt :]
+        blocks = [_cached_block(head), {"type": "text", "text": rest}]
+        marked["messages"] = [{"role": "user", "content": blocks}, *body["messages"][1:]]
+        return marked
 
     def decode(self, response: WireResponse) -> Answer | CallFailure:
         """The answer or the failure behind a response."""
@@ -94,6 +117,10 @@ class AnthropicCodec:
                 return malformed(self.name, response.status, "content or stop_reason is missing")
             return _answer(data, usage, None, FailureClass.MALFORMED_RESPONSE, "no content or no stop_reason")
         return _judge(data, usage, _text(content))
+
+
+def _cached_block(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}
 
 
 def _judge(data: dict[str, Any], usage: Usage, text: str | None) -> Answer:

@@ -38,7 +38,7 @@ class OpenAICodec:
     default_base_url = "https://api.openai.com/v1"
     own_keys = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "stream", "n"})
 
-    def path(self) -> str:
+    def path(self, backend: HostedBackend) -> str:  # noqa: ARG002
         """Path below the base URL."""
         return "/chat/completions"
 
@@ -61,7 +61,7 @@ class OpenAICodec:
             ConfigurationError: `parameters` sets a key of ours.
         """
         messages = [{"role": "system", "content": request.system}] if request.system else []
-        messages.append({"role": "user", "content": request.prompt})
+        messages += [{"role": turn.role, "content": turn.text} for turn in request.turns]
         limit = "max_completion_tokens" if backend.base_url is None else "max_tokens"
         own: dict[str, Any] = {
             "model": backend.model,
@@ -72,6 +72,10 @@ class OpenAICodec:
             schema = {"name": "answer", "strict": True, "schema": request.json_schema}
             own["response_format"] = {"type": "json_schema", "json_schema": schema}
         return merged_parameters(self, backend, own)
+
+    def marked(self, backend: HostedBackend, request: CallRequest, body: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """The body as it is: the provider caches shared prefixes by itself."""
+        return body
 
     def decode(self, response: WireResponse) -> Answer | CallFailure:
         """The answer or the failure behind a response."""

@@ -8,7 +8,11 @@ from typing import NoReturn
 from schemas.errors import MissingSecretError
 from schemas.workload import HostedBackend
 
-DEFAULT_KEY_ENV = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
+DEFAULT_KEY_ENV = {
+    "anthropic": "ANTHROPIC_API_KEY",
+    "openai": "OPENAI_API_KEY",
+    "gemini": "GEMINI_API_KEY",
+}
 MASK = "[key]"
 _SHORTEST_MASKED = 4  # masking a shorter string would garble ordinary text
 
@@ -44,7 +48,9 @@ class Secret:
 
 
 def key_variable(backend: HostedBackend) -> str:
-    """Name of the environment variable of the backend's key."""
+    """Name of the environment variable of the backend's key; empty on Vertex, which takes no key."""
+    if backend.platform == "vertex":
+        return ""
     return backend.api_key_env or DEFAULT_KEY_ENV[backend.provider]
 
 

@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 from schemas.errors import ConfigurationError
-from schemas.outcomes import ZERO, Assignment, Charge
+from schemas.outcomes import MONEY_SCALE, ZERO, Assignment, Charge, money
 from schemas.workload import HostedBackend
 from transforms.call.address import Address, parse_base_url
-from transforms.call.anthropic import AnthropicCodec
+from transforms.call.caching import PrefixGate
+from transforms.call.codecs import CODECS as CODECS  # noqa: PLC0414 - others have it from here
+from transforms.call.codecs import codec_of, default_base_url
 from transforms.call.lane import Lane, LaneKey
-from transforms.call.openai import OpenAICodec
 from transforms.call.ports import Clock
 from transforms.call.request import CallRequest
 from transforms.call.secret import Secret, key_variable
+from transforms.call.vertex import TokenSource, price_factor
 from transforms.call.wire import Answer, Codec, EncodedRequest, encode
 from transforms.price import PriceBook
 
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (AnthropicCodec(), OpenAICodec())}
-
 OVERHEAD_TOKENS = 512
 """Tokens that a provider may add around the texts: roles, separators, its structured-output preamble."""
+
+
+_QUANTUM = Decimal(1).scaleb(-MONEY_SCALE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,16 @@ class Site:
     lane: Lane
     prices: PriceBook
     rehearsal: bool
+    gate: PrefixGate
+    tokens: TokenSource | None = None
+
+    @property
+    def _factor(self) -> Decimal:
+        return Decimal(1) if self.backend.price else price_factor(self.backend)
+
+    async def secret(self) -> Secret | None:
+        """What the next call is authorised with; TokenError when no token is to be had."""
+        return self.key if self.tokens is None else await self.tokens.token()
 
     @property
     def mode(self) -> str:
@@ -53,23 +67,33 @@ class Site:
         """The most that the call can cost; None when the model has no price.
 
         A token is at least one UTF-8 byte, so the bytes sent (texts, schema, parameters) bound the
-        tokens from above, with OVERHEAD_TOKENS for what the provider adds.
+        tokens from above, with OVERHEAD_TOKENS for what the provider adds. Writing all of it to the
+        prompt cache is covered.
         """
         bound = len(encoded.wire.body) + OVERHEAD_TOKENS
-        return self.prices.worst_case(self.backend, bound, self.backend.max_output_tokens, at)
+        most = 0 if self.backend.operation == "embeddings" else self.backend.max_output_tokens
+        worst = self.prices.worst_case(self.backend, bound, most, at)
+        return None if worst is None else (worst * self._factor).quantize(_QUANTUM, rounding=ROUND_CEILING)
 
     def charge(self, answer: Answer, at: datetime) -> Charge:
         """What the answer costs: billed, or in a rehearsal zero with the list price beside it."""
         backend = self.backend
+        usage = answer.usage
+        if backend.operation == "embeddings" and usage.output_tokens is None:
+            usage = replace(usage, output_tokens=0)
         charge = self.prices.price(
             backend.provider,
             backend.model,
-            answer.usage,
+            usage,
             at,
             context=answer.price_context,
             own=backend.price,
-            estimated=backend.base_url is not None,
+            estimated=not is_at_list_price(backend),
         )
+        factor = self._factor
+        if factor != 1 and charge.list_amount is not None:
+            amount = money(charge.list_amount * factor)
+            charge = replace(charge, amount=amount, list_amount=amount)
         return replace(charge, amount=ZERO, basis="rehearsal") if self.rehearsal else charge
 
 
@@ -80,12 +104,23 @@ class Place:
     base_url: str
     address: Address
     key: Secret | None
+    tokens: TokenSource | None = None
 
 
-def place_of(name: str, base_url: str, key: Secret | None) -> Place:
+def place_of(name: str, base_url: str, key: Secret | None, tokens: TokenSource | None = None) -> Place:
     """The place behind a base URL; ConfigurationError when it is none that may be called."""
     url, address = parse_base_url(name, base_url)
-    return Place(url, address, key)
+    return Place(url, address, key, tokens)
+
+
+def is_at_list_price(backend: HostedBackend) -> bool:
+    """Whether the price book's price is this backend's: at the provider's own address, and not on Vertex."""
+    if backend.platform == "vertex":
+        return False
+    return (
+        backend.base_url is None
+        or urlsplit(backend.base_url).netloc == urlsplit(default_base_url(backend)).netloc
+    )
 
 
 def build_sites(
@@ -96,16 +131,24 @@ def build_sites(
     rehearsal: bool,
 ) -> dict[str, Site]:
     """The sites of all backends; those with the same provider, address, model and key share a lane."""
+    gate = PrefixGate(clock)
     lanes: dict[LaneKey, Lane] = {}
     sites: dict[str, Site] = {}
     for name, backend in backends.items():
         place = places[name]
-        key = LaneKey(backend.provider, place.base_url, backend.model, key_variable(backend))
+        key = LaneKey(backend.provider, place.base_url, backend.model, _account(backend))
         lane = lanes.setdefault(key, Lane(key, backend.max_in_flight, clock))
         lane.limit = min(lane.limit, backend.max_in_flight)
-        codec = CODECS[backend.provider]
-        sites[name] = Site(name, backend, codec, place.base_url, place.key, lane, prices, rehearsal)
+        codec = codec_of(backend)
+        sites[name] = Site(
+            name, backend, codec, place.base_url, place.key, lane, prices, rehearsal, gate, place.tokens
+        )
     return sites
+
+
+def _account(backend: HostedBackend) -> str:
+    """Whose limits the calls count against."""
+    return key_variable(backend) or f"{backend.project}/{backend.location}"
 
 
 def check_parameters(
@@ -121,7 +164,7 @@ def check_parameters(
         for schema in (None, *json_schemas):
             request = CallRequest(trial, "system", "prompt", schema, "", "")
             try:
-                encode(CODECS[backend.provider], backend, request, "https://example.invalid", "live")
+                encode(codec_of(backend), backend, request, "https://example.invalid", "live")
             except ValueError as error:
                 raise ConfigurationError(f"backends.{name}.parameters: {error}") from None
             except ConfigurationError as error:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, Protocol
+from urllib.parse import quote
 
 import orjson
 
@@ -16,7 +17,7 @@ from schemas.outcomes import Usage
 from schemas.workload import HostedBackend
 from transforms.call.request import CallRequest
 
-Auth = Literal["x-api-key", "bearer"]
+Auth = Literal["x-api-key", "x-goog-api-key", "bearer"]
 # In lower case; what codecs read and the ledger keeps of a response.
 KEPT_HEADERS = ("request-id", "x-request-id", "retry-after", "retry-after-ms", "date", "content-type")
 MOST_TOKENS = 1 << 40  # far beyond any model; a larger count is no count
@@ -56,6 +57,7 @@ class Answer:
     output: dict[str, Any] | None = None
     failure: FailureClass | None = None
     message: str = ""
+    vector: bytes | None = None  # of embeddings: little-endian float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +80,24 @@ class Codec(Protocol):
     """One provider's wire format. Pure: no clock, no network, no key.
 
     `version` is part of every request's digest: raise it when the same request would mean something
-    else to the provider, and recorded answers are no longer replayed for it.
+    else to the provider, and recorded answers are no longer replayed for it. `marked` adds what tells
+    the provider to cache a part of the request; it changes no answer and is no part of the digest.
     """
 
-    name: str
-    version: str
-    default_base_url: str
-    own_keys: frozenset[str]
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def default_base_url(self) -> str: ...
+    @property
+    def own_keys(self) -> frozenset[str]: ...
 
     def body(self, backend: HostedBackend, request: CallRequest) -> dict[str, Any]: ...
-    def path(self) -> str: ...
+    def marked(
+        self, backend: HostedBackend, request: CallRequest, body: dict[str, Any]
+    ) -> dict[str, Any]: ...
+    def path(self, backend: HostedBackend) -> str: ...
     def headers(self) -> Mapping[str, str]: ...
     def auth(self) -> Auth: ...
     def decode(self, response: WireResponse) -> Answer | CallFailure: ...
@@ -106,23 +116,24 @@ def encode(
 ) -> EncodedRequest:
     """The request in the provider's wire format.
 
-    Its digest covers the canonical body (keys sorted), provider, codec version and `mode` (`live` or
-    `rehearsal`), and no address: the same question to a moved server is the same request.
+    Its digest covers the canonical body (keys sorted), the model where it stands in the path instead,
+    provider, codec version and `mode` (`live` or `rehearsal`), and no address: the same question to a
+    moved server is the same request.
 
     Raises:
         ValueError: a text holds what JSON can't carry (a lone surrogate).
     """
     body = codec.body(backend, request)
+    asked: dict[str, Any] = {"provider": codec.name, "codec": codec.version, "mode": mode, "body": body}
+    if "model" not in body:
+        asked["model"] = backend.model
     try:
-        wire_body = orjson.dumps(body)
-        canonical = orjson.dumps(
-            {"provider": codec.name, "codec": codec.version, "mode": mode, "body": body},
-            option=orjson.OPT_SORT_KEYS,
-        )
+        wire_body = orjson.dumps(codec.marked(backend, request, body))
+        canonical = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
     except TypeError as error:
         raise ValueError(f"the request can't be written as JSON: {error}") from None
     wire = WireRequest(
-        url=base_url + codec.path(), headers=codec.headers(), auth=codec.auth(), body=wire_body
+        url=base_url + codec.path(backend), headers=codec.headers(), auth=codec.auth(), body=wire_body
     )
     return EncodedRequest(wire, sha256_hex(canonical))
 
@@ -141,6 +152,11 @@ def merged_parameters(codec: Codec, backend: HostedBackend, own: dict[str, Any])
             f"the prompt's json_schema, and answers are neither streamed nor multiplied): remove it"
         )
     return {**own, **backend.parameters}
+
+
+def quoted_model(model: str) -> str:
+    """A model's resource name (`models/NAME`, or what the workload gives with a slash) for a path."""
+    return quote(model if "/" in model else f"models/{model}", safe="/@")
 
 
 def parse_object(body: bytes) -> dict[str, Any] | None:
@@ -168,11 +184,11 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
     A date is measured against the response's own `date`, so that no clock is needed.
     """
-    milliseconds = _number(headers.get("retry-after-ms"))
+    milliseconds = seconds_or_none(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
     value = headers.get("retry-after")
-    seconds = _number(value)
+    seconds = seconds_or_none(value)
     if seconds is not None or value is None:
         return seconds
     try:
@@ -182,7 +198,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _number(value: str | None) -> float | None:
+def seconds_or_none(value: str | None) -> float | None:
+    """A time in a text: a finite number from 0, else None."""
     try:
         number = float(value) if value else None
     except ValueError:

@@ -17,6 +17,13 @@ from transforms.rehearsal.replies import latency_s, reply_to
 
 _REMEMBERED_REQUESTS = 65_536
 _START_TIMEOUT_S = 30.0
+_PATHS = {
+    ("anthropic", "direct"): "",
+    ("anthropic", "vertex"): "/v1",
+    ("openai", "direct"): "/v1",
+    ("gemini", "direct"): "/v1beta",
+    ("gemini", "vertex"): "/v1beta1",
+}
 
 
 @dataclass(slots=True)
@@ -72,13 +79,14 @@ class RehearsalServer:
             raise self._problem
         return self
 
-    def base_url(self, provider: str) -> str:
-        """The address for a provider, in the form of the SDKs' defaults: OpenAI's ends in `/v1`."""
+    def base_url(self, provider: str, platform: str = "direct") -> str:
+        """The address for a provider on a platform, in the form of the SDKs' defaults: OpenAI's ends in `/v1`."""
         if not self._port:
             raise RuntimeError("the rehearsal server is not started; call start() first")
-        if provider not in ("anthropic", "openai"):
-            raise ValueError(f"the rehearsal has no provider {provider!r}; known: anthropic, openai")
-        return f"http://127.0.0.1:{self._port}{'/v1' if provider == 'openai' else ''}"
+        if (provider, platform) not in _PATHS:
+            known = ", ".join(sorted({name for name, _ in _PATHS}))
+            raise ValueError(f"the rehearsal has no provider {provider!r} ({platform}); known: {known}")
+        return f"http://127.0.0.1:{self._port}{_PATHS[provider, platform]}"
 
     def close(self) -> None:
         """Stop listening and drop every connection; a second call does nothing."""
