@@ -76,6 +76,7 @@ class AmbiguousCall:
     """A call that was sent and whose end is not known: it may have been billed.
 
     `worst_amount` is the most that it can have cost, a decimal string; None when there is no price.
+    `worst_tokens` bounds its tokens.
     """
 
     batch_id: str
@@ -86,6 +87,7 @@ class AmbiguousCall:
     cause: str  # crash | timeout | connection | malformed | cancelled
     worst_amount: str | None
     sent_at: str
+    worst_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class CommitRecord:
     totals: dict[str, dict[str, BackendTotals]] = field(default_factory=dict)  # route → backend
     ambiguous: tuple[AmbiguousCall, ...] = ()
     rehearsal: bool = False
+    refused: dict[str, str] = field(default_factory=dict)  # cap → the least that it refused
     version: str = COMMIT_VERSION
 
     def to_json(self) -> bytes:

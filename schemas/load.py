@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -61,12 +62,26 @@ def load_workload(
     if problems:
         raise WorkloadError(str(path), problems)
     return LoadedWorkload(
-        workload=workload,
+        workload=_with_absolute_folder(workload, path.parent),
         path=path,
         source=source,
         input_uri=_absolute(input_uri, Path.cwd()) or str(_absolute(workload.input.uri, path.parent)),
         output_uri=_absolute(output_uri, Path.cwd()) or str(_absolute(workload.output.uri, path.parent)),
     )
+
+
+def _with_absolute_folder(workload: Workload, base: Path) -> Workload:
+    folder = _absolute(workload.budget.cost_centre_folder, base)
+    budget = workload.budget.model_copy(update={"cost_centre_folder": folder})
+    return workload.model_copy(update={"budget": budget})
+
+
+def with_budget(loaded: LoadedWorkload, amount: Decimal | None) -> LoadedWorkload:
+    """The workload with another cap, which someone has approved for a run; None leaves it as it is."""
+    if amount is None:
+        return loaded
+    budget = loaded.workload.budget.model_copy(update={"amount": amount})
+    return replace(loaded, workload=loaded.workload.model_copy(update={"budget": budget}))
 
 
 def _read(path: Path) -> bytes:
@@ -202,6 +217,8 @@ def _reference_problems(workload: Workload) -> list[Problem]:
     for index, rule in enumerate(workload.policy.reject):
         for name in set(rule.routes) - set(route_names):
             problems.append(_unknown(f"policy.reject[{index}].routes", name, route_names))
+    for name in sorted(set(workload.budget.routes) - set(route_names)):
+        problems.append(_unknown("budget.routes", name, route_names))
     for name in set(workload.policy.allowed_providers) - set(route_names):
         problems.append(_unknown("policy.allowed_providers", name, route_names))
     return problems + _output_problems(workload)

@@ -170,6 +170,8 @@ class Outcome:
     latency_ms: float | None = None
     answered_at: str | None = None
     shared_from: SharedFrom | None = None
+    refused_by: str = ""  # the cap that a call would have passed: `amount`, `tokens`, `route:…`, `centre:…`
+    refused_need: Decimal = ZERO  # and what it would have taken of it
 
     @property
     def is_result(self) -> bool:

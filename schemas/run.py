@@ -18,7 +18,8 @@ class RunContext:
     """What a worker must know of its run, besides the workload. Carries no secret.
 
     `output` is the absolute output folder or URI, `max_in_flight` this process's share of the run's
-    limit on calls at a time.
+    limit on calls at a time. `budget_amount`, a decimal string, is a cap that was approved for this run
+    instead of the workload's.
     """
 
     run_id: str
@@ -27,6 +28,7 @@ class RunContext:
     rehearsal: bool
     max_in_flight: int
     code_version: str = CODE_VERSION
+    budget_amount: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Progress:
     """How far a worker process is, cumulatively since it started; sent about twice a second.
 
     `documents` are finished assignments (results and failures), `amount` is a decimal string.
+    `soft_passed` says that the run has spent what it should warn at.
     """
 
     group: int
@@ -41,6 +44,7 @@ class Progress:
     batches: int
     calls: int
     amount: str
+    soft_passed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for a line of JSON."""
@@ -78,7 +82,8 @@ class Manifest:
 
     `state` is `complete` when every row is a result, a final failure or skipped; else `incomplete`,
     with `reason` saying in one sentence what is left and what to do. `reason_class` is `failures`,
-    `batches` or `budget`. Amounts are decimal strings.
+    `batches` or `budget`. Amounts are decimal strings. `budget_soft_passed` says that what was spent, at
+    list price and with calls of unknown end at their worst, has reached `budget_soft_amount`.
     """
 
     run_id: str
@@ -112,6 +117,8 @@ class Manifest:
     unknown_prices: int
     budget_amount: str | None
     ambiguous: tuple[AmbiguousCall, ...] = ()
+    budget_soft_amount: str | None = None
+    budget_soft_passed: bool = False
     version: str = MANIFEST_VERSION
     extra: dict[str, Any] = field(default_factory=dict)
 

@@ -209,6 +209,9 @@ class Route(Section):
     backends: tuple[str, ...] = Field((), description="ordered chain: the next is tried when one fails")
     split: tuple[Split, ...] = Field((), description="weighted chains instead of one, by hash of the id")
     prompt: str | None = Field(None, description="name of a prompt; hosted routes need one")
+    share: int = Field(
+        1, ge=1, le=1000, description="weight among routes that wait for the same provider, model and key"
+    )
 
     @property
     def chains(self) -> tuple[Split, ...]:
@@ -240,14 +243,62 @@ class Policy(Section):
     )
 
 
+class RouteBudget(Section):
+    """What one route may cost at most, over all attempts."""
+
+    amount: Amount | None = Field(None, description="a cap on the route's hosted calls")
+    tokens: int | None = Field(None, ge=0, description="a cap on their input and output tokens together")
+
+
 class Budget(Section):
     """What the run may cost at most, over all its attempts."""
 
     amount: Amount | None = Field(None, description="the cap; none: no cap")
+    tokens: int | None = Field(None, ge=0, description="a cap on input and output tokens together")
+    routes: dict[Name, RouteBudget] = Field(default_factory=dict, description="caps by route; see below")
+    soft_amount: Amount | None = Field(
+        None, description="from here on the run warns, in progress, status and manifest; it goes on"
+    )
+    soft_fraction: float | None = Field(
+        None, gt=0, le=1, description="the same as a part of `amount`, 0 to 1; give one of the two"
+    )
+    cost_centre: Name | None = Field(
+        None, description="who pays: runs of the same cost centre share a cap per month (UTC)"
+    )
+    cost_centre_amount: Amount | None = Field(
+        None, description="that cap, in a month, of this workload's runs"
+    )
+    cost_centre_folder: str | None = Field(
+        None, description="folder of the records that they share; relative to the workload file"
+    )
     currency: Literal["USD"] = Field("USD", description="ISO 4217")
     on_unknown_price: Literal["refuse", "allow"] = Field(
         "refuse", description="what to do with a hosted model that has no price, when there is a cap"
     )
+
+    @property
+    def soft(self) -> Decimal | None:
+        """The amount from which on the run warns."""
+        if self.soft_fraction is not None and self.amount is not None:
+            return self.amount * Decimal(str(self.soft_fraction))
+        return self.soft_amount
+
+    @property
+    def caps_money(self) -> bool:
+        """Whether any cap is in money, so that a call without a known price can't be held by it."""
+        by_route = any(route.amount is not None for route in self.routes.values())
+        return self.amount is not None or self.cost_centre is not None or by_route
+
+    @model_validator(mode="after")
+    def _complete(self) -> Budget:
+        centre = (self.cost_centre, self.cost_centre_amount, self.cost_centre_folder)
+        if None in centre and centre != (None, None, None):
+            raise ValueError("`cost_centre`, `cost_centre_amount` and `cost_centre_folder` go together")
+        if self.soft_amount is not None and self.soft_fraction is not None:
+            raise ValueError("give either `soft_amount` or `soft_fraction`")
+        if self.soft_fraction is not None and self.amount is None:
+            raise ValueError("`soft_fraction` is a part of `amount`: give that as well")
+        return self
 
 
 class Output(Section):
@@ -343,6 +394,8 @@ class Workload(Section):
         content["input"].pop("unreadable_files")
         content["output_columns"] = list(self.output.columns)
         content["batches"] = [self.limits.batch_rows, self.limits.batch_bytes]
+        for route in content["routes"]:
+            route.pop("share")
         for backend in content["backends"].values():
             for key in _NO_PART_OF_THE_ANSWER:
                 backend.pop(key, None)
@@ -350,6 +403,10 @@ class Workload(Section):
         for prompt in content["prompts"].values():
             _drop_defaults(prompt, Prompt, ("repair",))
         return sha256_hex(canonical_json(content))
+
+    def shares(self) -> dict[str, int]:
+        """The weights of the routes where they wait for the same lane."""
+        return {route.name: route.share for route in self.routes}
 
     def hosted_backends(self) -> dict[str, HostedBackend]:
         """The hosted backends by name."""
