@@ -98,18 +98,18 @@ def compile_prompt(name: str, prompt: Prompt) -> CompiledPrompt:
         TemplateError: it does not parse.
     """
     digest = sha256_hex(canonical_json(prompt.model_dump(mode="json")))
+    template = _ENVIRONMENT.from_string(prompt.template)
     variables = frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(prompt.template)))
-    return CompiledPrompt(name, prompt, _ENVIRONMENT.from_string(prompt.template), variables, digest)
+    return CompiledPrompt(name, prompt, template, variables, digest)
 
 
 def check_prompt(name: str, prompt: Prompt, columns: list[str]) -> list[Problem]:
     """What is wrong with a prompt for rows of these columns: syntax, unknown columns, JSON Schema."""
     where = f"prompts.{name}"
     try:
-        tree = _ENVIRONMENT.parse(prompt.template)
-        compile_prompt(name, prompt)
+        asked_for = compile_prompt(name, prompt).variables
     except TemplateError as error:
-        reason = f"does not parse: {str(error).rstrip('.')}"
+        reason = f"does not parse: {(error.message or str(error)).rstrip('.')}"
         return [Problem(f"{where}.template", "(template)", reason, "see Jinja's syntax")]
     problems = [
         Problem(
@@ -118,7 +118,7 @@ def check_prompt(name: str, prompt: Prompt, columns: list[str]) -> list[Problem]
             f"is no column that is read; known: {', '.join(columns)}",
             "add it to input.columns",
         )
-        for unknown in sorted(meta.find_undeclared_variables(tree) - set(columns) - set(_ENVIRONMENT.globals))
+        for unknown in sorted(asked_for - set(columns) - set(_ENVIRONMENT.globals))
     ]
     return problems + _check_json_schema(f"{where}.json_schema", prompt.json_schema)
 
