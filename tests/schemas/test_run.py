@@ -32,11 +32,13 @@ def test_a_manifest_of_another_version_is_refused() -> None:
 
 
 def test_a_context_holds_no_place_for_a_secret(tmp_path: Path) -> None:
-    names = {f.name for f in fields(run_context(tmp_path))}
-    assert names == {"run_id", "output", "workload_sha256", "rehearsal", "max_in_flight", "code_version"}
+    names = [f.name for f in fields(run_context(tmp_path))]
+    assert "run_id" in names
+    assert [
+        n for n in names if any(word in n for word in ("key", "secret", "token", "password", "env"))
+    ] == []
 
 
 def test_progress_is_plain_values() -> None:
-    assert json.loads(json.dumps(Progress(1, 2, 3, 4, "0.5").to_dict())) == {
-        "group": 1, "documents": 2, "batches": 3, "calls": 4, "amount": "0.5",
-    }  # fmt: skip
+    said = json.loads(json.dumps(Progress(1, 2, 3, 4, "0.5").to_dict()))
+    assert said.items() >= {"group": 1, "documents": 2, "batches": 3, "calls": 4, "amount": "0.5"}.items()
