@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pyarrow as pa
 
 from schemas.batches import BatchRef
-from schemas.ids import sha256_hex
-from schemas.workload import Workload
-from transforms.intake import Intake, inspect_rows
+from transforms.intake import inspect_rows
 from transforms.previous import Previous
 from transforms.route import Rules, choose_routes, only_pairs
 from transforms.work import WorkBatch
@@ -28,7 +28,7 @@ def decide(rules: Rules, ref: BatchRef, table: pa.Table, previous: Previous | No
     return WorkBatch(
         ref=ref,
         table=intake.table,
-        digests=_digests(intake, rules.workload),
+        digests=_digests(table.column(settings.text)),
         rows_skipped=len(intake.skipped),
         todo=decisions.todo,
         outcomes=decisions.done,
@@ -38,7 +38,10 @@ def decide(rules: Rules, ref: BatchRef, table: pa.Table, previous: Previous | No
     )
 
 
-def _digests(intake: Intake, workload: Workload) -> list[str | None]:
-    texts = intake.table.column(workload.input.text)
-    values = [chunk for part in texts.chunks for chunk in part.cast(pa.large_binary()).to_pylist()]
-    return [None if value is None else sha256_hex(value) for value in values]
+def _digests(texts: pa.ChunkedArray) -> list[str | None]:
+    """SHA-256 of each text's bytes as they stand in the input, without copying them."""
+    return [
+        None if not value.is_valid else hashlib.sha256(value.as_buffer()).hexdigest()
+        for chunk in texts.chunks
+        for value in chunk.cast(pa.large_binary())
+    ]

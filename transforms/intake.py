@@ -54,7 +54,8 @@ def inspect_rows(
         message = f"the id {ids[position]!r} stands in an earlier row"
         faults.setdefault(position, (FailureClass.DUPLICATE_ID, message))
     _find_repeats(ids, skipped, faults)
-    _find_bad_texts(table.column(settings.text), settings, faults)
+    table = _without_long_texts(table, settings, faults)
+    _find_bad_texts(table.column(settings.text), faults)
     return Intake(table, ids, skipped, {p: f for p, f in faults.items() if p not in skipped})
 
 
@@ -141,21 +142,33 @@ def _find_repeats(
             seen.add(document_id)
 
 
-def _find_bad_texts(
-    column: pa.ChunkedArray, settings: Input, faults: dict[int, tuple[FailureClass, str]]
-) -> None:
+def _without_long_texts(
+    table: pa.Table, settings: Input, faults: dict[int, tuple[FailureClass, str]]
+) -> pa.Table:
+    """The table without texts that are too long: none of what follows copies a gigabyte for nothing."""
+    column = table.column(settings.text)
     lengths = pc.utf8_length(column)
-    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0)
-    for position in _true_positions(pc.is_null(column)):
-        faults.setdefault(position, (FailureClass.NULL_TEXT, "the text is null"))
-    for position in _true_positions(blank):
-        faults.setdefault(position, (FailureClass.EMPTY_TEXT, "the text is empty or blank"))
-    for position in _true_positions(pc.greater(lengths, settings.max_text_chars)):
+    too_long = _true_positions(pc.greater(lengths, settings.max_text_chars))
+    for position in too_long:
         message = (
             f"the text has {lengths[position].as_py():,} characters; "
             f"input.max_text_chars is {settings.max_text_chars:,}"
         )
         faults.setdefault(position, (FailureClass.TEXT_TOO_LONG, message))
+    if not too_long:
+        return table
+    left_out = frozenset(too_long)
+    kept = [None if p in left_out else p for p in range(table.num_rows)]
+    cleaned = column.take(pa.array(kept, pa.int64()))
+    return table.set_column(table.schema.get_field_index(settings.text), settings.text, cleaned)
+
+
+def _find_bad_texts(column: pa.ChunkedArray, faults: dict[int, tuple[FailureClass, str]]) -> None:
+    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0)
+    for position in _true_positions(pc.is_null(column)):
+        faults.setdefault(position, (FailureClass.NULL_TEXT, "the text is null"))
+    for position in _true_positions(blank):
+        faults.setdefault(position, (FailureClass.EMPTY_TEXT, "the text is empty or blank"))
 
 
 def _true_positions(mask: pa.ChunkedArray) -> list[int]:

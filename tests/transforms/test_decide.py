@@ -5,6 +5,7 @@ import pyarrow as pa
 
 from schemas.arrow import FAILURES_SCHEMA
 from schemas.batches import BatchRef
+from schemas.failures import FailureClass
 from schemas.ids import sha256_hex
 from schemas.outcomes import FREE, Usage
 from tests.support.documents import rows, with_bad_utf8
@@ -49,7 +50,7 @@ def test_duplicates_of_the_plan_are_rows_of_the_row_group() -> None:
 
 def test_digests_are_of_the_texts_bytes() -> None:
     batch = decided(with_bad_utf8(rows(["a", "b", "c"], text=["ä", None, "x"]), "text", [2]))
-    assert batch.digests == [sha256_hex("ä".encode()), None, None]
+    assert batch.digests == [sha256_hex("ä".encode()), None, sha256_hex(b"\xff\xfe bad")]
 
 
 def test_an_empty_batch_has_nothing_to_do() -> None:
@@ -79,3 +80,12 @@ def test_taking_routes_leaves_the_others() -> None:
     assert [(p, a.route) for p, a in batch.take(frozenset({"two"}))] == [(0, "two"), (1, "two")]
     assert [a.route for _, a in batch.todo] == ["one", "one"]
     assert batch.take(frozenset({"two"})) == []
+
+
+def test_a_text_that_is_too_long_leaves_the_table_and_keeps_its_digest() -> None:
+    batch = decided(rows(["a", "b"], text=["x" * 2_000_000, "short"]))
+    assert batch.table.column("text").to_pylist() == [None, "short"]
+    assert batch.digests[0] == sha256_hex(b"x" * 2_000_000)
+    (failed,) = batch.outcomes
+    assert failed.failure is FailureClass.TEXT_TOO_LONG
+    assert "2,000,000 characters" in failed.message
