@@ -181,7 +181,7 @@ async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
     workload, run = parts.workload, parts.run
     transport = AiohttpTransport(AllowList(frozenset(place.address for place in parts.places.values())))
     desk = Desk(
-        sites=build_sites(parts.backends, parts.places, clock, PriceBook(), run.rehearsal),
+        sites=build_sites(parts.backends, parts.places, clock, PriceBook(), run.rehearsal, workload.shares()),
         clock=clock,
         transport=transport,
         budget=parts.budget(clock),

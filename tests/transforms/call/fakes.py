@@ -323,7 +323,7 @@ def make_core(
         for name, b in backends.items()
     }
     desk = Desk(
-        sites=build_sites(backends, places, clock, PriceBook(), rehearsal=mode == "rehearsal"),
+        sites=build_sites(backends, places, clock, PriceBook(), mode == "rehearsal", workload.shares()),
         clock=clock,
         transport=transport,
         budget=budget or NoCap(),
