@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -28,12 +28,12 @@ _CONVERSION_ERRORS = (ValueError, OverflowError, pa.ArrowException)
 
 def hosted_routes(workload: Workload) -> tuple[str, ...]:
     """Names of the routes whose documents go to hosted models, in the workload's order."""
-    return tuple(r.name for r in workload.routes if not workload.is_embed_route(r))
+    return tuple(r.name for r in workload.routes if not workload.is_local_route(r))
 
 
 def embed_routes(workload: Workload) -> tuple[str, ...]:
-    """Names of the routes whose documents go to an embedder, in the workload's order."""
-    return tuple(r.name for r in workload.routes if workload.is_embed_route(r))
+    """Names of the routes whose documents go to an embedder here, in the workload's order."""
+    return tuple(r.name for r in workload.routes if workload.is_local_route(r))
 
 
 def prepare_calls(worker: Worker, batch: WorkBatch) -> CallBatch | None:
@@ -42,17 +42,37 @@ def prepare_calls(worker: Worker, batch: WorkBatch) -> CallBatch | None:
     A row whose template fails becomes a failure here.
     """
     requests: list[CallRequest] = []
-    for route in hosted_routes(worker.config.workload):
-        taken, prompt = batch.take(frozenset({route})), worker.prompt(route)
+    workload = worker.config.workload
+    for route in hosted_routes(workload):
+        taken = batch.take(frozenset({route}))
+        if workload.is_embed_route(workload.route(route)):
+            if taken:
+                worker.vector_type(route)  # before anything is paid: whether the output takes its vectors
+            requests += _embedding_requests(batch, workload.input.text, taken)
+            continue
+        prompt = worker.prompt(route)
+        shared = len(prompt.head) if len(taken) > 1 else None
         for (position, assignment), row in zip(taken, _rows(batch, taken, prompt), strict=True):
             try:
-                requests.append(_request(prompt, batch.digests[position] or "", assignment, row))
+                requests.append(_request(prompt, batch.digests[position] or "", assignment, row, shared))
             except PromptError as error:
                 failure = FailureClass.PROMPT_ERROR
                 batch.outcomes.append(Outcome(assignment=assignment, failure=failure, message=str(error)))
     if not requests:
         return None
     return CallBatch(batch.ref.batch_id, batch.ref.attempt, tuple(requests))
+
+
+def _embedding_requests(
+    batch: WorkBatch, text_column: str, taken: Sequence[tuple[int, Assignment]]
+) -> list[CallRequest]:
+    """Requests for vectors: the text itself, one document each."""
+    positions = [position for position, _ in taken]
+    texts = batch.table.column(text_column).take(pa.array(positions, pa.int64())).to_pylist()
+    return [
+        CallRequest(assignment, "", text, None, batch.digests[position] or "", "")
+        for (position, assignment), text in zip(taken, texts, strict=True)
+    ]
 
 
 def _rows(
@@ -87,7 +107,11 @@ def _in_microseconds(table: pa.Table) -> pa.Table:
 
 
 def _request(
-    prompt: CompiledPrompt, document_sha256: str, assignment: Assignment, row: dict[str, object] | None
+    prompt: CompiledPrompt,
+    document_sha256: str,
+    assignment: Assignment,
+    row: dict[str, object] | None,
+    shared: int | None,
 ) -> CallRequest:
     if row is None:
         raise PromptError(f"a column of prompt {prompt.name!r} has a value outside of what a prompt can show")
@@ -98,6 +122,8 @@ def _request(
         json_schema=prompt.prompt.json_schema,
         document_sha256=document_sha256,
         prompt_sha256=prompt.sha256,
+        repair=prompt.prompt.repair and prompt.prompt.json_schema is not None,
+        shared=shared,
     )
 
 
@@ -118,8 +144,23 @@ def finish_calls(batch: WorkBatch, asked: CallBatch, result: CallBatchResult) ->
                 f"batch {batch.ref.batch_id}: the outcome of row {outcome.assignment.row} came back for row "
                 f"{request.assignment.row}. This is a defect: report it"
             )
-    batch.outcomes.extend(result.outcomes)
+    batch.outcomes.extend(_with_vectors_in_place(batch, result.outcomes))
     batch.ambiguous.extend(result.ambiguous)
+
+
+def _with_vectors_in_place(batch: WorkBatch, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes with the vectors of hosted embeddings moved into the batch's arrays."""
+    vectors: dict[str, list[bytes]] = {}
+    moved = []
+    for outcome in outcomes:
+        if outcome.vector is not None:
+            of_route = vectors.setdefault(outcome.assignment.route, [])
+            of_route.append(outcome.vector)
+            outcome = replace(outcome, vector=None, vector_index=len(of_route) - 1)  # noqa: PLW2901
+        moved.append(outcome)
+    for route, packed in vectors.items():
+        batch.vectors[route] = np.frombuffer(b"".join(packed), "<f4").reshape(len(packed), -1)
+    return moved
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateRuntimeError, Undefined, meta
+from jinja2 import (
+    StrictUndefined,
+    Template,
+    TemplateError,
+    TemplateRuntimeError,
+    Undefined,
+    meta,
+    nodes,
+)
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
@@ -49,13 +57,17 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class CompiledPrompt:
-    """A prompt that is ready to be rendered for rows; `variables` are the names that it asks for."""
+    """A prompt that is ready to be rendered for rows; `variables` are the names that it asks for.
+
+    `head` is what every rendered text begins with: the template up to its first variable or tag.
+    """
 
     name: str
     prompt: Prompt
     template: Template
     variables: frozenset[str]
     sha256: str
+    head: str = ""
 
     def render(self, row: Mapping[str, Any]) -> str:
         """The prompt for one row.
@@ -97,10 +109,17 @@ def compile_prompt(name: str, prompt: Prompt) -> CompiledPrompt:
     Raises:
         TemplateError: it does not parse.
     """
-    digest = sha256_hex(canonical_json(prompt.model_dump(mode="json")))
+    digest = sha256_hex(canonical_json(prompt.model_dump(mode="json", exclude={"repair"})))
     template = _ENVIRONMENT.from_string(prompt.template)
-    variables = frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(prompt.template)))
-    return CompiledPrompt(name, prompt, template, variables, digest)
+    tree = _ENVIRONMENT.parse(prompt.template)
+    variables = frozenset(meta.find_undeclared_variables(tree))
+    return CompiledPrompt(name, prompt, template, variables, digest, _head(tree))
+
+
+def _head(tree: nodes.Template) -> str:
+    first = tree.body[0] if tree.body else None
+    parts = first.nodes if isinstance(first, nodes.Output) else []
+    return parts[0].data if parts and isinstance(parts[0], nodes.TemplateData) else ""
 
 
 def check_prompt(name: str, prompt: Prompt, columns: list[str]) -> list[Problem]:

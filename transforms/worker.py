@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from schemas.batches import BatchReport
 from schemas.run import RunContext
-from schemas.workload import EmbedderBackend, Workload
+from schemas.workload import EmbedderBackend, HostedBackend, Workload
 from transforms.prompt import CompiledPrompt, compile_prompt
 from transforms.route import Rules, compile_rules
 from transforms.space_guard import guard_space
@@ -82,6 +82,7 @@ class Worker:
     _prompts: dict[str, CompiledPrompt] = field(default_factory=dict)
     _engine: CallEngine | None = None
     _embedders: dict[str, Embedder] = field(default_factory=dict)
+    _hosted_spaces: dict[str, VectorType] = field(default_factory=dict)
 
     def store(self) -> Store:
         """The output's store."""
@@ -136,7 +137,8 @@ class Worker:
         if engine is None:
             return max(0, texts)
         stats = engine.stats()
-        return max(0, texts) + max(0, stats.answered + stats.replayed + stats.shared - self.counters.hosted)
+        answered = stats.answered + stats.replayed + stats.shared - stats.repairs
+        return max(0, texts) + max(0, answered - self.counters.hosted)
 
     def embedder_backend(self, route: str) -> EmbedderBackend:
         """The configuration of an embed route's backend."""
@@ -146,10 +148,32 @@ class Worker:
         return backend
 
     def vector_type(self, route: str) -> VectorType:
-        """What the vectors of an embed route are."""
+        """What the vectors of an embed route are.
+
+        Raises:
+            OutputError: they would not live in the space of those that the output has.
+        """
+        hosted = self.config.workload.hosted_embeddings(self.config.workload.route(route))
+        if hosted is not None:
+            return self._hosted_vector_type(route, hosted)
         space = self.embedder(route).space
         element = pa.float32() if self.embedder_backend(route).output_dtype == "float32" else pa.float16()
         return VectorType(space.dim, element, space.fingerprint)
+
+    def _hosted_vector_type(self, route: str, backend: HostedBackend) -> VectorType:
+        from transforms.call.codecs import base_url_of
+        from transforms.call.vectors import vector_space
+
+        with self._lock:
+            if route not in self._hosted_spaces:
+                rehearsal = self.config.run.rehearsal
+                space = vector_space(backend, base_url_of(backend), rehearsal=rehearsal)
+                kind = "rehearsed " if rehearsal else ""
+                description = f"{kind}{backend.provider} {backend.model}, {backend.dimensions} dimensions"
+                guard_space(self.store(), route, space, f"{description} ({space})")
+                assert backend.dimensions is not None
+                self._hosted_spaces[route] = VectorType(backend.dimensions, pa.float32(), space)
+            return self._hosted_spaces[route]
 
     def part_writer(self) -> PartWriter:
         """The writer of this run's parts."""

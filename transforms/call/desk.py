@@ -29,6 +29,7 @@ class Counters:
     answered: int = 0
     replayed: int = 0
     shared: int = 0
+    repairs: int = 0
     amount: Decimal = ZERO
     list_amount: Decimal = ZERO
 

@@ -200,14 +200,10 @@ class DocumentRun:
         ambiguous = 0
         if calls >= self._desk.limits.max_calls:
             return _unknown_before(site, calls)
-        last = ""
         while True:
             result = await self._call(site, encoded)
             if isinstance(result, Answered):
                 return result
-            if last and result.failure is FailureClass.DEADLINE:  # it passed while the lane was waited for
-                return replace(result, message=f"{result.message}; the last call: {last}")
-            last = result.message
             is_limited = result.failure is FailureClass.RATE_LIMITED
             if not is_limited or self._falls_back(site):
                 calls += result.sent  # a rate limit fails no document that has nowhere else to go
@@ -390,6 +386,7 @@ class DocumentRun:
         self._tally.add_answer(result.usage, charge)
         counters = self._desk.counters
         counters.answered += 1
+        counters.repairs += self._request.rejected is not None
         counters.amount += charge.amount or ZERO
         counters.list_amount += charge.list_amount or ZERO
         answer = self._desk.schemas.check(result, self._request.json_schema)

@@ -83,6 +83,7 @@ class CallEngine:
             answered=counters.answered,
             replayed=counters.replayed,
             shared=counters.shared,
+            repairs=counters.repairs,
             amount=counters.amount,
             list_amount=counters.list_amount,
         )
@@ -181,7 +182,7 @@ async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
     workload, run = parts.workload, parts.run
     transport = AiohttpTransport(AllowList(frozenset(place.address for place in parts.places.values())))
     desk = Desk(
-        sites=build_sites(parts.backends, parts.places, clock, PriceBook(), run.rehearsal, workload.shares()),
+        sites=build_sites(parts.backends, parts.places, clock, PriceBook(), run.rehearsal),
         clock=clock,
         transport=transport,
         budget=parts.budget(clock),

@@ -80,7 +80,8 @@ class EngineStats:
     """What the engine has done since it was opened.
 
     `calls` were sent by this engine, `answered` of them have an answer (billed), `replayed` answers
-    came from the ledger instead, `shared` ones from another row that asked the same. `amount` and
+    came from the ledger instead, `shared` ones from another row that asked the same. `repairs` of
+    `answered` are second answers for documents whose first one did not fit. `amount` and
     `list_amount` are those of `answered` alone.
     """
 
@@ -89,5 +90,6 @@ class EngineStats:
     answered: int = 0
     replayed: int = 0
     shared: int = 0
+    repairs: int = 0
     amount: Decimal = ZERO
     list_amount: Decimal = ZERO

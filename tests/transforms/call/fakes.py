@@ -323,7 +323,7 @@ def make_core(
         for name, b in backends.items()
     }
     desk = Desk(
-        sites=build_sites(backends, places, clock, PriceBook(), mode == "rehearsal", workload.shares()),
+        sites=build_sites(backends, places, clock, PriceBook(), rehearsal=mode == "rehearsal"),
         clock=clock,
         transport=transport,
         budget=budget or NoCap(),
