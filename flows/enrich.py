@@ -106,6 +106,7 @@ def enrich(parameters: EnrichParameters) -> State[Any]:
     try:
         with _planned(parameters, around) as run:
             outcomes = _work(run, around) if run.plan.refs else []
+            _say(around, around.steps.submit(run.loaded, run.context))
             manifest = _settle(run, outcomes, around)
     except SwitchgearError as error:
         around.ending.error = error
@@ -140,6 +141,7 @@ def _planned(parameters: EnrichParameters, around: Surroundings) -> Iterator[_Ru
             rehearsal=parameters.rehearsal,
             max_in_flight=max(1, limits.max_in_flight // parallel),
         )
+        _say(around, steps.collect(loaded, context))
         plan = steps.plan(loaded, context, [c.value for c in parameters.retry_classes])
         around.ending.plan, around.ending.output = plan, loaded.output_uri
         _note_launch(parameters, loaded, context)
@@ -227,6 +229,13 @@ def _outcome(group: int, future: _Future) -> GroupOutcome:
     if isinstance(found, GroupOutcome):
         return found
     return GroupOutcome(group, (), (), WorkerEnd(1, f"its task broke off: {found}"))
+
+
+def _say(around: Surroundings, lines: Sequence[str]) -> None:
+    """Say what there is to say about provider batches, in the log and to whoever watches."""
+    for line in lines:
+        get_run_logger().info(line)
+        around.watcher.say(line)
 
 
 def _settle(run: _Run, outcomes: list[GroupOutcome], around: Surroundings) -> Manifest:

@@ -72,9 +72,18 @@ class CheckResult(Protocol):
         """For machines."""
 
 
+def nothing_to_say(_loaded: LoadedWorkload, _run: RunContext) -> Sequence[str]:
+    """A step of a run without provider batches."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The steps of a run, in their order, and the clock."""
+    """The steps of a run, and the clock.
+
+    `collect` comes before `plan`, and `submit` after the workers: what there is to say about provider
+    batches.
+    """
 
     load: Callable[[Path, str | None, str | None], LoadedWorkload]
     check: Callable[[LoadedWorkload], CheckResult]
@@ -85,6 +94,8 @@ class Steps:
     arguments: Callable[[GroupJob], tuple[str, ...]]
     settle: Callable[[LoadedWorkload, RunContext, Plan, Sequence[BatchReport], datetime], Manifest]
     now: Callable[[], datetime]
+    collect: Callable[[LoadedWorkload, RunContext], Sequence[str]] = nothing_to_say
+    submit: Callable[[LoadedWorkload, RunContext], Sequence[str]] = nothing_to_say
 
 
 def load_for(parameters: EnrichParameters, steps: Steps) -> LoadedWorkload:
@@ -140,6 +151,7 @@ def surroundings() -> Surroundings:
 
 def real_steps() -> Steps:
     """The steps of a real run."""
+    from transforms.batchmode.driving import collect_batches, submit_batches
     from transforms.check import check_workload, require_keys
     from transforms.output import open_output
     from transforms.settle import settle_run
@@ -156,6 +168,8 @@ def real_steps() -> Steps:
         arguments=worker_arguments,
         settle=settle_run,
         now=lambda: datetime.now(UTC),
+        collect=lambda loaded, run: collect_batches(loaded.workload, run),
+        submit=lambda loaded, run: submit_batches(loaded.workload, run),
     )
 
 

@@ -8,7 +8,7 @@ freezes what is due as `runs/<run_id>/plan.parquet`, which the workers read.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
@@ -22,6 +22,7 @@ from schemas.ids import batch_id
 from schemas.load import LoadedWorkload
 from schemas.run import RunContext
 from schemas.workload import Limits
+from transforms.batchmode.tickets import batches_waiting
 from transforms.commit import recover
 from transforms.duplicates import IdRun, find_duplicates
 from transforms.expressions import compile_condition
@@ -117,6 +118,9 @@ def find_due(loaded: LoadedWorkload, store: Store | None, retry_classes: Sequenc
     _refuse_changed_input(found, commits)
     every = [ref for file in found.files for ref in cut_batches(file, loaded.workload.limits)]
     due = [ref for ref in (_due(ref, commits.get(ref.batch_id), retry_classes) for ref in every) if ref]
+    if store is not None:
+        waiting = batches_waiting(store)
+        due = [ref for ref in due if not _only_waits(commits.get(ref.batch_id), waiting, retry_classes)]
     return DueWork(found, commits, tuple(every), tuple(due), tuple(retry_classes))
 
 
@@ -161,6 +165,14 @@ def _due(ref: BatchRef, record: CommitRecord | None, retry_classes: Sequence[str
         duplicate_rows=record.ref.duplicate_rows,
         retry_classes=tuple(sorted(set(retry_classes))),
     )
+
+
+def _only_waits(record: CommitRecord | None, waiting: Set[str], retry_classes: Sequence[str]) -> bool:
+    """Whether all that a batch has left to try again is in provider batches that have not come back."""
+    if record is None or record.batch_id not in waiting:
+        return False
+    awaiting = record.failures_by_class.get(FailureClass.AWAITING_BATCH.value, 0)
+    return _failures_to_retry(record, retry_classes) == awaiting
 
 
 def _failures_to_retry(record: CommitRecord, retry_classes: Sequence[str]) -> int:

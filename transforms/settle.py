@@ -120,6 +120,12 @@ def _reason(
             f"the budget of {loaded.workload.budget.amount} {loaded.workload.budget.currency} was used up: "
             f"{_documents(budget.count)} left. Raise budget.amount and run again to go on from here"
         )
+    waiting = sum(g.count for g in groups if g.error_class == FailureClass.AWAITING_BATCH)
+    if waiting and waiting == retryable:
+        return "provider_batches", (
+            f"{_documents(waiting)} in provider batches that have not come back yet: nothing is left to do "
+            f"but to run again later, which collects the answers"
+        )
     if retryable:
         worst = max((g for g in groups if g.retryable), key=lambda g: g.count)
         return "failures", (

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from schemas.batches import BatchRef, CommitRecord
 from schemas.workload import Workload
+from transforms.batchmode.standing import reserved_amount
 from transforms.call.budget_file import open_budget
 from transforms.call.ledger_file import read_spent
 from transforms.layout import LEDGER, read_commit
@@ -39,14 +40,15 @@ def spent_so_far(
     """What counts against the budget already, at list price; see `start_budget`. Writes nothing.
 
     A batch whose failures an earlier run tried again and did not commit may have cost something,
-    whether or not it is due now.
+    whether or not it is due now. Requests that wait for a provider's batch count at their worst case.
     """
     hosted = frozenset(workload.hosted_backends())
     committed = sum((_spent(r, hosted) for r in every_attempt(store, commits)), Decimal(0))
     attempts = {batch: record.attempt + 1 for batch, record in commits.items() if record.failures}
     attempts.update((ref.batch_id, ref.attempt) for ref in due)
     begun = {p.name for p in Path(store.root, LEDGER).glob("*") if p.name not in commits}
-    return committed + read_spent(store.root, begun | attempts.keys(), attempts).spent
+    waiting = reserved_amount(store)
+    return committed + waiting + read_spent(store.root, begun | attempts.keys(), attempts).spent
 
 
 def every_attempt(store: Store, newest: Mapping[str, CommitRecord]) -> Iterable[CommitRecord]:

@@ -18,6 +18,7 @@ from schemas.batches import BatchReport
 from schemas.ids import new_run_id
 from schemas.load import load_workload
 from schemas.run import Manifest, RunContext
+from transforms.batchmode.driving import collect_batches, submit_batches
 from transforms.output import open_output
 from transforms.plan import plan_run, read_plan
 from transforms.settle import settle_run
@@ -43,11 +44,13 @@ def drive(workload: Path, flags: Sequence[str] = (), *, rehearsal: bool = False)
             failed.append(BatchReport.from_dict(event["report"]))
 
     with open_output(loaded, rehearsal=rehearsal):
+        collect_batches(loaded.workload, run)
         plan = plan_run(loaded, run)
         refs, schema = read_plan(open_store(run.output), plan.plan_uri)
         if refs:
             config = WorkerConfig(loaded.workload, str(loaded.base_dir), run, schema.serialize().to_pybytes())
             run_job(Job(config, tuple(refs), 0, tuple(flags)), emit)
+        submit_batches(loaded.workload, run)
         return settle_run(loaded, run, plan, failed, started)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 
 from schemas.failures import FailureClass, is_retryable
-from schemas.outcomes import ZERO
+from schemas.outcomes import ZERO, Assignment
 from transforms.call.desk import Desk
+from transforms.call.discount import batch_worst_case
 from transforms.call.ledger import RecordedCall
 from transforms.call.ports import HeldRequest, OutboxBatch
 from transforms.call.site import Site
@@ -16,48 +17,72 @@ from transforms.call.wire import CallFailure, EncodedRequest
 async def hold(
     desk: Desk,
     outbox: OutboxBatch,
-    pair: tuple[int, str],
+    assignment: Assignment,
     site: Site,
     encoded: EncodedRequest,
     recorded: list[RecordedCall],
 ) -> CallFailure | None:
     """Why the document has no answer yet, or none at all; None when it is due to be called online.
 
-    `pair` is its (row, route), `recorded` what the ledger has of this attempt. A request that the
-    provider refused for good in a batch stays refused. One that is already on its way waits on. A new
-    one goes to the outbox, its worst case set aside in the budget from here on.
+    `recorded` is what the ledger has of this attempt. A request that is on its way waits on, even if
+    its backend is no longer in batch mode: it may be billed. One that the provider refused for good in
+    a batch stays refused. A new one goes to the outbox, its worst case set aside in the budget.
     """
-    refused = _refused_for_good(site, encoded, recorded)
-    if refused is not None:
-        return refused
-    state = outbox.state(*pair, site.name)
-    if state == "online":
+    row, route = assignment.row, assignment.route
+    state = outbox.state(row, route, site.name)
+    if state == "waiting":
+        return _waiting()
+    if site.backend.mode != "batch":
         return None
-    if state == "new":
-        worst = site.worst_case(encoded, desk.clock.now())
-        if worst is None and desk.refuse_unknown_price:
-            return CallFailure(
-                FailureClass.UNKNOWN_PRICE,
-                f"the price book has no price for {site.backend.model!r} of {site.backend.provider}, so that "
-                f"the budget can't be kept; nothing was sent",
-                sent=False,
-                final=True,
-            )
-        if not await desk.budget.reserve(worst or ZERO):
-            return CallFailure(FailureClass.BUDGET_EXHAUSTED, desk.budget.sentence, sent=False, final=True)
-        outbox.add(_held(pair, site, encoded, worst))
-        desk.budget.settle(worst or ZERO, worst or ZERO)  # counted until the answer is collected
-    return CallFailure(
+    refused = _refused_for_good(site, encoded, recorded)
+    if refused is not None or state == "online":
+        return refused
+    if outbox.join(row, route, site.name, encoded.sha256):
+        return _waiting()
+    return await _put_out(desk, outbox, assignment, site, encoded)
+
+
+async def _put_out(
+    desk: Desk, outbox: OutboxBatch, assignment: Assignment, site: Site, encoded: EncodedRequest
+) -> CallFailure:
+    worst = batch_worst_case(site, encoded, desk.clock.now())
+    if worst is None and desk.refuse_unknown_price:
+        return _final(
+            FailureClass.UNKNOWN_PRICE,
+            f"the price book has no price for {site.backend.model!r} of {site.backend.provider}, so that "
+            f"the budget can't be kept; nothing was sent",
+        )
+    if not await desk.budget.reserve(worst or ZERO):
+        return _final(FailureClass.BUDGET_EXHAUSTED, desk.budget.sentence)
+    if outbox.join(assignment.row, assignment.route, site.name, encoded.sha256):
+        desk.budget.settle(worst or ZERO, ZERO)  # an identical one was added while the budget was asked
+        return _waiting()
+    outbox.add(_held(assignment, site, encoded, worst))
+    desk.budget.settle(worst or ZERO, worst or ZERO)  # stays counted until the answer is collected
+    return _waiting()
+
+
+def _waiting() -> CallFailure:
+    return _final(
         FailureClass.AWAITING_BATCH,
         "its request goes out with a provider batch, whose answers a later run collects",
-        sent=False,
-        final=True,
     )
 
 
-def _held(pair: tuple[int, str], site: Site, encoded: EncodedRequest, worst: Decimal | None) -> HeldRequest:
-    row, route = pair
-    return HeldRequest(row, route, site.name, encoded.sha256, worst, encoded.wire.body)
+def _final(failure: FailureClass, message: str) -> CallFailure:
+    return CallFailure(failure, message, sent=False, final=True)
+
+
+def _held(assignment: Assignment, site: Site, encoded: EncodedRequest, worst: Decimal | None) -> HeldRequest:
+    return HeldRequest(
+        row=assignment.row,
+        route=assignment.route,
+        document_id=assignment.document_id,
+        backend=site.name,
+        request_sha256=encoded.sha256,
+        worst=worst,
+        body=encoded.wire.body,
+    )
 
 
 def _refused_for_good(
@@ -69,5 +94,5 @@ def _refused_for_good(
         if call.via is not None and call.end == "failed" and same:
             failure = FailureClass(call.final["class"])
             if not is_retryable(failure):
-                return CallFailure(failure, call.final["message"], sent=False, final=True)
+                return _final(failure, call.final["message"])
     return None

@@ -154,6 +154,7 @@ class HeldRequest:
 
     row: int
     route: str
+    document_id: str | None
     backend: str
     request_sha256: str
     worst: Decimal | None
@@ -165,6 +166,10 @@ class OutboxBatch(Protocol):
 
     def state(self, row: int, route: str, backend: str) -> Literal["new", "waiting", "online"]:
         """Whether a request may be added, is on its way already, or has used up its chances here."""
+        ...
+
+    def join(self, row: int, route: str, backend: str, request_sha256: str) -> bool:
+        """Whether an identical request was added, whose answer this row then takes over."""
         ...
 
     def add(self, request: HeldRequest) -> None:

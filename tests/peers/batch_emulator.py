@@ -1,0 +1,458 @@
+"""An emulator of two batch APIs: OpenAI's files and batches, and Anthropic's Message Batches. It is ours.
+
+It stands where no third-party mock does (Anthropic), or where one can't lose responses, expire or answer
+in part (OpenAI). Every payload that it sends is validated with the types of the provider's SDK first, so
+that it can't drift from what the SDK reads. Its `bill` is kept apart from everything that is tested: the
+prompts that were answered, by provider batch or online.
+
+A batch waits until the test says how it ends (`finish`). Both APIs, and the online calls of both, are
+served under one loopback address.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import anthropic.types
+import anthropic.types.messages
+import openai.types
+import openai.types.chat
+from anthropic.types.messages import MessageBatch, MessageBatchIndividualResponse
+
+USAGE = (100, 20)
+"""Input and output tokens of every answer."""
+
+
+class DroppedError(Exception):
+    """The connection ends here, without a response."""
+
+
+@dataclass
+class Batch:
+    """A batch as the provider has it. `ends` is what became of each request, by custom id."""
+
+    id: str
+    provider: str
+    requests: dict[str, dict[str, Any]]
+    created_at: datetime
+    metadata: dict[str, str] = field(default_factory=dict)
+    status: str = "in_progress"
+    ends: dict[str, str] = field(default_factory=dict)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    cancel_asked: bool = False
+    hidden_from_lists: int = 0
+    input_file_id: str = ""
+
+
+@dataclass
+class BatchEmulator:
+    """The emulator; start with `BatchEmulator.start()`, end with `stop()`.
+
+    `now` is its clock. `lose_creates` and `refuse_creates` are about the next so many submissions: the
+    first are carried out and their responses lost, the others are refused with (status, type, message).
+    `hide_new` is for how many lists a new batch does not show up.
+    """
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    lose_creates: int = 0
+    lose_polls: int = 0
+    lose_uploads: int = 0
+    refuse_creates: list[tuple[int, str, str]] = field(default_factory=list)
+    hide_new: int = 0
+    text: Callable[[str], str] = lambda prompt: f"answer to {prompt}"
+    batches: list[Batch] = field(default_factory=list)
+    bill: Counter[str] = field(default_factory=Counter)
+    online: Counter[str] = field(default_factory=Counter)
+    seen: list[tuple[str, str]] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    results_url: str | None = None
+    _files: dict[str, bytes] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _server: Any = None
+
+    @classmethod
+    def start(cls, **settings: Any) -> BatchEmulator:
+        """One that listens at a free port of 127.0.0.1."""
+        emulator = cls(**settings)
+        handler = type("Handler", (_Handler,), {"emulator": emulator})
+        emulator._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=emulator._server.serve_forever, args=(0.01,), daemon=True).start()
+        return emulator
+
+    def stop(self) -> None:
+        """End it."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Its address, without a path."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def base_url(self, provider: str) -> str:
+        """The base URL of a provider's API."""
+        return f"{self.url}/v1" if provider == "openai" else self.url
+
+    def of(self, provider: str) -> list[Batch]:
+        """The batches that were made at a provider."""
+        return [batch for batch in self.batches if batch.provider == provider]
+
+    def finish(
+        self,
+        batch: Batch,
+        ends: Callable[[str], str] = lambda _prompt: "succeeded",
+        status: str | None = None,
+        *,
+        extra: tuple[dict[str, Any], ...] = (),
+        backwards: bool = True,
+    ) -> None:
+        """End a batch: `ends` gives each prompt's end, and answers are billed.
+
+        Ends are `succeeded`, `errored`, `invalid`, `expired`, `cancelled`, `missing` (no line comes),
+        `missing_billed` (answered and billed, and no line comes) and `odd` (a line nobody understands).
+        `extra` are further lines; `backwards` turns their order around.
+        """
+        with self._lock:
+            make = _anthropic_line if batch.provider == "anthropic" else _openai_line
+            for custom_id, body in batch.requests.items():
+                prompt = _prompt(body)
+                end = batch.ends[custom_id] = ends(prompt)
+                if end in ("succeeded", "missing_billed"):
+                    self.bill[prompt] += 1
+                if not end.startswith("missing"):
+                    batch.lines.append(make(custom_id, end, body, self.text(prompt)))
+            batch.lines.extend(extra)
+            if backwards:
+                batch.lines.reverse()
+            batch.status = status or ("ended" if batch.provider == "anthropic" else "completed")
+
+    # What the handler asks for; each gives the payload, validated.
+
+    def create(self, provider: str, requests: dict[str, Any], **values: Any) -> dict[str, Any]:
+        if self.refuse_creates:
+            status, kind, message = self.refuse_creates.pop(0)
+            raise RefusedError(status, kind, message)
+        batch = Batch(
+            id=f"{'msgbatch' if provider == 'anthropic' else 'batch'}_{len(self.batches):04d}",
+            provider=provider,
+            requests=requests,
+            created_at=self.now(),
+            hidden_from_lists=self.hide_new,
+            **values,
+        )
+        self.batches.append(batch)
+        if self.lose_creates:
+            self.lose_creates -= 1
+            raise DroppedError
+        return self.payload(batch)
+
+    def payload(self, batch: Batch) -> dict[str, Any]:
+        return _anthropic_batch(self, batch) if batch.provider == "anthropic" else _openai_batch(batch)
+
+    def find(self, batch_id: str) -> Batch:
+        for batch in self.batches:
+            if batch.id == batch_id:
+                return batch
+        raise RefusedError(404, "not_found_error", f"no batch {batch_id}")
+
+    def listed(self, provider: str, after: str | None, limit: int) -> list[Batch]:
+        newest = list(reversed(self.of(provider)))
+        shown = [batch for batch in newest if batch.hidden_from_lists <= 0]
+        for batch in newest:
+            batch.hidden_from_lists -= 1
+        ids = [batch.id for batch in shown]
+        start = ids.index(after) + 1 if after in ids else 0
+        return shown[start : start + limit]
+
+    def cancel(self, batch_id: str) -> dict[str, Any]:
+        batch = self.find(batch_id)
+        batch.cancel_asked = True
+        batch.status = "canceling" if batch.provider == "anthropic" else "cancelling"
+        return self.payload(batch)
+
+    def upload(self, body: bytes) -> dict[str, Any]:
+        if self.lose_uploads:
+            self.lose_uploads -= 1
+            raise DroppedError
+        start = body.index(b"{")
+        content = body[start : body.rindex(b"}") + 1]
+        file_id = f"file-{len(self._files):04d}"
+        self._files[file_id] = content
+        return _checked(
+            openai.types.FileObject,
+            {
+                "id": file_id,
+                "bytes": len(content),
+                "created_at": int(self.now().timestamp()),
+                "filename": "batch.jsonl",
+                "object": "file",
+                "purpose": "batch",
+                "status": "processed",
+            },
+        )
+
+    def openai_requests(self, file_id: str) -> dict[str, Any]:
+        """The requests of an uploaded file; like the provider, every line must be a whole one."""
+        lines = [json.loads(line) for line in self._files[file_id].splitlines()]
+        assert all(set(line) == {"custom_id", "method", "url", "body"} for line in lines)
+        assert all((line["method"], line["url"]) == ("POST", "/v1/chat/completions") for line in lines)
+        requests = {line["custom_id"]: line["body"] for line in lines}
+        assert len(requests) == len(lines), "custom ids must be unique"
+        return requests
+
+    def file(self, file_id: str) -> bytes:
+        batch = self.find(file_id.removeprefix("output-").removeprefix("error-"))
+        wanted = file_id.startswith("output-")
+        lines = [line for line in batch.lines if (line.get("response") is not None) == wanted]
+        return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+    def answer_online(self, provider: str, body: dict[str, Any]) -> dict[str, Any]:
+        prompt = _prompt(body)
+        self.bill[prompt] += 1
+        self.online[prompt] += 1
+        make = _message if provider == "anthropic" else _completion
+        return make(body, self.text(prompt))
+
+
+class RefusedError(Exception):
+    """An error response."""
+
+    def __init__(self, status: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"type": "error", "error": {"type": kind, "code": kind, "message": message}}
+
+
+def _prompt(body: dict[str, Any]) -> str:
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def _checked(model: Any, payload: dict[str, Any]) -> dict[str, Any]:
+    model.model_validate(payload)
+    return payload
+
+
+def _message(body: dict[str, Any], text: str) -> dict[str, Any]:
+    return _checked(
+        anthropic.types.Message,
+        {
+            "id": "msg_01",
+            "type": "message",
+            "role": "assistant",
+            "model": body["model"],
+            "content": [{"type": "text", "text": text, "citations": None}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": {"input_tokens": USAGE[0], "output_tokens": USAGE[1]},
+        },
+    )
+
+
+def _completion(body: dict[str, Any], text: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text, "refusal": None}
+    return _checked(
+        openai.types.chat.ChatCompletion,
+        {
+            "id": "chatcmpl-01",
+            "object": "chat.completion",
+            "created": 1,
+            "model": body["model"],
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": USAGE[0], "completion_tokens": USAGE[1], "total_tokens": sum(USAGE)},
+        },
+    )
+
+
+def _anthropic_line(custom_id: str, end: str, body: dict[str, Any], text: str) -> dict[str, Any]:
+    error = {"type": "overloaded_error", "message": "try again"}
+    if end == "invalid":
+        error = {"type": "invalid_request_error", "message": "max_tokens: too large"}
+    results: dict[str, dict[str, Any]] = {
+        "succeeded": {"type": "succeeded", "message": _message(body, text)},
+        "errored": {"type": "errored", "error": {"type": "error", "error": error, "request_id": "req_1"}},
+        "invalid": {"type": "errored", "error": {"type": "error", "error": error, "request_id": "req_1"}},
+        "expired": {"type": "expired"},
+        "cancelled": {"type": "canceled"},
+    }
+    if end == "odd":  # a type that no SDK knows yet
+        return {"custom_id": custom_id, "result": {"type": "postponed"}}
+    return _checked(MessageBatchIndividualResponse, {"custom_id": custom_id, "result": results[end]})
+
+
+def _openai_line(custom_id: str, end: str, body: dict[str, Any], text: str) -> dict[str, Any]:
+    """A line of the output or error file; the SDK has no type for it, so its body alone is validated."""
+    line: dict[str, Any] = {
+        "id": f"batch_req_{custom_id}",
+        "custom_id": custom_id,
+        "response": None,
+        "error": None,
+    }
+    if end == "succeeded":
+        completion = _completion(body, text)
+        line["response"] = {"status_code": 200, "request_id": "req_1", "body": completion}
+    elif end in ("errored", "invalid"):
+        status, kind = (500, "server_error") if end == "errored" else (400, "invalid_request_error")
+        error = {"message": f"{kind} happened", "type": kind, "param": None, "code": None}
+        line["response"] = {"status_code": status, "request_id": "req_1", "body": {"error": error}}
+    elif end in ("expired", "cancelled"):
+        line["error"] = {"code": f"batch_{end}", "message": f"this request was not executed: batch {end}"}
+    return line
+
+
+def _anthropic_batch(emulator: BatchEmulator, batch: Batch) -> dict[str, Any]:
+    ended = batch.status == "ended"
+    names = {"errored": "errored", "invalid": "errored", "expired": "expired", "cancelled": "canceled"}
+    counts = Counter(names.get(end, "succeeded") for end in batch.ends.values())
+    total = len(batch.requests)
+    url = emulator.results_url or f"{emulator.url}/v1/messages/batches/{batch.id}/results"
+    payload = {
+        "id": batch.id,
+        "type": "message_batch",
+        "processing_status": batch.status,
+        "request_counts": {
+            "processing": 0 if ended else total,
+            **{name: counts[name] for name in ("succeeded", "errored", "canceled", "expired")},
+        },
+        "created_at": batch.created_at.isoformat(),
+        "expires_at": (batch.created_at + timedelta(hours=24)).isoformat(),
+        "ended_at": emulator.now().isoformat() if ended else None,
+        "cancel_initiated_at": emulator.now().isoformat() if batch.cancel_asked else None,
+        "archived_at": None,
+        "results_url": url if ended else None,
+    }
+    known = batch.status in ("in_progress", "canceling", "ended")
+    MessageBatch.model_validate(payload if known else {**payload, "processing_status": "in_progress"})
+    return payload
+
+
+_OPENAI_STATUSES = (
+    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled",
+)  # fmt: skip
+
+
+def _openai_batch(batch: Batch) -> dict[str, Any]:
+    has = {
+        kind: any((line.get("response") is not None) == kind for line in batch.lines)
+        for kind in (True, False)
+    }
+    failed = batch.status == "failed"
+    payload = {
+        "id": batch.id,
+        "object": "batch",
+        "completion_window": "24h",
+        "created_at": int(batch.created_at.timestamp()),
+        "endpoint": "/v1/chat/completions",
+        "input_file_id": batch.input_file_id,
+        "status": batch.status,
+        "output_file_id": f"output-{batch.id}" if has[True] else None,
+        "error_file_id": f"error-{batch.id}" if has[False] else None,
+        "errors": {
+            "object": "list",
+            "data": [{"code": "token_limit_exceeded", "message": "too many enqueued"}],
+        }
+        if failed
+        else None,
+        "metadata": batch.metadata,
+        "request_counts": {
+            "total": len(batch.requests),
+            "completed": sum(end == "succeeded" for end in batch.ends.values()),
+            "failed": sum(end != "succeeded" for end in batch.ends.values()),
+        },
+    }
+    known = batch.status in _OPENAI_STATUSES
+    openai.types.Batch.model_validate(payload if known else {**payload, "status": "in_progress"})
+    return payload
+
+
+class _Handler(BaseHTTPRequestHandler):
+    emulator: BatchEmulator
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: Any) -> None:
+        """Silent."""
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        emulator = self.emulator
+        parts = urlsplit(self.path)
+        with emulator._lock:
+            emulator.seen.append((self.command, parts.path))
+            emulator.keys.add(self.headers.get("authorization") or self.headers.get("x-api-key") or "")
+            try:
+                status, payload = 200, self._route(parts.path, parse_qs(parts.query), body)
+            except RefusedError as error:
+                status, payload = error.status, error.body
+            except DroppedError:
+                self.close_connection = True
+                return
+        data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/x-jsonl" if payload is data else "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _route(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:  # noqa: C901 - a table
+        emulator = self.emulator
+        segments = path.strip("/").split("/")[1:]
+        match [self.command, *segments]:
+            case ["POST", "messages"]:
+                return emulator.answer_online("anthropic", json.loads(body))
+            case ["POST", "chat", "completions"]:
+                return emulator.answer_online("openai", json.loads(body))
+            case ["POST", "files"]:
+                return emulator.upload(body)
+            case ["GET", "files", file_id, "content"]:
+                return emulator.file(file_id)
+            case ["POST", "batches"]:
+                asked = json.loads(body)
+                file_id = asked["input_file_id"]
+                return emulator.create(
+                    "openai",
+                    emulator.openai_requests(file_id),
+                    metadata=asked["metadata"],
+                    input_file_id=file_id,
+                )
+            case ["POST", "messages", "batches"]:
+                listed = {each["custom_id"]: each["params"] for each in json.loads(body)["requests"]}
+                return emulator.create("anthropic", listed)
+            case ["GET", "batches"] | ["GET", "messages", "batches"]:
+                return self._list("openai" if len(segments) == 1 else "anthropic", query)
+            case ["GET", "messages", "batches", batch_id, "results"]:
+                lines = emulator.find(batch_id).lines
+                return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+            case ["POST", *_, "batches", batch_id, "cancel"]:
+                return emulator.cancel(batch_id)
+            case ["GET", *_, "batches", batch_id]:
+                if emulator.lose_polls:
+                    emulator.lose_polls -= 1
+                    raise DroppedError
+                return emulator.payload(emulator.find(batch_id))
+        raise RefusedError(404, "not_found_error", f"no {self.command} {path}")
+
+    def _list(self, provider: str, query: dict[str, list[str]]) -> dict[str, Any]:
+        limit = min(int(query.get("limit", ["20"])[0]), 2)  # small pages, so that paging is seen to work
+        after = query.get("after" if provider == "openai" else "after_id", [None])[0]
+        shown = self.emulator.listed(provider, after, limit)
+        payload: dict[str, Any] = {
+            "data": [self.emulator.payload(batch) for batch in shown],
+            "first_id": shown[0].id if shown else None,
+            "last_id": shown[-1].id if shown else None,
+            "has_more": len(shown) == limit,
+        }
+        return {"object": "list", **payload} if provider == "openai" else payload

@@ -1,0 +1,129 @@
+"""From results of a provider's batch to ends of calls in the ledgers, where the next attempt replays them.
+
+Every request of the job gets exactly one end: answered, failed or unknown. What was recorded before is
+left as it is, so that collecting again after a crash changes nothing. A ticket is closed when all its
+ends are durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from schemas.errors import LedgerError
+from schemas.outcomes import SharedFrom
+from transforms.batchmode.jobs import JobState, TicketRange
+from transforms.batchmode.results import Result, Spool
+from transforms.batchmode.tickets import Ticket, TicketItem, close_ticket, list_tickets, read_ticket
+from transforms.call.book import BatchBook
+from transforms.call.discount import batch_charge
+from transforms.call.ledger import RecordedCall
+from transforms.call.ports import Clock, LedgerStore
+from transforms.call.request import CallBatch
+from transforms.call.share import SharedAnswer
+from transforms.call.site import Site
+from transforms.call.wire import CallFailure, WireResponse
+from transforms.layout import newest_commits
+from transforms.store import Store
+
+
+class Collector:
+    """Writes the ends of a job's requests into ledgers. `attempts` are the attempts that are due."""
+
+    def __init__(self, store: Store, ledgers: LedgerStore, sites: Mapping[str, Site], clock: Clock) -> None:
+        self._store = store
+        self._ledgers = ledgers
+        self._sites = sites
+        self._clock = clock
+
+    def collect(self, state: JobState, spool: Spool | None, otherwise: CallFailure) -> Counter[str]:
+        """Record an end for every request of a job; the number of each kind.
+
+        `otherwise` is the end of a request that `spool` has no line of.
+
+        Raises:
+            BatchClaimedError, LedgerError: a ledger can't be used now. The rest is done by a later run.
+        """
+        return asyncio.run(self._collect(state, spool, otherwise))
+
+    async def _collect(self, state: JobState, spool: Spool | None, otherwise: CallFailure) -> Counter[str]:
+        ends: Counter[str] = Counter()
+        newest = newest_commits(self._store)
+        for part in state.job.tickets:
+            if not list_tickets(self._store, part.batch_id)[part.batch_id, part.number]:
+                continue
+            ticket = read_ticket(self._store, part.batch_id, part.number)
+            attempt = newest.get(part.batch_id, 0) + 1
+            ends += await self._settle(state, part, ticket, attempt, spool, otherwise)
+            close_ticket(self._store, part.batch_id, part.number)
+        return ends
+
+    async def _settle(
+        self,
+        state: JobState,
+        part: TicketRange,
+        ticket: Ticket,
+        attempt: int,
+        spool: Spool | None,
+        otherwise: CallFailure,
+    ) -> Counter[str]:
+        ends: Counter[str] = Counter()
+        site = self._sites.get(ticket.backend)
+        if site is None:
+            raise LedgerError(
+                f"the workload has no backend {ticket.backend!r} any more, whose answers are to be collected"
+            )
+        log = await self._ledgers.open(ticket.batch_id)
+        try:
+            book = BatchBook(log, CallBatch(ticket.batch_id, attempt, ()), "live", self._clock)
+            sent_at = state.submitted_at or state.job.created_at
+            for index, item in enumerate(ticket.items):
+                call = book.collect(ticket.name, ticket.held(item), sent_at)
+                if call.end is None:
+                    result = spool.get(part.first + index) if spool is not None else None
+                    self._end(book, site, call, result or otherwise, item.document_id)
+                if call.end == "answered":
+                    _share(book, site, call, item)
+                ends[str(call.end)] += 1
+            await book.sync()
+        finally:
+            await log.close()
+        return ends
+
+    def _end(
+        self, book: BatchBook, site: Site, call: RecordedCall, result: Result, document_id: str | None
+    ) -> None:
+        if isinstance(result, WireResponse):
+            response = _kept(site, result)
+            answer = site.codec.decode(response)
+            if not isinstance(answer, CallFailure):
+                now = self._clock.now()
+                waited = (now - datetime.fromisoformat(call.sent_at)).total_seconds()
+                charge = batch_charge(site, answer, now)
+                book.answered(call, response, answer, charge, waited * 1000, document_id)
+                return
+            result = answer
+        failure = result if site.key is None else replace(result, message=site.key.mask_text(result.message))
+        if failure.ambiguous:
+            book.unknown(call, "malformed", failure.message)
+        else:
+            book.failed(call, failure)
+
+
+def _share(book: BatchBook, site: Site, call: RecordedCall, item: TicketItem) -> None:
+    """Hand the answer on to the rows that asked exactly the same."""
+    origin = SharedFrom(book.batch_id, call.row, call.route, item.document_id)
+    for row, route in item.also:
+        known = book.recorded(row, route)
+        if not any(other.end == "shared" and other.request_sha256 == call.request_sha256 for other in known):
+            book.shared(row, route, site, call.request_sha256, SharedAnswer(origin, call.final, fresh=True))
+
+
+def _kept(site: Site, response: WireResponse) -> WireResponse:
+    """The response without the key, which it may echo."""
+    if site.key is None:
+        return response
+    return WireResponse(response.status, response.headers, site.key.mask(response.body))

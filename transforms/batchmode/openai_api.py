@@ -1,0 +1,141 @@
+"""OpenAI's Batch API: a file of requests, a batch made of it, and two files of results.
+
+Source: the API reference of files and batches, and the official SDK (3.54), which makes the calls. A
+batch is found again by its metadata.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+from schemas.failures import FailureClass
+from transforms.batchmode.clients import (
+    BatchLostError,
+    BatchRefusedError,
+    Finding,
+    Request,
+    Standing,
+    finding_of,
+)
+from transforms.batchmode.results import ResultLine, openai_line
+from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, http_client
+from transforms.call.site import Place
+from transforms.call.wire import parse_object
+
+TAG_KEY = "switchgear"
+ENDPOINT = "/v1/chat/completions"
+_ENDS: dict[str, str | None] = {
+    "completed": None,
+    "failed": "failed",
+    "expired": "expired",
+    "cancelled": "cancelled",
+}
+"""The statuses that are ends; every other one, known to us or not, is waited out."""
+
+
+class OpenAIBatches:
+    """The batch API of one place."""
+
+    def __init__(self, place: Place) -> None:
+        import openai
+
+        self._asker = Asker("openai", openai, place.key)
+        self._http = http_client(place)
+        self._client = openai.OpenAI(
+            api_key="none" if place.key is None else place.key.reveal(),
+            base_url=place.base_url,
+            max_retries=0,
+            timeout=TIMEOUT_S,
+            http_client=self._http,
+        )
+
+    def submit(self, tag: str, requests: Iterable[Request]) -> str:
+        """Upload the requests and make a batch of them; see `BatchClient`.
+
+        An upload whose end is unknown has made no batch: such a file lies there until it expires.
+        """
+        with tempfile.TemporaryFile(prefix="switchgear-") as lines:
+            for request in requests:
+                lines.write(self._line(request))
+            lines.seek(0)
+            try:
+                file = self._asker.ask(
+                    lambda: self._client.files.create(file=(f"{tag}.jsonl", lines), purpose="batch")
+                )
+            except BatchLostError as error:
+                raise BatchRefusedError(
+                    FailureClass.CONNECTION, f"the upload: {error}", lasting=False
+                ) from None
+        batch = self._asker.ask(
+            lambda: self._client.batches.create(
+                input_file_id=file.id,
+                endpoint=ENDPOINT,  # type: ignore[arg-type]  # a literal of the SDK's
+                completion_window="24h",
+                metadata={TAG_KEY: tag},
+            )
+        )
+        return _id_of(batch)
+
+    def _line(self, request: Request) -> bytes:
+        head = f'{{"custom_id":"{request.custom_id}","method":"POST","url":"{ENDPOINT}","body":'
+        return head.encode() + request.body + b"}\n"
+
+    def find(
+        self,
+        tag: str,
+        requests: int,  # noqa: ARG002
+        since: datetime,
+        known: Collection[str],  # noqa: ARG002
+    ) -> Finding:
+        """The batch whose metadata has the tag; see `BatchClient`."""
+        oldest = since.timestamp() - CREATED_AT_SLACK_S
+        found: list[tuple[float, str]] = []
+        for batch in self._asker.each(lambda: self._client.batches.list(limit=100)):
+            created = float(batch.created_at or 0)
+            if created < oldest:
+                break  # the newest come first
+            if (batch.metadata or {}).get(TAG_KEY) == tag:
+                found.append((created, batch.id))
+        return finding_of(found)
+
+    def standing(self, batch_id: str) -> Standing:
+        """Where a batch stands; see `BatchClient`."""
+        batch = self._asker.ask(lambda: self._client.batches.retrieve(batch_id))
+        status = str(batch.status)
+        errors = [error.message or error.code or "" for error in (batch.errors and batch.errors.data) or []]
+        return Standing(status, status in _ENDS, _ENDS.get(status), "; ".join(errors[:3])[:500])
+
+    def results(self, batch_id: str) -> Iterator[ResultLine]:
+        """The lines of the output file and of the error file; see `BatchClient`."""
+        batch = self._asker.ask(lambda: self._client.batches.retrieve(batch_id))
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if file_id:
+                for line in self._lines(file_id):
+                    yield openai_line(line)
+
+    def _lines(self, file_id: str) -> Iterator[dict[str, Any]]:
+        """The objects of a file; it is read whole before the first is given, so that none is half."""
+        content = self._asker.ask(lambda: self._client.files.content(file_id).read())
+        for line in content.splitlines():
+            value = parse_object(line)
+            if value is None and line.strip():
+                raise BatchLostError(f"file {file_id} of openai holds a line that is no JSON object")
+            if value is not None:
+                yield value
+
+    def cancel(self, batch_id: str) -> None:
+        """Ask for the end; see `BatchClient`."""
+        self._asker.ask(lambda: self._client.batches.cancel(batch_id))
+
+    def close(self) -> None:
+        """Close connections."""
+        self._http.close()
+
+
+def _id_of(batch: Any) -> str:
+    if not isinstance(batch.id, str) or not batch.id:
+        raise BatchLostError("openai answered without the id of a batch")
+    return batch.id

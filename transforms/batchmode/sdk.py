@@ -1,0 +1,108 @@
+"""What both official SDKs have in common: no retries, no strange addresses, and errors without keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, TypeVar
+
+from schemas.failures import FailureClass
+from transforms.batchmode.clients import BatchLostError, BatchRefusedError
+from transforms.call.address import AllowList
+from transforms.call.classify import classify_error
+from transforms.call.secret import Secret
+from transforms.call.site import Place
+from transforms.call.wire import WireResponse
+
+TIMEOUT_S = 600.0
+"""Of a control call. Uploads and results are large, and nothing waits for them but the run's driver."""
+CREATED_AT_SLACK_S = 3600.0
+"""How far the provider's clock may be behind ours when its batches are looked through for one of ours."""
+
+_LASTING = frozenset({FailureClass.BAD_REQUEST, FailureClass.REQUEST_TOO_LARGE})
+_MAYBE_DONE = frozenset({408, 409})  # and everything from 500 on
+T = TypeVar("T")
+
+
+class AddressRefusedError(OSError):
+    """A URL outside the backend's own address."""
+
+
+def http_client(place: Place) -> Any:
+    """A client for `place` alone: follows no redirect, and reads no proxy from the environment.
+
+    A provider's answer may name further URLs (of results): the key travels to none at another address.
+    """
+    import httpx2
+
+    allowed = AllowList(frozenset({place.address}))
+
+    def check(request: Any) -> None:
+        if not allowed.allows_url(str(request.url)):
+            raise AddressRefusedError(f"{request.url.host} is not the address of the backend")
+
+    return httpx2.Client(
+        follow_redirects=False, trust_env=False, timeout=TIMEOUT_S, event_hooks={"request": [check]}
+    )
+
+
+class Asker:
+    """Asks through an SDK, and turns what it raises into errors of ours."""
+
+    def __init__(self, provider: str, sdk: ModuleType, key: Secret | None) -> None:
+        self._provider = provider
+        self._sdk = sdk
+        self._key = key
+
+    def ask(self, call: Callable[[], T]) -> T:
+        """What `call` gives.
+
+        Raises:
+            BatchRefusedError: the provider definitely did not do it.
+            BatchLostError: nobody knows.
+        """
+        # What an SDK raises holds the request, the key with it: it is left behind here, so that no
+        # exception of ours has it as its context.
+        try:
+            return call()
+        except Exception as caught:
+            if not isinstance(caught, self._sdk.APIError | OSError | ValueError):
+                raise
+            error = self._translated(caught)
+        raise error
+
+    def each(self, start: Callable[[], Any]) -> Iterator[Any]:
+        """What the iterable that `start` gives has; see `ask` for what is raised."""
+        iterator = self.ask(lambda: iter(start()))
+        while True:
+            item = self.ask(lambda: next(iterator, None))
+            if item is None:
+                return
+            yield item
+
+    def _translated(self, error: Any) -> BatchRefusedError | BatchLostError:
+        if isinstance(error, self._sdk.APIStatusError):
+            return self._status(error)
+        if _never_sent(error):
+            return BatchRefusedError(
+                FailureClass.CONNECTION, f"{self._provider}: no connection; nothing was sent", lasting=False
+            )
+        if isinstance(error, self._sdk.APITimeoutError):
+            return BatchLostError(f"{self._provider}: no whole answer within {TIMEOUT_S:g} s")
+        return BatchLostError(f"{self._provider}: no usable answer ({type(error).__name__})")
+
+    def _status(self, error: Any) -> BatchRefusedError | BatchLostError:
+        status, body = error.status_code, error.response.content
+        failure = classify_error(self._provider, WireResponse(status, {}, body))
+        message = failure.message if self._key is None else self._key.mask_text(failure.message)
+        if status in _MAYBE_DONE or status >= 500:
+            return BatchLostError(message)
+        return BatchRefusedError(failure.failure, message, lasting=failure.failure in _LASTING)
+
+
+def _never_sent(error: BaseException) -> bool:
+    """Whether the connection was never there, or the address was refused by us."""
+    import httpx2
+
+    causes = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol, AddressRefusedError)
+    return isinstance(error, causes) or isinstance(error.__cause__, causes)
