@@ -48,6 +48,10 @@ def test_a_slice_encodes_its_own_rows_only(name: str) -> None:
     assert len(pickle.dumps(part)) > 50_000  # why these coders exist
 
 
+def test_what_travels_is_compressed() -> None:
+    assert len(TableCoder().encode(BIG)) < BIG.nbytes / 4
+
+
 def test_coders_are_found_by_type_and_are_no_keys() -> None:
     for kind, coder in ((pa.Table, TableCoder), (pa.RecordBatch, RecordBatchCoder)):
         found = registry.get_coder(kind)

@@ -69,6 +69,11 @@ def test_an_id_that_stands_twice_in_a_batch_is_a_fault_the_second_time() -> None
     assert intake.faults[2][1] == "the id 'a' stands in an earlier row"
 
 
+def test_a_row_that_can_not_be_read_is_not_the_first_of_its_id() -> None:
+    intake = inspect(with_bad_utf8(rows(["a", "a", "a"]), "kind", [0]))
+    assert classes(intake) == {0: INVALID, 2: DUPLICATE}
+
+
 def test_rows_that_the_plan_found_to_be_duplicates_are_faults() -> None:
     assert classes(inspect(rows(["a", "b"]), duplicates=(1,))) == {1: DUPLICATE}
 

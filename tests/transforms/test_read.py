@@ -70,6 +70,17 @@ def test_any_cut_of_any_row_groups_gives_every_row_once(
     assert read == [f"{n}-{i}" for n, count in enumerate(counts) for i in range(count)]
 
 
+def test_neighbouring_batches_of_different_sizes_are_read_in_one_pass(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", rows(range(40)))
+    (whole,), schema = plan(tmp_path, batch_rows=40)
+    reader = BatchReader(schema)
+    read = []
+    for first, count in [(0, 5), (5, 3), (8, 17), (30, 2), (32, 8)]:
+        ref = replace(whole, first_row=first, row_count=count)
+        read.append(reader.read(ref).column("size").to_pylist())
+    assert read == [[*range(0, 5)], [*range(5, 8)], [*range(8, 25)], [30, 31], [*range(32, 40)]]
+
+
 def test_only_the_needed_columns_are_read(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", rows([1, 2], unread=["x", "y"]))
     refs, schema = plan(tmp_path, columns=("size",))
