@@ -98,6 +98,7 @@ class BatchBook:
             request_sha256=encoded.sha256,
             worst=worst,
             sent_at=self._now(),
+            worst_tokens=site.worst_tokens(encoded),
         )
         self._append_intended(record)
         return record
@@ -138,6 +139,7 @@ class BatchBook:
             "call": record.call,
             "request": record.request_sha256,
             "worst": None if record.worst is None else str(record.worst),
+            "tokens": record.worst_tokens,
             "at": record.sent_at,
         }
         if record.via is not None:
@@ -269,6 +271,7 @@ class BatchBook:
                 cause=call.final["cause"],
                 worst_amount=worst,
                 sent_at=call.sent_at,
+                worst_tokens=call.worst_tokens,
             )
         )
 

@@ -117,9 +117,14 @@ class BudgetState:
         """A lease for the holder on top of what it has, `least` to `most`; zero when too little is left."""
         if least > self.left:
             return self, ZERO
-        amount = min(money(max(least, min(self.left / _SHARE, most))), self.left)
+        amount = lease_of(self.left, least, most)
         leases = {**self.leases, holder: self.leases.get(holder, ZERO) + amount}
         return replace(self, leases=leases), amount
+
+
+def lease_of(left: Decimal, least: Decimal, most: Decimal) -> Decimal:
+    """How much of what is left a worker gets that needs `least`, which is not more than that."""
+    return min(money(max(least, min(left / _SHARE, most))), left)
 
 
 class LeaseRecord(Protocol):
@@ -180,7 +185,8 @@ class LeasedBudget:
     case; when none is, it gives back what it does not use, and waits up to `patience_s` for others to
     do the same. Then it says no, until something is there again.
 
-    `read` makes the record's state of its bytes; `sentence` says what `reserve` refuses for.
+    `read` makes the record's state of its bytes, `epoch` is that in which it may be leased from (by
+    default the one that is found there), and `sentence` says what `reserve` refuses for.
     """
 
     def __init__(
@@ -191,6 +197,7 @@ class LeasedBudget:
         cap: Decimal,
         *,
         read: Callable[[bytes | None], LeaseRecord] = BudgetState.from_json,
+        epoch: str | None = None,
         sentence: str = "",
         patience_s: float = 0.0,
     ) -> None:
@@ -204,7 +211,7 @@ class LeasedBudget:
         self._patient_until: float | None = None
         self._unspent = ZERO
         self._known_spent = ZERO
-        self._epoch: str | None = None
+        self._epoch = epoch
         self._lease = ZERO  # of the record's lease: not yet reported as settled
         self._settled = ZERO
         self._reserved = ZERO

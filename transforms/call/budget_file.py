@@ -23,16 +23,16 @@ from transforms.call.ledger_file import sync_directory
 T = TypeVar("T")
 
 
-def record_path(output: str) -> Path:
-    """Where the record is."""
-    return Path(output) / "budget" / "record.json"
+def record_path(output: str, name: str = "record") -> Path:
+    """Where a record of an output is: that of the run's cap in money, or of another cap."""
+    return Path(output) / "budget" / f"{name}.json"
 
 
 class LocalBudgetRecord:
-    """The record of one output. Its lock is held for a read, a synced write and a rename."""
+    """One record, by default that of an output. Its lock is held for a read, a synced write and a rename."""
 
-    def __init__(self, output: str) -> None:
-        self._path = record_path(output)
+    def __init__(self, output: str, path: Path | None = None) -> None:
+        self._path = path or record_path(output)
 
     async def update(self, change: Callable[[bytes | None], tuple[bytes | None, T]]) -> T:
         """Replaces the record as one step; see `BudgetRecordStore`."""
@@ -77,7 +77,7 @@ class LocalBudgetRecord:
             os.close(fd)
 
 
-def open_budget(output: str, cap: Decimal, spent: Decimal) -> None:
+def open_budget(output: str, cap: Decimal, spent: Decimal, name: str = "record") -> None:
     """Writes the record anew; the driver calls it when a run starts, before any worker.
 
     `spent` is what the output has cost so far: committed batches plus `read_spent` of the others.
@@ -92,13 +92,13 @@ def open_budget(output: str, cap: Decimal, spent: Decimal) -> None:
             before = None if data is None else BudgetState.from_json(data)
         except StoreError:
             raise StoreError(
-                f"the budget record {record_path(output)} is damaged or another version's: delete it, "
+                f"the budget record {record_path(output, name)} is damaged or another version's: delete it, "
                 f"and the next run counts anew from commits and ledgers"
             ) from None
         state = BudgetState.opened(before, cap, spent, secrets.token_hex(8), _boot_id())
         return state.to_json(), None
 
-    LocalBudgetRecord(output).update_now(change)
+    LocalBudgetRecord(output, record_path(output, name)).update_now(change)
 
 
 def _boot_id() -> str:
@@ -109,8 +109,8 @@ def _boot_id() -> str:
         return ""
 
 
-def read_budget(output: str) -> BudgetState | None:
+def read_budget(output: str, name: str = "record") -> BudgetState | None:
     """The record as it stands; None when the output has none."""
-    return LocalBudgetRecord(output).update_now(
+    return LocalBudgetRecord(output, record_path(output, name)).update_now(
         lambda data: (None, None if data is None else BudgetState.from_json(data))
     )

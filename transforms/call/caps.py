@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, Protocol
 
+from schemas.failures import FailureClass
 from schemas.outcomes import ZERO
 from schemas.workload import Workload
-from transforms.call.budget import LeasedBudget
+from transforms.call.budget import Budget, LeasedBudget
+from transforms.call.wire import CallFailure
 
 AMOUNT = "amount"  # the run's own cap in money, which `Desk.budget` holds
 
@@ -91,6 +93,32 @@ class FurtherCaps(Protocol):
     async def release_unused(self) -> None:
         """Gives back what is neither spent nor reserved, for other workers."""
         ...
+
+
+async def reserve(budget: Budget, caps: FurtherCaps, need: Need) -> CallFailure | None:
+    """Reserves a need from the run's cap and all others, or gives the failure that a refusal is."""
+    if not await budget.reserve(need.amount):
+        refusal = Refusal(AMOUNT, need.amount, budget.sentence)
+    else:
+        found: Refusal | None = None
+        complete = False
+        try:
+            found = await caps.reserve(need)
+            complete = found is None
+        finally:
+            if not complete:
+                budget.settle(need.amount, ZERO)
+        if found is None:
+            return None
+        refusal = found
+    return CallFailure(
+        FailureClass.BUDGET_EXHAUSTED,
+        refusal.sentence,
+        sent=False,
+        final=True,
+        refused_by=refusal.cap,
+        refused_need=refusal.need,
+    )
 
 
 class NoFurtherCaps:

@@ -17,7 +17,7 @@ import orjson
 
 from schemas.errors import StoreError
 from schemas.outcomes import ZERO, money
-from transforms.call.budget import MOST_PART, MOST_PART_OF
+from transforms.call.budget import lease_of
 
 CENTRE_VERSION = "cost-centre/1"
 MONTH = re.compile(r"\d{4}-\d{2}")
@@ -93,7 +93,7 @@ class CentreState:
         """A lease on top of what the holder has, `least` to `most`; zero when too little is left."""
         if least > self.left:
             return self, ZERO
-        amount = min(money(max(least, min(self.left * MOST_PART / MOST_PART_OF, most))), self.left)
+        amount = lease_of(self.left, least, most)
         leases = {**self.leases, holder: self.leases.get(holder, ZERO) + amount}
         return replace(self, leases=leases), amount
 
@@ -164,7 +164,7 @@ class Recovery:
         """
         leased = state.leased()
         share = state.outputs.get(state.me)
-        survived = share is None or bool(boot_id) and share.boot_id == boot_id
+        survived = share is None or (bool(boot_id) and share.boot_id == boot_id)
         found = min(leased, self.unreported) if survived else leased
         self.unreported = max(ZERO, self.unreported - found)
         return found

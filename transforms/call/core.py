@@ -138,6 +138,7 @@ class CallCore:
     async def _release_unused(self) -> None:
         try:
             await self.desk.budget.release_unused()
+            await self.desk.caps.release_unused()
         except StoreError as error:  # what is held back is only unused; the batches are what counts
             _log.warning("unused budget was not given back: %s", error)
 

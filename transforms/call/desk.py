@@ -10,6 +10,7 @@ from decimal import Decimal
 from schemas.outcomes import ZERO
 from schemas.workload import Limits
 from transforms.call.budget import Budget
+from transforms.call.caps import FurtherCaps, NoFurtherCaps
 from transforms.call.lane import Slots
 from transforms.call.ports import Clock, Outbox, Transport
 from transforms.call.retry import RetryPolicies
@@ -48,6 +49,7 @@ class Desk:
     schemas: SchemaBook
     refuse_unknown_price: bool
     outbox: Outbox | None = None
+    caps: FurtherCaps = field(default_factory=NoFurtherCaps)  # besides `budget`
     shares: Shares | None = None  # None: every request is asked for itself
     counters: Counters = field(default_factory=Counters)
     sending: set[asyncio.Task[object]] = field(default_factory=set)

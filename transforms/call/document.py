@@ -13,6 +13,7 @@ from schemas.outcomes import ZERO, Outcome, SharedFrom
 from schemas.workload import Limits
 from transforms.call.book import BatchBook
 from transforms.call.caching import cached_prefix
+from transforms.call.caps import Need, reserve
 from transforms.call.desk import CANCELLED, Desk
 from transforms.call.held import hold
 from transforms.call.ledger import RecordedCall
@@ -200,10 +201,14 @@ class DocumentRun:
         ambiguous = 0
         if calls >= self._desk.limits.max_calls:
             return _unknown_before(site, calls)
+        last = ""
         while True:
             result = await self._call(site, encoded)
             if isinstance(result, Answered):
                 return result
+            if last and result.failure is FailureClass.DEADLINE:  # it passed while the lane was waited for
+                return replace(result, message=f"{result.message}; the last call: {last}")
+            last = result.message
             is_limited = result.failure is FailureClass.RATE_LIMITED
             if not is_limited or self._falls_back(site):
                 calls += result.sent  # a rate limit fails no document that has nowhere else to go
@@ -301,21 +306,25 @@ class DocumentRun:
                 f"the price book has no price for {site.backend.model!r} of {site.backend.provider}, so that "
                 f"the budget can't be kept; no call was made",
             )
-        if not await desk.budget.reserve(worst or ZERO):
-            return _refused(FailureClass.BUDGET_EXHAUSTED, desk.budget.sentence)
-        actual = ZERO
+        need = Need(self._request.assignment.route, worst or ZERO, site.worst_tokens(encoded))
+        refused = await reserve(desk.budget, desk.caps, need)
+        if refused is not None:
+            return refused
+        spent = Need(need.route, ZERO, 0)
         try:
             if lane.is_stopped(permit) or self._refusal(site, permit) is not None:
                 return None
-            actual = worst or ZERO  # whatever goes wrong from here on, the worst case stays counted
+            spent = need  # whatever goes wrong from here on, the worst case stays counted
             result, actual = await self._exchange(site, encoded, worst, key, permit)
+            spent = Need(need.route, actual, _tokens_of(result, need))
             if isinstance(result, Answered):
                 lane.passed(permit, result.answer.usage)
             else:
                 lane.heed(result, permit)
             return result
         finally:
-            desk.budget.settle(worst or ZERO, actual)
+            desk.budget.settle(need.amount, spent.amount)
+            desk.caps.settle(need, spent)
 
     async def _exchange(
         self,
@@ -400,6 +409,16 @@ class DocumentRun:
         self._book.unknown(call, cause, failure.message, body)
         self._tally.add_ambiguous(site.name, self._book.amount_at_stake(call.worst))
         return failure
+
+
+def _tokens_of(result: Answered | CallFailure, need: Need) -> int:
+    """What a call counts for where tokens are capped; the most that it can be where nobody says."""
+    if isinstance(result, CallFailure):
+        return need.tokens if result.ambiguous else 0
+    usage = result.answer.usage
+    if usage.input_tokens is None:
+        return need.tokens
+    return usage.input_tokens + (usage.output_tokens or 0)
 
 
 def _unknown_before(site: Site, calls: int) -> CallFailure:

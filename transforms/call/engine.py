@@ -17,9 +17,12 @@ from decimal import Decimal
 from schemas.errors import BatchError, OutputError
 from schemas.run import RunContext
 from schemas.workload import HostedBackend, Workload
+from transforms.batchmode.outbox import open_outbox
 from transforms.call.address import AllowList
 from transforms.call.budget import Budget, LeasedBudget, NoCap
 from transforms.call.budget_file import LocalBudgetRecord, read_budget
+from transforms.call.caps import FurtherCaps
+from transforms.call.caps_file import PATIENCE_S, engine_caps
 from transforms.call.codecs import base_url_of
 from transforms.call.core import CallCore
 from transforms.call.desk import CANCELLED, Desk
@@ -150,14 +153,15 @@ def open_call_engine(
             closers.callback(answers.close)
         loop = _start_loop(closers)
 
-        def budget(clock: SystemClock) -> Budget:
-            if budget_limit is None:
-                return NoCap()
-            holder = f"{os.getpid()}-{secrets.token_hex(4)}"
-            return LeasedBudget(LocalBudgetRecord(output), holder, clock, budget_limit)
-
+        clock, holder = SystemClock(), f"{os.getpid()}-{secrets.token_hex(4)}"
+        budget: Budget = NoCap()
+        if budget_limit is not None:
+            record = LocalBudgetRecord(output)
+            budget = LeasedBudget(record, holder, clock, budget_limit, patience_s=PATIENCE_S)
+        caps = engine_caps(workload, run, output, clock, holder)
+        capped = budget_limit is not None or workload.budget.caps_money
         parts = _Parts(
-            workload, run, backends, places, ledgers, schemas, budget, budget_limit is not None, answers
+            workload, run, backends, places, ledgers, schemas, clock, budget, caps, capped, answers
         )
         core, transport = asyncio.run_coroutine_threadsafe(_assemble(parts), loop).result()
         return CallEngine(core, transport, loop, closers.pop_all())
@@ -171,27 +175,30 @@ class _Parts:
     places: Mapping[str, Place]
     ledgers: LocalLedgers
     schemas: SchemaBook
-    budget: Callable[[SystemClock], Budget]
+    clock: SystemClock
+    budget: Budget
+    caps: FurtherCaps
     capped: bool
     answers: SharedAnswers | None
 
 
 async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
     """The core with its real surroundings; on the event loop, to which connections belong."""
-    clock = SystemClock()
-    workload, run = parts.workload, parts.run
+    clock, workload, run = parts.clock, parts.workload, parts.run
     transport = AiohttpTransport(AllowList(frozenset(place.address for place in parts.places.values())))
     desk = Desk(
-        sites=build_sites(parts.backends, parts.places, clock, PriceBook(), run.rehearsal),
+        sites=build_sites(parts.backends, parts.places, clock, PriceBook(), run.rehearsal, workload.shares()),
         clock=clock,
         transport=transport,
-        budget=parts.budget(clock),
+        budget=parts.budget,
+        caps=parts.caps,
         limits=workload.limits,
         policies=RetryPolicies(workload.limits, random.Random().uniform),  # noqa: S311 - jitter, no secret
         slots=Slots(run.max_in_flight),
         schemas=parts.schemas,
         refuse_unknown_price=parts.capped and workload.budget.on_unknown_price == "refuse",
         shares=None if parts.answers is None else Shares(clock, parts.answers),
+        outbox=open_outbox(workload, run),
     )
     return CallCore(desk, parts.ledgers, "rehearsal" if run.rehearsal else "live"), transport
 

@@ -5,7 +5,7 @@ and the payload, which is one JSON object. Kinds of payload:
 
 - `header`: once, first: format version, batch, mode (`live` or `rehearsal`)
 - `intended`: before a call is sent: id, attempt, row, route, backend, call number, request digest,
-  worst amount, instant; `via`, when it went out with a provider batch
+  worst amount and tokens, instant; `via`, when it went out with a provider batch
 - `answered`: before the answer is used: id, status, headers, body, usage, charge, latency, instant
 - `failed`: the call ended and nothing was billed: id, class, message, instant
 - `shared`: once, for a call that was never made: another row's answer to the identical request, copied
@@ -122,6 +122,7 @@ class RecordedCall:
     request_sha256: str
     worst: Decimal | None
     sent_at: str
+    worst_tokens: int = 0
     via: str | None = None  # the ticket with which it went out in a provider batch
     end: str | None = None
     final: Frame = field(default_factory=dict)
@@ -226,6 +227,7 @@ def _intended(frame: Frame) -> RecordedCall:
         request_sha256=frame["request"],
         worst=None if worst is None else money(worst),
         sent_at=frame["at"],
+        worst_tokens=frame.get("tokens", 0),
         via=frame.get("via"),
     )
 

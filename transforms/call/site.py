@@ -75,6 +75,11 @@ class Site:
         worst = self.prices.worst_case(self.backend, bound, most, at)
         return None if worst is None else (worst * self._factor).quantize(_QUANTUM, rounding=ROUND_CEILING)
 
+    def worst_tokens(self, encoded: EncodedRequest) -> int:
+        """The most tokens that the call can take, in and out; see `worst_case`."""
+        most = 0 if self.backend.operation == "embeddings" else self.backend.max_output_tokens
+        return len(encoded.wire.body) + OVERHEAD_TOKENS + most
+
     def charge(self, answer: Answer, at: datetime) -> Charge:
         """What the answer costs: billed, or in a rehearsal zero with the list price beside it."""
         backend = self.backend
@@ -129,15 +134,19 @@ def build_sites(
     clock: Clock,
     prices: PriceBook,
     rehearsal: bool,
+    shares: Mapping[str, int] | None = None,
 ) -> dict[str, Site]:
-    """The sites of all backends; those with the same provider, address, model and key share a lane."""
+    """The sites of all backends; those with the same provider, address, model and key share a lane.
+
+    `shares` are the weights of the routes that do.
+    """
     gate = PrefixGate(clock)
     lanes: dict[LaneKey, Lane] = {}
     sites: dict[str, Site] = {}
     for name, backend in backends.items():
         place = places[name]
         key = LaneKey(backend.provider, place.base_url, backend.model, _account(backend))
-        lane = lanes.setdefault(key, Lane(key, backend.max_in_flight, clock))
+        lane = lanes.setdefault(key, Lane(key, backend.max_in_flight, clock, shares))
         lane.limit = min(lane.limit, backend.max_in_flight)
         codec = codec_of(backend)
         sites[name] = Site(

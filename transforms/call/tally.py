@@ -93,6 +93,8 @@ class Tally:
         return replace(
             self._outcome(site),
             failure=failure.failure,
+            refused_by=failure.refused_by,
+            refused_need=failure.refused_need,
             message="; ".join(f"backend {site.name!r}: {failure.message}" for site, failure in failures),
             request_sha256=self.request_sha256,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, Protocol
 from urllib.parse import quote
@@ -13,7 +14,7 @@ import orjson
 from schemas.errors import ConfigurationError
 from schemas.failures import FailureClass
 from schemas.ids import sha256_hex
-from schemas.outcomes import Usage
+from schemas.outcomes import ZERO, Usage
 from schemas.workload import HostedBackend
 from transforms.call.request import CallRequest
 
@@ -65,7 +66,8 @@ class CallFailure:
     """There is no answer. `ambiguous`: the call may have been billed all the same.
 
     `sent` is False when nothing left this process, so that there is nothing in the ledger either.
-    `final` forbids another try whatever the class says.
+    `final` forbids another try whatever the class says. `refused_by` names the cap that said no, and
+    `refused_need` what it was asked for.
     """
 
     failure: FailureClass
@@ -74,6 +76,8 @@ class CallFailure:
     ambiguous: bool = False
     sent: bool = True
     final: bool = False
+    refused_by: str = ""
+    refused_need: Decimal = ZERO
 
 
 class Codec(Protocol):
