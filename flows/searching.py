@@ -50,7 +50,12 @@ def open_search(output: str, route: str | None = None) -> Search:
     loaded = load_workload(Path(parameters.workload))
     chosen = _embed_route(loaded, route)
     backend = loaded.workload.backends[chosen.chains[0].backends[0]]
-    assert isinstance(backend, EmbedderBackend)
+    if not isinstance(backend, EmbedderBackend):
+        raise ConfigurationError(
+            f"the vectors of route {chosen.name!r} are those of {backend.provider} {backend.model}: a query "
+            f"would have to be sent there and paid. Search them with your own client, or embed the documents "
+            f"with a model that runs here"
+        )
 
     from transforms.embed.embedder import open_embedder
     from transforms.search import search

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,8 @@ from schemas.errors import InputError, MissingSecretError, ModelError, Problem, 
 from schemas.load import LoadedWorkload
 from schemas.outcomes import Usage
 from schemas.workload import HostedBackend, Workload
+from transforms.call.secret import key_variable
+from transforms.call.vertex import google_tokens, price_factor
 from transforms.expressions import ExpressionError, check_condition, compile_condition
 from transforms.files import find_input, refuse_own_results
 from transforms.prompt import check_prompt
@@ -118,11 +120,16 @@ def require_usable(loaded: LoadedWorkload, schema: pa.Schema) -> None:
         raise WorkloadError(str(loaded.path), problems)
 
 
-def require_keys(workload: Workload, environment: Mapping[str, str] = os.environ) -> None:
-    """Make sure that every hosted backend in use has its key.
+def require_keys(
+    workload: Workload,
+    environment: Mapping[str, str] = os.environ,
+    find_credentials: Callable[[], object] = google_tokens,
+) -> None:
+    """Make sure that every hosted backend in use has its key, and that Vertex's have credentials.
 
     Raises:
-        MissingSecretError: names every variable that is missing and the backends that need it.
+        MissingSecretError: names every variable that is missing and the backends that need it, or says
+            that there are no application default credentials.
     """
     missing: dict[str, list[str]] = {}
     for name, backend in workload.hosted_backends().items():
@@ -135,18 +142,20 @@ def require_keys(workload: Workload, environment: Mapping[str, str] = os.environ
             f"these environment variables are not set: {wanted}. Set them, or rehearse with --rehearsal: "
             "free, answered by a stand-in on this machine, and labelled in every row"
         )
-
-
-def key_variable(backend: HostedBackend) -> str:
-    """The environment variable that holds a backend's key."""
-    default = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-    return backend.api_key_env or default[backend.provider]
+    if any(backend.platform == "vertex" for backend in workload.hosted_backends().values()):
+        find_credentials()
 
 
 def missing_key(backend: HostedBackend, environment: Mapping[str, str]) -> str:
-    """The name of the variable that a backend's key is missing from; empty if nothing is missing."""
+    """The name of the variable that a backend's key is missing from; empty if nothing is missing.
+
+    Vertex takes no key: whether it has credentials is found out by `require_keys` alone, because where
+    there are none that takes some seconds.
+    """
     variable = key_variable(backend)
-    return "" if not backend.requires_key or environment.get(variable, "").strip() else variable
+    return (
+        "" if not variable or not backend.requires_key or environment.get(variable, "").strip() else variable
+    )
 
 
 def _expression_problems(workload: Workload, schema: pa.Schema) -> Iterable[Problem]:
@@ -186,7 +195,8 @@ def _check_backend(name: str, backend: HostedBackend, environment: Mapping[str, 
     sentence = _price_sentence(backend, datetime.now(UTC))
     missing = missing_key(backend, environment)
     known = sentence is not None
-    return BackendCheck(name, backend.provider, backend.model, sentence or "no known price", known, missing)
+    provider = f"{backend.provider} on vertex" if backend.platform == "vertex" else backend.provider
+    return BackendCheck(name, provider, backend.model, sentence or "no known price", known, missing)
 
 
 def _price_sentence(backend: HostedBackend, now: datetime) -> str | None:
@@ -194,15 +204,19 @@ def _price_sentence(backend: HostedBackend, now: datetime) -> str | None:
     from transforms.price import PriceBook
 
     book = PriceBook()
+    embeds = backend.operation == "embeddings"
     charges = [
         book.price(backend.provider, backend.model, usage, now, own=backend.price)
-        for usage in (Usage(_MILLION, 0), Usage(0, _MILLION))
+        for usage in (Usage(_MILLION, 0), Usage(0, _MILLION))[: 1 if embeds else 2]
     ]
-    if any(charge.amount is None for charge in charges):
+    prices = [f"{charge.amount.normalize():f}" for charge in charges if charge.amount is not None]
+    if len(prices) < len(charges):
         return None
-    read, written = (f"{charge.amount.normalize():f}" for charge in charges if charge.amount is not None)
     source = charges[0].price_source
-    return f"{read} USD a million input tokens, {written} a million output tokens ({source})"
+    premium = price_factor(backend) if backend.price is None else 1
+    note = f"; {premium:g} times that at {backend.location}" if premium != 1 else ""
+    output = "" if embeds else f", {prices[1]} a million output tokens"
+    return f"{prices[0]} USD a million input tokens{output} ({source}{note})"
 
 
 def _warnings(workload: Workload, backends: Iterable[BackendCheck]) -> Iterable[str]:

@@ -22,6 +22,7 @@ from schemas.workload import HostedBackend, TokenPrice
 PRICE_SOURCE = f"genai-prices {version('genai-prices')}"
 _MILLION = Decimal(1_000_000)
 _QUANTUM = Decimal(1).scaleb(-MONEY_SCALE)
+_BOOK_NAMES = {"gemini": "google"}  # where the price book calls a provider otherwise than we do
 _Context = tuple[tuple[str, str], ...]
 # Units that a chat call of ours can be billed by; a price for anything else concerns tools.
 _CONTEXT_KEYS = ("service_tier", "speed")
@@ -104,6 +105,7 @@ class PriceBook:
     def _book_total(
         self, provider: str, model: str, usage: Usage, at: datetime, context: _Context
     ) -> Decimal | None:
+        provider = _BOOK_NAMES.get(provider, provider)
         key = (provider, model, at.date(), context)
         if key not in self._rates:
             self._rates[key] = _flat_rates(provider, model, at, dict(context))
@@ -119,8 +121,15 @@ def asked_context(backend: HostedBackend) -> _Context:
 
 
 def _own_total(price: TokenPrice, usage: Usage) -> Decimal:
-    tokens_in, tokens_out = usage.input_tokens or 0, usage.output_tokens or 0
-    return (tokens_in * price.input_per_million + tokens_out * price.output_per_million) / _MILLION
+    plain, read, write = (
+        price.input_per_million,
+        price.cache_read_per_million,
+        price.cache_write_per_million,
+    )
+    rates = _Rates(
+        plain, price.output_per_million, plain if read is None else read, plain if write is None else write
+    )
+    return rates.total(usage) / _MILLION
 
 
 def _unknown() -> Charge:
@@ -144,7 +153,7 @@ def _flat_rates(provider: str, model: str, at: datetime, context: Mapping[str, s
     plain, output = price.input_mtok, price.output_mtok
     read = plain if price.cache_read_mtok is None else price.cache_read_mtok
     written = plain if price.cache_write_mtok is None else price.cache_write_mtok
-    rates = (plain, output, read, written)
+    rates = (plain, Decimal(0) if output is None else output, read, written)  # embeddings have no output
     if price.requests_kcount is not None or not all(isinstance(rate, Decimal) for rate in rates):
         return None
     return _Rates(*(rate / _MILLION for rate in rates))
