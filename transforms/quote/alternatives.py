@@ -188,6 +188,8 @@ def _batch(main: BackendModel, sums: Sums) -> Alternative | str:
     direct = backend.provider in BATCH_APIS and backend.platform == "direct" and backend.base_url is None
     if not direct or not main.answer.high:
         return f"batch: no provider batches are known for backend {main.name!r}"
+    if backend.price is not None:
+        return f"batch: the workload's own price of backend {main.name!r} says nothing of batches"
     rates = _rates(main, main.batch_amount)
     if rates is None:
         return ""

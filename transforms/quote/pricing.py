@@ -210,12 +210,16 @@ class RouteTotals:
     def documents(self) -> Range:
         """How many documents will be sent.
 
-        For a route that was not met in the sample the upper end is by the rule of three: a share of 3/n
-        at most, at 95 % (Hanley and Lippman-Hand, JAMA 1983), with batches as the n.
+        Where the sample shows no exception (all rows are on the route, or none), one that it did not meet
+        is bounded by the rule of three: a share of 3/n at most, at 95 %, with the batches as n
+        (Hanley and Lippman-Hand, JAMA 1983).
         """
-        if self.is_unseen:
-            return Range(0, 0, min(self.frame.size, -(-3 * self.frame.size // max(1, len(self.observed)))))
-        return span(*[self.total(lambda cost: cost.documents)] * 3)
+        found = self.total(lambda cost: cost.documents)
+        if not found.is_exact or len(self.observed) == len(self.frame.refs):
+            return span(found, found, found)
+        unmet = min(self.frame.size, -(-3 * self.frame.size // len(self.observed)))
+        expected = round(found.total)
+        return Range(max(0, expected - unmet), expected, min(self.frame.size, expected + unmet))
 
     def price(self) -> Price:
         """What they cost. Of a route that was not met nothing is known but that it may be nothing."""
