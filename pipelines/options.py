@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.version import __version__ as beam_version
 
-from schemas.errors import RunnerRefusedError
+from schemas.errors import ConfigurationError, RunnerRefusedError
 
 DEFAULT_FLAGS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory")
 _REFUSED_RUNNERS = {
@@ -30,8 +31,10 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
 
     Raises:
         RunnerRefusedError: a runner or running mode that loses data or runs unverified code.
+        ConfigurationError: a flag that Beam does not know, and would silently leave out.
     """
     options = PipelineOptions([*DEFAULT_FLAGS, *flags])
+    _refuse_unknown(options)
     runner = str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1].lower()
     if runner in _REFUSED_RUNNERS:
         raise RunnerRefusedError(f"--runner={runner} is refused: {_REFUSED_RUNNERS[runner]}. {_ALLOWED}")
@@ -41,3 +44,14 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
             f"--direct_running_mode={mode} is refused: {_REFUSED_MODES[mode]}. {_ALLOWED}"
         )
     return options
+
+
+def _refuse_unknown(options: PipelineOptions) -> None:
+    known = options.get_all_options(drop_default=True)
+    unknown = sorted(options.get_all_options(drop_default=True, retain_unknown_options=True).keys() - known)
+    if unknown:
+        names = ", ".join(f"--{name}" for name in unknown)
+        raise ConfigurationError(
+            f"Beam {beam_version} has no flag {names}. Flags after -- are Beam's pipeline options, written "
+            "--name=value"
+        )

@@ -71,3 +71,14 @@ def test_other_runners_and_options_are_the_users_choice(flags: list[str]) -> Non
     for flag in flags:
         name, value = flag.removeprefix("--").split("=")
         assert str(options[name]) == value
+
+
+@pytest.mark.parametrize("flags", [["--no_such_flag=3"], ["--direct_runer_bundle_repeat", "2"]])
+def test_a_flag_that_beam_does_not_know_is_refused_by_name(flags: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match=flags[0].split("=")[0]):
+        pipeline_options(flags)
+
+
+def test_flags_of_beam_are_taken() -> None:
+    options = pipeline_options(["--direct_runner_bundle_repeat=2", "--experiments=a", "--labels=k=v"])
+    assert options.get_all_options()["direct_runner_bundle_repeat"] == 2
