@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from schemas.outcomes import ZERO, money_text
+from schemas.outcomes import ZERO, money, money_text
 from transforms.batchmode.jobs import JobState, read_jobs
 from transforms.batchmode.tickets import read_open_tickets
+from transforms.call.caps import Need
 from transforms.store import Store
 
 
@@ -36,17 +36,20 @@ class OpenBatch:
         return asdict(self)
 
 
-def waiting_requests(store: Store) -> Counter[str]:
-    """How many requests of each batch wait for a provider's batch."""
-    waiting: Counter[str] = Counter()
+def reserved(store: Store) -> dict[str, Need]:
+    """The most that what waits can take, by route: money as far as prices are known, and tokens."""
+    needs: dict[str, Need] = {}
     for ticket in read_open_tickets(store):
-        waiting[ticket.batch_id] += len(ticket.items)
-    return waiting
+        for item in ticket.items:
+            before = needs.get(item.route, Need(item.route, ZERO, 0))
+            amount = before.amount + (ZERO if item.worst is None else money(item.worst))
+            needs[item.route] = Need(item.route, amount, before.tokens + item.worst_tokens)
+    return needs
 
 
 def reserved_amount(store: Store) -> Decimal:
     """The most that everything which waits can cost, as far as prices are known."""
-    return sum((ticket.worst for ticket in read_open_tickets(store)), ZERO)
+    return sum((need.amount for need in reserved(store).values()), ZERO)
 
 
 def open_batches(store: Store) -> list[OpenBatch]:

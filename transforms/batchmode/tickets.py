@@ -47,6 +47,7 @@ class TicketItem:
     document_id: str | None
     request_sha256: str
     worst: str | None
+    worst_tokens: int
     size: int
     also: tuple[tuple[int, str], ...] = ()
 
@@ -89,7 +90,14 @@ class Ticket:
         """The request without its text."""
         worst = None if item.worst is None else money(item.worst)
         return HeldRequest(
-            item.row, item.route, item.document_id, self.backend, item.request_sha256, worst, b""
+            row=item.row,
+            route=item.route,
+            document_id=item.document_id,
+            backend=self.backend,
+            request_sha256=item.request_sha256,
+            worst=worst,
+            worst_tokens=item.worst_tokens,
+            body=b"",
         )
 
     def to_json(self) -> bytes:
@@ -127,6 +135,7 @@ class Waiting:
             document_id=request.document_id,
             request_sha256=request.request_sha256,
             worst=None if request.worst is None else str(request.worst),
+            worst_tokens=request.worst_tokens,
             size=len(request.body),
             also=self.also,
         )

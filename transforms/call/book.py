@@ -120,6 +120,7 @@ class BatchBook:
                 call=1,
                 request_sha256=request.request_sha256,
                 worst=request.worst,
+                worst_tokens=request.worst_tokens,
                 sent_at=sent_at,
                 via=via,
             )

@@ -28,6 +28,23 @@ _KINDS = (
 """Tokens of each kind that has a price of its own: plain, output, read from the cache, written to it."""
 
 
+def charge_online(site: Site, answer: Answer, at: datetime) -> Charge:
+    """The charge of an answer that came online.
+
+    In a rehearsal a backend in batch mode is answered online too, and costs what its batches would.
+    """
+    if site.rehearsal and site.backend.mode == "batch":
+        return batch_charge(site, answer, at)
+    return site.charge(answer, at)
+
+
+def worst_case_online(site: Site, encoded: EncodedRequest, at: datetime) -> Decimal | None:
+    """The most that an online call can cost; see `charge_online`."""
+    if site.rehearsal and site.backend.mode == "batch":
+        return batch_worst_case(site, encoded, at)
+    return site.worst_case(encoded, at)
+
+
 def batch_charge(site: Site, answer: Answer, at: datetime) -> Charge:
     """The charge of an answer of `site` at the batch price in force at `at`."""
     full = site.charge(answer, at)

@@ -15,6 +15,7 @@ from transforms.call.book import BatchBook
 from transforms.call.caching import cached_prefix
 from transforms.call.caps import Need, reserve
 from transforms.call.desk import CANCELLED, Desk
+from transforms.call.discount import charge_online, worst_case_online
 from transforms.call.held import hold
 from transforms.call.ledger import RecordedCall
 from transforms.call.permit import Permit
@@ -299,7 +300,7 @@ class DocumentRun:
             key = await site.secret()
         except TokenError as error:
             return _refused(FailureClass.AUTHENTICATION, str(error))
-        worst = site.worst_case(encoded, desk.clock.now())
+        worst = worst_case_online(site, encoded, desk.clock.now())
         if worst is None and desk.refuse_unknown_price:
             return _refused(
                 FailureClass.UNKNOWN_PRICE,
@@ -390,7 +391,7 @@ class DocumentRun:
                 return lost, call.worst or ZERO
             self._book.failed(call, result)
             return result, ZERO
-        charge = site.charge(result, self._desk.clock.now())
+        charge = charge_online(site, result, self._desk.clock.now())
         self._book.answered(call, response, result, charge, latency_ms, self._request.assignment.document_id)
         self._tally.add_answer(result.usage, charge)
         counters = self._desk.counters

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from schemas.failures import FailureClass, is_retryable
 from schemas.outcomes import ZERO, Assignment
+from transforms.call.caps import Need, reserve
 from transforms.call.desk import Desk
 from transforms.call.discount import batch_worst_case
 from transforms.call.ledger import RecordedCall
@@ -52,13 +53,17 @@ async def _put_out(
             f"the price book has no price for {site.backend.model!r} of {site.backend.provider}, so that "
             f"the budget can't be kept; nothing was sent",
         )
-    if not await desk.budget.reserve(worst or ZERO):
-        return _final(FailureClass.BUDGET_EXHAUSTED, desk.budget.sentence)
+    need = Need(assignment.route, worst or ZERO, site.worst_tokens(encoded))
+    refused = await reserve(desk.budget, desk.caps, need)
+    if refused is not None:
+        return refused
+    spent = need  # stays counted until the answer is collected
     if outbox.join(assignment.row, assignment.route, site.name, encoded.sha256):
-        desk.budget.settle(worst or ZERO, ZERO)  # an identical one was added while the budget was asked
-        return _waiting()
-    outbox.add(_held(assignment, site, encoded, worst))
-    desk.budget.settle(worst or ZERO, worst or ZERO)  # stays counted until the answer is collected
+        spent = Need(need.route, ZERO, 0)  # an identical one was added while the budget was asked
+    else:
+        outbox.add(_held(assignment, site, encoded, worst, need.tokens))
+    desk.budget.settle(need.amount, spent.amount)
+    desk.caps.settle(need, spent)
     return _waiting()
 
 
@@ -73,7 +78,9 @@ def _final(failure: FailureClass, message: str) -> CallFailure:
     return CallFailure(failure, message, sent=False, final=True)
 
 
-def _held(assignment: Assignment, site: Site, encoded: EncodedRequest, worst: Decimal | None) -> HeldRequest:
+def _held(
+    assignment: Assignment, site: Site, encoded: EncodedRequest, worst: Decimal | None, tokens: int
+) -> HeldRequest:
     return HeldRequest(
         row=assignment.row,
         route=assignment.route,
@@ -81,6 +88,7 @@ def _held(assignment: Assignment, site: Site, encoded: EncodedRequest, worst: De
         backend=site.name,
         request_sha256=encoded.sha256,
         worst=worst,
+        worst_tokens=tokens,
         body=encoded.wire.body,
     )
 

@@ -158,6 +158,7 @@ class HeldRequest:
     backend: str
     request_sha256: str
     worst: Decimal | None
+    worst_tokens: int
     body: bytes
 
 
