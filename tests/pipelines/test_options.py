@@ -50,10 +50,9 @@ def test_the_mode_that_loses_elements_is_refused() -> None:
         pipeline_options(["--direct_running_mode=multi_threading"])
 
 
-def test_a_shortened_flag_chooses_nothing_unsafe() -> None:
-    options = pipeline_options(["--runne=DirectRunner", "--direct_running_m=multi_threading"])
-    assert options.view_as(StandardOptions).runner == "FnApiRunner"
-    assert options.view_as(DirectOptions).direct_running_mode == "in_memory"
+def test_a_shortened_flag_is_refused_and_chooses_nothing_unsafe() -> None:
+    with pytest.raises(ConfigurationError, match="--direct_running_m, --runne"):
+        pipeline_options(["--runne=DirectRunner", "--direct_running_m=multi_threading"])
 
 
 @pytest.mark.parametrize(
