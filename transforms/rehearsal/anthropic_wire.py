@@ -7,6 +7,7 @@ checked against the types of the official SDK in the tests.
 from __future__ import annotations
 
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 import orjson
 
@@ -16,6 +17,7 @@ from transforms.rehearsal.asks import (
     BadRequest,
     HttpReply,
     HttpRequest,
+    question_among,
     text_of,
     tokens_of,
 )
@@ -23,6 +25,7 @@ from transforms.rehearsal.draws import token
 from transforms.rehearsal.schema_rules import not_a_schema, open_object
 
 PATH = "/v1/messages"
+_VERTEX_VERSION = "vertex-2023-10-16"
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "refused": "refusal"}
 _LIMITS = (
     ("anthropic-ratelimit-requests-limit", "4000"),
@@ -97,6 +100,24 @@ def read(request: HttpRequest, key: bytes) -> Ask:
     )
 
 
+def from_vertex(request: HttpRequest, key: bytes) -> HttpRequest:
+    """A `rawPredict` of Vertex as the direct request that it stands for."""
+    try:
+        body = orjson.loads(request.body)
+    except orjson.JSONDecodeError as problem:
+        raise BadRequest(error(400, f"The request body is not valid JSON: {problem}", key)) from None
+    if not isinstance(body, dict) or body.pop("anthropic_version", None) != _VERTEX_VERSION:
+        refuse_vertex = f"anthropic_version: Input should be '{_VERTEX_VERSION}'"
+        _refuse(refuse_vertex, key)
+    if "model" in body:
+        _refuse("model: Extra inputs are not permitted", key)
+    body["model"] = unquote(request.path.rpartition("/models/")[2]).partition(":")[0]
+    headers = {name: value for name, value in request.headers.items() if name != "x-api-key"}
+    return HttpRequest(
+        request.method, PATH, {**headers, "anthropic-version": "2023-06-01"}, orjson.dumps(body)
+    )
+
+
 def reply(ask: Ask, answer: Answer, key: bytes) -> HttpReply:
     """The answer as a message."""
     body = {
@@ -154,10 +175,10 @@ def _body(request: HttpRequest, key: bytes) -> dict[str, Any]:
 
 
 def _messages(body: dict[str, Any], key: bytes) -> tuple[str, int]:
-    """The last user message, and the characters of all messages."""
+    """The question, and the characters of all messages."""
     if not body["messages"]:
         _refuse("messages: at least one message is required", key)
-    prompt, characters = "", 0
+    asked, characters = [], 0
     for index, message in enumerate(body["messages"]):
         if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
             _refuse(f"messages.{index}.role: Input should be 'user' or 'assistant'", key)
@@ -167,8 +188,9 @@ def _messages(body: dict[str, Any], key: bytes) -> tuple[str, int]:
         if not text.strip():
             _refuse(f"messages.{index}: text content blocks must contain non-whitespace text", key)
         characters += len(text)
-        prompt = text if message["role"] == "user" else prompt
-    return prompt, characters
+        if message["role"] == "user":
+            asked.append(text)
+    return question_among(asked), characters
 
 
 def _schema(body: dict[str, Any], key: bytes) -> tuple[dict[str, Any] | None, str]:

@@ -41,7 +41,7 @@ class Ask:
 
     `schema` is the JSON Schema that the answer has to fit, or None for plain text; `tool` the name
     of the tool whose input the answer is, or empty. `input_tokens` counts prompt, system text and
-    schema.
+    schema. `texts`, `dimensions` and `encoding` are what is to be embedded, and how.
     """
 
     model: str
@@ -50,6 +50,9 @@ class Ask:
     max_output_tokens: int | None
     schema: dict[str, Any] | None = None
     tool: str = ""
+    texts: tuple[str, ...] = ()
+    dimensions: int | None = None
+    encoding: str = "float"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,24 @@ class BadRequest(Exception):  # noqa: N818 - it is an HTTP status, not a fault o
 def tokens_of(characters: int) -> int:
     """About how many tokens so many characters are; at least one."""
     return max(1, -(-characters // CHARACTERS_PER_TOKEN))
+
+
+def question_among(asked: list[str]) -> str:
+    """Which of the user's messages is the question: the last one with a document in it, else the last.
+
+    In a conversation that asks for a better answer the document stands in an earlier one.
+    """
+    with_document = [text for text in asked if "<document>" in text]
+    return (with_document or asked or [""])[-1]
+
+
+def text_of_parts(content: Any) -> str | None:
+    """The text of a Gemini content; None for anything else."""
+    parts = content.get("parts") if isinstance(content, dict) else None
+    if not isinstance(parts, list) or not parts:
+        return None
+    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return "".join(texts) if len(texts) == len(parts) else None
 
 
 def text_of(content: Any) -> str | None:

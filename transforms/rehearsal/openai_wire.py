@@ -16,6 +16,7 @@ from transforms.rehearsal.asks import (
     BadRequest,
     HttpReply,
     HttpRequest,
+    question_among,
     text_of,
     tokens_of,
 )
@@ -77,12 +78,7 @@ def fault(status: int, retry_after: int | None, key: bytes) -> HttpReply:
 
 def read(request: HttpRequest, key: bytes) -> Ask:
     """What the request asks for; BadRequest where the provider would refuse it."""
-    if not request.headers.get("authorization", "").removeprefix("Bearer").strip():
-        message = (
-            "You didn't provide an API key. You need to provide your API key in an Authorization header."
-        )
-        raise BadRequest(error(401, message, key))
-    body = _body(request, key)
+    body = key_and_body(request, key)
     prompt, characters = _messages(body, key)
     schema = _schema(body, key)
     schema_characters = len(orjson.dumps(schema)) if schema is not None else 0
@@ -93,6 +89,16 @@ def read(request: HttpRequest, key: bytes) -> Ask:
         max_output_tokens=_max_tokens(body, key),
         schema=schema,
     )
+
+
+def key_and_body(request: HttpRequest, key: bytes) -> dict[str, Any]:
+    """The request's body; BadRequest without a key, a model, or JSON."""
+    if not request.headers.get("authorization", "").removeprefix("Bearer").strip():
+        message = (
+            "You didn't provide an API key. You need to provide your API key in an Authorization header."
+        )
+        raise BadRequest(error(401, message, key))
+    return _body(request, key)
 
 
 def reply(ask: Ask, answer: Answer, key: bytes) -> HttpReply:
@@ -122,13 +128,17 @@ def reply(ask: Ask, answer: Answer, key: bytes) -> HttpReply:
         "service_tier": "default",
         "system_fingerprint": f"fp_{token(key, 'fingerprint', 10)}",
     }
-    headers = (
+    return HttpReply(200, answer_headers(key), orjson.dumps(body), billed=True)
+
+
+def answer_headers(key: bytes) -> tuple[tuple[str, str], ...]:
+    """What stands above an answer."""
+    return (
         ("x-request-id", _request_id(key)),
         ("openai-version", "2020-10-01"),
         ("openai-processing-ms", "20"),
         *_LIMITS,
     )
-    return HttpReply(200, headers, orjson.dumps(body), billed=True)
 
 
 def _usage(ask: Ask, answer: Answer) -> dict[str, Any]:
@@ -152,36 +162,37 @@ def _body(request: HttpRequest, key: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         body = None
     if not isinstance(body, dict):
-        _refuse("We could not parse the JSON body of your request. The API expects a JSON object.", key)
+        refuse("We could not parse the JSON body of your request. The API expects a JSON object.", key)
     if not isinstance(body.get("model"), str) or not body["model"]:
-        _refuse("you must provide a model parameter", key)
+        refuse("you must provide a model parameter", key)
     if body.get("stream"):
-        _refuse("the rehearsal gives whole answers only", key, "stream", "unsupported_value")
+        refuse("the rehearsal gives whole answers only", key, "stream", "unsupported_value")
     return body
 
 
 def _messages(body: dict[str, Any], key: bytes) -> tuple[str, int]:
-    """The last user message, and the characters of all messages."""
+    """The question, and the characters of all messages."""
     messages = body.get("messages")
     if messages is None:
-        _refuse("Missing required parameter: 'messages'.", key, "messages", "missing_required_parameter")
+        refuse("Missing required parameter: 'messages'.", key, "messages", "missing_required_parameter")
     if not isinstance(messages, list) or not messages:
         problem = "Invalid 'messages': empty array. Expected an array with minimum length 1."
-        _refuse(problem, key, "messages", "empty_array")
-    prompt, characters = "", 0
+        refuse(problem, key, "messages", "empty_array")
+    asked, characters = [], 0
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             supported = ", ".join(f"'{role}'" for role in _ROLES)
-            _refuse(
+            refuse(
                 f"Invalid value. Supported values are: {supported}.", key, f"{where}.role", "invalid_value"
             )
         text = text_of(message.get("content"))
         if text is None:
-            _refuse("the rehearsal reads text only", key, f"{where}.content", "invalid_type")
+            refuse("the rehearsal reads text only", key, f"{where}.content", "invalid_type")
         characters += len(text)
-        prompt = text if message["role"] == "user" else prompt
-    return prompt, characters
+        if message["role"] == "user":
+            asked.append(text)
+    return question_among(asked), characters
 
 
 def _max_tokens(body: dict[str, Any], key: bytes) -> int | None:
@@ -190,7 +201,7 @@ def _max_tokens(body: dict[str, Any], key: bytes) -> int | None:
         if value is None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            _refuse(f"Invalid '{name}': expected an integer >= 1.", key, name, "integer_below_min_value")
+            refuse(f"Invalid '{name}': expected an integer >= 1.", key, name, "integer_below_min_value")
         return value
     return None
 
@@ -204,20 +215,18 @@ def _schema(body: dict[str, Any], key: bytes) -> dict[str, Any] | None:
         return {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
     if kind != "json_schema":
         message = "Supported values are: 'json_object', 'json_schema', and 'text'."
-        _refuse(message, key, "response_format.type", "invalid_value")
+        refuse(message, key, "response_format.type", "invalid_value")
     described = wanted.get("json_schema")
     if not isinstance(described, dict) or not isinstance(described.get("name"), str):
         where = "response_format.json_schema.name"
-        _refuse(f"Missing required parameter: '{where}'.", key, where, "missing_required_parameter")
+        refuse(f"Missing required parameter: '{where}'.", key, where, "missing_required_parameter")
     schema = described.get("schema", {"type": "object"})
     if not isinstance(schema, dict):
         where = "response_format.json_schema.schema"
-        _refuse(f"Invalid type for '{where}': expected an object.", key, where, "invalid_type")
+        refuse(f"Invalid type for '{where}': expected an object.", key, where, "invalid_type")
     problem = not_a_schema(schema) or (_strict_problem(schema) if described.get("strict") else "")
     if problem:
-        _refuse(
-            f"Invalid schema for response_format '{described['name']}': {problem}", key, "response_format"
-        )
+        refuse(f"Invalid schema for response_format '{described['name']}': {problem}", key, "response_format")
     return schema
 
 
@@ -237,7 +246,8 @@ def _strict_problem(schema: dict[str, Any]) -> str:
     return ""
 
 
-def _refuse(message: str, key: bytes, param: str | None = None, code: str | None = None) -> NoReturn:
+def refuse(message: str, key: bytes, param: str | None = None, code: str | None = None) -> NoReturn:
+    """Raises BadRequest in the provider's shape."""
     raise BadRequest(error(400, message, key, param=param, code=code))
 
 

@@ -43,7 +43,9 @@ class Journal:
 
 
 class RehearsalServer:
-    """Answers Anthropic Messages and OpenAI chat completions on 127.0.0.1, at a random port.
+    """Answers Anthropic Messages, OpenAI chat completions and embeddings, and Gemini, on 127.0.0.1.
+
+    At a random port, on the paths of the providers and of Vertex.
 
     Deterministic: the answer, its usage, its latency and, by the number of times the request was seen
     before, its fault depend on the settings' seed and the request alone. How often a request was seen
@@ -80,7 +82,7 @@ class RehearsalServer:
         return self
 
     def base_url(self, provider: str, platform: str = "direct") -> str:
-        """The address for a provider on a platform, in the form of the SDKs' defaults: OpenAI's ends in `/v1`."""
+        """The address for a provider, in the form of the SDKs' defaults: OpenAI's ends in `/v1`."""
         if not self._port:
             raise RuntimeError("the rehearsal server is not started; call start() first")
         if (provider, platform) not in _PATHS:

@@ -227,8 +227,8 @@ def test_addresses_have_the_form_of_the_sdks_defaults(server):
     running = server()
     assert running.base_url("openai") == f"{running.base_url('anthropic')}/v1"
     assert running.base_url("anthropic").startswith("http://127.0.0.1:")
-    with pytest.raises(ValueError, match="known: anthropic, openai"):
-        running.base_url("gemini")
+    with pytest.raises(ValueError, match="known: anthropic, gemini, openai"):
+        running.base_url("mistral")
 
 
 def test_a_server_that_is_not_started_has_no_address():
