@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flows.parameters import EnrichParameters
 from flows.progress import watcher_for
 from flows.report import console, report, table
 from flows.steps import Ending, Steps, Watcher, real_steps
+from flows.waiting import waiting_rows
 from flows.words import batches as batches_text
 from flows.words import count, shortened, usd
 
@@ -137,6 +139,9 @@ class Backstage:
             self.show(report(found.manifest, found.output))
         elif found.live is None:
             self.show(Text(f"{found.output}: no run has been planned yet."))
+        if found.provider_batches:
+            rows = waiting_rows(found.provider_batches, datetime.now(UTC))
+            self.show(table("Provider batches that have not come back", rows))
 
 
 def live_line(found: Status, live: LiveRun) -> str:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from flows.parameters import LAUNCH_FILE, EnrichParameters
 from schemas.errors import OutputError
 from schemas.run import Manifest
+from transforms.batchmode.standing import OpenBatch, open_batches
 from transforms.layout import failures_path, newest_commits, run_path
 from transforms.output import LOCK, read_manifest, read_marker
 from transforms.plan import read_plan
@@ -38,13 +39,17 @@ class LiveRun:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where an output stands. `manifest` is the newest there is, `live` a newer run without one."""
+    """Where an output stands. `manifest` is the newest there is, `live` a newer run without one.
+
+    `provider_batches` are those that have not been collected.
+    """
 
     output: str
     state: StatusState
     rehearsal: bool
     live: LiveRun | None
     manifest: Manifest | None
+    provider_batches: tuple[OpenBatch, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -55,6 +60,7 @@ class Status:
             "rehearsal": self.rehearsal,
             "live": None if live is None else {name: getattr(live, name) for name in LiveRun.__slots__},
             "manifest": None if self.manifest is None else self.manifest.to_dict(),
+            "provider_batches": [batch.to_dict() for batch in self.provider_batches],
         }
 
 
@@ -68,7 +74,8 @@ def read_status(output: str) -> Status:
     store = open_store(output)
     manifest = read_manifest(output)
     live = _live_run(store, manifest)
-    return Status(output, _state(output, manifest, live), bool(marker["rehearsal"]), live, manifest)
+    state, batches = _state(output, manifest, live), tuple(open_batches(store))
+    return Status(output, state, bool(marker["rehearsal"]), live, manifest, batches)
 
 
 def _state(output: str, manifest: Manifest | None, live: LiveRun | None) -> StatusState:
