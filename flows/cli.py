@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -65,6 +66,15 @@ RehearsalOption = Annotated[
     typer.Option(
         "--rehearsal",
         help="Answer hosted models with a stand-in on this machine: free, labelled in every row.",
+    ),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="USD",
+        help="A cap for this run instead of the workload's `budget.amount`; it goes on from where it stood.",
+        show_default="budget.amount",
     ),
 ]
 GroupsOption = Annotated[
@@ -166,6 +176,7 @@ def run(
     input_uri: InputOption = None,
     output_uri: OutputOption = None,
     rehearsal: RehearsalOption = False,
+    budget: BudgetOption = None,
     groups: GroupsOption = None,
     parallel_groups: ParallelOption = None,
     as_json: JsonOption = False,
@@ -181,6 +192,7 @@ def run(
             "input": input_uri,
             "output": output_uri,
             "rehearsal": rehearsal,
+            "budget": _amount(budget),
             "groups": groups,
             "parallel_groups": parallel_groups,
             "runner_flags": _beam_flags(flags),
@@ -321,6 +333,19 @@ def _fail(error: Exception, code: int, as_json: bool) -> NoReturn:
 def _exit_with(complete: bool) -> None:
     if not complete:
         raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _amount(text: str | None) -> Decimal | None:
+    """An amount of money; never by way of a float."""
+    if text is None:
+        return None
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0:
+        raise typer.BadParameter(f"--budget {text!r} is no amount in USD; give for example --budget 30")
+    return amount
 
 
 def _beam_flags(flags: list[str] | None) -> tuple[str, ...]:

@@ -140,6 +140,7 @@ def _planned(parameters: EnrichParameters, around: Surroundings) -> Iterator[_Ru
             workload_sha256=loaded.workload.digest(),
             rehearsal=parameters.rehearsal,
             max_in_flight=max(1, limits.max_in_flight // parallel),
+            budget_amount=None if parameters.budget is None else str(parameters.budget),
         )
         _say(around, steps.collect(loaded, context))
         plan = steps.plan(loaded, context, [c.value for c in parameters.retry_classes])

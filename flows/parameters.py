@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.failures import FailureClass
@@ -27,6 +29,14 @@ class EnrichParameters(BaseModel):
         False,
         title="Rehearsal",
         description="answer hosted backends with a stand-in on this machine: free, labelled in every row",
+    )
+    budget: Decimal | None = Field(
+        None,
+        ge=0,
+        max_digits=24,
+        decimal_places=12,
+        title="Budget",
+        description="a cap in USD for this run instead of the workload's budget.amount: what was approved",
     )
     groups: int | None = Field(
         None,

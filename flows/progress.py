@@ -44,6 +44,7 @@ class Standing:
     amount: Decimal
     rate: float
     seconds_left: float | None
+    soft_passed: bool = False
 
     @property
     def share(self) -> float:
@@ -59,10 +60,11 @@ class Standing:
             if self.rehearsal
             else f"{usd(self.amount)} so far"
         )
+        warning = " (above the soft budget)" if self.soft_passed else ""
         return (
             f"{label}{self.documents:,}/{self.documents_due:,} documents, "
             f"{self.batches:,}/{batches_text(self.batches_due)}{failed}, {count(self.calls, 'call')}, "
-            f"{cost}, {self.rate:,.0f}/s, {duration(self.seconds_left)} left"
+            f"{cost}{warning}, {self.rate:,.0f}/s, {duration(self.seconds_left)} left"
         )
 
 
@@ -113,6 +115,7 @@ class Tally:
                 amount=sum((Decimal(p.amount) for p in self._newest.values()), Decimal(0)),
                 rate=rate,
                 seconds_left=(due - documents) / rate if rate > 0 else None,
+                soft_passed=any(p.soft_passed for p in self._newest.values()),
             )
 
     def _documents(self) -> int:

@@ -80,6 +80,8 @@ def cost_sentence(manifest: Manifest) -> str:
         text += f", and {count(manifest.unknown_prices, 'document')} of unknown price"
     if manifest.budget_amount is not None:
         text += f"; budget {usd(manifest.budget_amount)}"
+    if manifest.budget_soft_passed:
+        text += f" (warning: above the soft budget of {usd(manifest.budget_soft_amount)})"
     worst = worst_amount(manifest.ambiguous)
     if manifest.ambiguous:
         text += f"; {count(len(manifest.ambiguous), 'call')} of unknown end may have cost up to {worst} more"

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from flows.groups import BatchLine, GroupJob, worker_arguments
 from flows.parameters import EnrichParameters
 from schemas.batches import BatchReport
-from schemas.load import LoadedWorkload, load_workload
+from schemas.load import LoadedWorkload, load_workload, with_budget
 from schemas.run import Manifest, Progress, RunContext
 from transforms.plan import Plan, plan_run
 
@@ -105,6 +105,7 @@ def load_for(parameters: EnrichParameters, steps: Steps) -> LoadedWorkload:
         ConfigurationError: the workload, a missing key, or a runner that is refused.
     """
     loaded = steps.load(Path(parameters.workload), parameters.input, parameters.output)
+    loaded = with_budget(loaded, parameters.budget)
     if parameters.runner_flags:
         steps.require_safe_runner(parameters.runner_flags)
     if not parameters.rehearsal:

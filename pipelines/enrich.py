@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,7 +32,7 @@ import apache_beam as beam
 from pipelines.options import pipeline_options
 from schemas.batches import BatchRef
 from schemas.errors import ConfigurationError
-from schemas.load import load_workload
+from schemas.load import load_workload, with_budget
 from schemas.run import Progress, RunContext
 from transforms.coders import register_arrow_coders
 from transforms.plan import group_slice, read_plan
@@ -84,7 +85,7 @@ def progress_of(worker: Worker, group: int) -> Progress:
         return Progress(group, documents, counters.batches, 0, "0")
     stats = engine.stats()
     amount = stats.list_amount if worker.config.run.rehearsal else stats.amount
-    return Progress(group, documents, counters.batches, stats.calls, str(amount))
+    return Progress(group, documents, counters.batches, stats.calls, str(amount), stats.soft_passed)
 
 
 @contextmanager
@@ -151,6 +152,7 @@ def load_job(argv: Sequence[str]) -> Job:
             "sent; run again to plan with what it says now"
         )
     refs, schema = read_plan(open_store(run.output), arguments.plan)
+    loaded = with_budget(loaded, None if run.budget_amount is None else Decimal(run.budget_amount))
     config = WorkerConfig(loaded.workload, str(loaded.base_dir), run, schema.serialize().to_pybytes())
     refs = group_slice(refs, arguments.group, arguments.groups)
     return Job(config, tuple(refs), arguments.group, tuple(flags))

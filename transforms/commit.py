@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 
 from schemas.batches import BackendTotals, CommitRecord, PartRef
 from schemas.errors import ReconcileError, StoreError
@@ -100,6 +101,7 @@ def make_record(
         totals=_totals(batch.outcomes),
         ambiguous=tuple(batch.ambiguous),
         rehearsal=run.rehearsal,
+        refused=_refused(failed),
     )
 
 
@@ -109,6 +111,16 @@ def _carried_counts(batch: WorkBatch) -> dict[str, int]:
         for name in batch.carried.column("error_class").to_pylist():
             counts[name] += 1
     return counts
+
+
+def _refused(failed: Sequence[Outcome]) -> dict[str, str]:
+    """The least that each cap has refused: with less than that left, trying again is of no use."""
+    least: dict[str, Decimal] = {}
+    for outcome in failed:
+        if outcome.refused_by:
+            need = outcome.refused_need
+            least[outcome.refused_by] = min(need, least.get(outcome.refused_by, need))
+    return {cap: money_text(need) for cap, need in sorted(least.items())}
 
 
 def _count_routes(outcomes: Sequence[Outcome]) -> dict[str, int]:

@@ -8,8 +8,10 @@ freezes what is due as `runs/<run_id>/plan.parquet`, which the workers read.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +30,7 @@ from transforms.duplicates import IdRun, find_duplicates
 from transforms.expressions import compile_condition
 from transforms.files import InputFile, InputFiles, find_input, refuse_own_results
 from transforms.layout import newest_commits, read_commit, run_path
-from transforms.spend import start_budget
+from transforms.spend import start_caps
 from transforms.store import Store, open_store
 
 INPUT_SCHEMA_KEY = b"switchgear.input_schema"
@@ -40,7 +42,8 @@ RETRYABLE_CLASSES = frozenset(name.value for name in FailureClass if is_retryabl
 class Plan:
     """What a run has to do. `refs` are the batches that are due, in input order.
 
-    `rows_due` counts rows of batches that are new and failures that are tried again.
+    `rows_due` counts rows of batches that are new and failures that are tried again. `rows_beyond` are
+    failures that are left as they are, because what the caps have left is less than any of them needs.
     """
 
     run_id: str
@@ -52,6 +55,7 @@ class Plan:
     files: int
     skipped_files: tuple[str, ...]
     plan_uri: str
+    rows_beyond: int = 0
 
 
 def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence[str] = ()) -> Plan:
@@ -67,7 +71,9 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
     recover(store)
     work = mark_duplicates(loaded, find_due(loaded, store, retry_classes))
     found, commits, due, every = work.found, work.commits, work.refs, work.every
-    start_budget(loaded.workload, store, commits, due)
+    left = start_caps(loaded.workload, store, commits, due, run.run_id, datetime.now(UTC))
+    beyond = [ref for ref in due if work.is_beyond(ref, left)]
+    due = tuple(ref for ref in due if not work.is_beyond(ref, left))
     plan_uri = run_path(run.run_id, "plan.parquet")
     store.create(plan_uri, plan_bytes(due, found.schema))
     store.create(run_path(run.run_id, WORKLOAD_FILE), loaded.source)
@@ -81,6 +87,7 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
         files=len(found.files),
         skipped_files=found.skipped,
         plan_uri=plan_uri,
+        rows_beyond=sum(work.rows(ref) for ref in beyond),
     )
 
 
@@ -100,6 +107,19 @@ class DueWork:
     def rows(self, ref: BatchRef) -> int:
         """Rows of a batch that is due: all of a new one, else the failures that are tried again."""
         return _rows_due(ref, self.commits, self.retry_classes)
+
+    def is_beyond(self, ref: BatchRef, left: Mapping[str, Decimal]) -> bool:
+        """Whether all that is left of a batch was refused by caps that have too little left for any of it.
+
+        Trying again would refuse it again, and write the same failures once more.
+        """
+        record = self.commits.get(ref.batch_id)
+        if record is None or not record.refused:
+            return False
+        refused = record.failures_by_class.get(FailureClass.BUDGET_EXHAUSTED.value, 0)
+        if refused != _failures_to_retry(record, self.retry_classes):
+            return False
+        return all(cap in left and left[cap] < Decimal(need) for cap, need in record.refused.items())
 
 
 def find_due(loaded: LoadedWorkload, store: Store | None, retry_classes: Sequence[str] = ()) -> DueWork:

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pyarrow.parquet as pq
 
-from schemas.batches import BatchRef, BatchReport
+from schemas.batches import BackendTotals, BatchRef, BatchReport
 from schemas.failures import FAILURE_KINDS, FailureClass
 from schemas.load import LoadedWorkload
 from schemas.outcomes import ZERO, money_text
@@ -44,7 +44,7 @@ def settle_run(
     sums = add_up(store, run)
     groups = tuple(_failure_groups(store, sums))
     failed_batches = tuple(_failed_batches(plan, failed, sums.batches))
-    reason_class, reason = _reason(groups, failed_batches, loaded)
+    reason_class, reason = _reason(groups, failed_batches, loaded, plan)
     manifest = _manifest(loaded, run, plan, sums, groups, failed_batches)
     state: State = "incomplete" if reason else "complete"
     manifest.update(
@@ -106,7 +106,7 @@ def _failed_batch(ref: BatchRef, error: str) -> FailedBatch:
 
 
 def _reason(
-    groups: Sequence[FailureGroup], failed: Sequence[FailedBatch], loaded: LoadedWorkload
+    groups: Sequence[FailureGroup], failed: Sequence[FailedBatch], loaded: LoadedWorkload, plan: Plan
 ) -> tuple[str, str]:
     """Why a run is incomplete: the class and one plain sentence; empty strings if it is not."""
     retryable = sum(g.count for g in groups if g.retryable)
@@ -116,10 +116,7 @@ def _reason(
         return "batches", f"{one} not finished: {failed[0].error}.{more} Run again to do what is missing"
     budget = next((g for g in groups if g.error_class == FailureClass.BUDGET_EXHAUSTED), None)
     if budget is not None:
-        return "budget", (
-            f"the budget of {loaded.workload.budget.amount} {loaded.workload.budget.currency} was used up: "
-            f"{_documents(budget.count)} left. Raise budget.amount and run again to go on from here"
-        )
+        return "budget", _budget_sentence(budget, loaded, plan)
     waiting = sum(g.count for g in groups if g.error_class == FailureClass.AWAITING_BATCH)
     if waiting and waiting == retryable:
         return "provider_batches", (
@@ -133,6 +130,22 @@ def _reason(
             f"{worst.remedy}). Run again to do just those"
         )
     return "", ""
+
+
+def _budget_sentence(budget: FailureGroup, loaded: LoadedWorkload, plan: Plan) -> str:
+    """Why documents are left at the cap, and what to do about it."""
+    amount = loaded.workload.budget.amount
+    if amount is not None and "the cap of " not in budget.example_message:
+        used_up = f"the budget of {amount} {loaded.workload.budget.currency} was used up"
+        raised = "budget.amount"
+    else:
+        used_up, raised = f"a cap was used up ({budget.example_message})", "the cap"
+    idle = ""
+    if plan.rows_beyond and not plan.refs:
+        idle = " Nothing was tried: what is left is less than any of them needs."
+    return (
+        f"{used_up}: {_documents(budget.count)} left.{idle} Raise {raised} and run again to go on from here"
+    )
 
 
 def _documents(count: int) -> str:
@@ -149,7 +162,7 @@ def _manifest(
 ) -> dict[str, object]:
     every = [totals for backends in sums.totals.values() for totals in backends.values()]
     failures = sum(sums.failures_by_class.values())
-    budget = loaded.workload.budget.amount
+    budget, soft = loaded.workload.budget.amount, loaded.workload.budget.soft
     return {
         "run_id": run.run_id,
         "workload": loaded.workload.name,
@@ -176,5 +189,13 @@ def _manifest(
         "list_amount": money_text(sum((Decimal(t.list_amount) for t in every), ZERO)),
         "unknown_prices": sum(t.unknown for t in every),
         "budget_amount": None if budget is None else str(budget),
+        "budget_soft_amount": None if soft is None else str(soft),
+        "budget_soft_passed": soft is not None and _against_caps(every) >= soft,
         "ambiguous": tuple(sums.ambiguous[:_LISTED_AMBIGUOUS]),
     }
+
+
+def _against_caps(every: Sequence[BackendTotals]) -> Decimal:
+    """What was spent as budgets count it: hosted calls at list price, unknown ends at their worst."""
+    hosted = [totals for totals in every if totals.basis != "device_seconds"]
+    return sum((Decimal(t.list_amount) + Decimal(t.ambiguous_amount) for t in hosted), ZERO)

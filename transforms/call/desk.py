@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from schemas.outcomes import ZERO
 from schemas.workload import Limits
-from transforms.call.budget import Budget
+from transforms.call.budget import Budget, LeasedBudget
 from transforms.call.caps import FurtherCaps, NoFurtherCaps
 from transforms.call.lane import Slots
 from transforms.call.ports import Clock, Outbox, Transport
@@ -50,7 +50,16 @@ class Desk:
     refuse_unknown_price: bool
     outbox: Outbox | None = None
     caps: FurtherCaps = field(default_factory=NoFurtherCaps)  # besides `budget`
+    soft: Decimal | None = None  # what the run should warn at
     shares: Shares | None = None  # None: every request is asked for itself
     counters: Counters = field(default_factory=Counters)
     sending: set[asyncio.Task[object]] = field(default_factory=set)
     closing: bool = False
+
+    @property
+    def soft_passed(self) -> bool:
+        """Whether the run has spent what it should warn at, as far as this engine knows of others."""
+        if self.soft is None:
+            return False
+        known = self.budget.spent if isinstance(self.budget, LeasedBudget) else self.counters.list_amount
+        return known >= self.soft

@@ -89,6 +89,7 @@ class CallEngine:
             repairs=counters.repairs,
             amount=counters.amount,
             list_amount=counters.list_amount,
+            soft_passed=self._core.desk.soft_passed,
         )
 
     def close(self, grace_s: float = GRACE_S) -> None:
@@ -192,6 +193,7 @@ async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
         transport=transport,
         budget=parts.budget,
         caps=parts.caps,
+        soft=workload.budget.soft,
         limits=workload.limits,
         policies=RetryPolicies(workload.limits, random.Random().uniform),  # noqa: S311 - jitter, no secret
         slots=Slots(run.max_in_flight),

@@ -82,7 +82,8 @@ class EngineStats:
     `calls` were sent by this engine, `answered` of them have an answer (billed), `replayed` answers
     came from the ledger instead, `shared` ones from another row that asked the same. `repairs` of
     `answered` are second answers for documents whose first one did not fit. `amount` and
-    `list_amount` are those of `answered` alone.
+    `list_amount` are those of `answered` alone. `soft_passed` says that the run, as far as this engine
+    knows of other workers, has spent what it should warn at.
     """
 
     calls: int = 0
@@ -93,3 +94,4 @@ class EngineStats:
     repairs: int = 0
     amount: Decimal = ZERO
     list_amount: Decimal = ZERO
+    soft_passed: bool = False
