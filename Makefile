@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types layers check lock peers setup clean bench-memory
+.PHONY: help demo test lint types layers check lock peers setup clean kills bench-memory
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -53,6 +53,9 @@ peers: ## install the peers of the tests (needs npm; tests without their peer ar
 	  && touch "$(AIMOCK)/package.json" \
 	  || echo "peers: npm could not install it, so tests against the mock vendor will be skipped"; \
 	fi
+
+kills: $(INSTALLED) peers ## kill -9 a thousand small runs (JOBS=)
+	@SWITCHGEAR_KILL_JOBS="$(or $(JOBS),1000)" $(BIN)/python -m pytest -n $(WORKERS) tests/e2e/test_light_kills.py $(ARGS)
 
 bench-memory: $(INSTALLED) ## peak memory over 100,000 and 1,000,000 documents (about 15 minutes; SIZES=)
 	@$(BIN)/python infra/bench/memory.py

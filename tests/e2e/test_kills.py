@@ -1,182 +1,30 @@
-"""kill -9 at random instants of real runs, against a vendor that others wrote and its own journal."""
+"""kill -9 at random instants of real runs, against a vendor that others wrote and its own journal.
+
+Five runs of the whole Beam pipeline are killed five times each. See `test_light_kills` for many more
+and smaller ones.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import pyarrow.dataset as ds
 import pytest
 
-from schemas.run import Manifest
-from tests.peers.mock_vendor import REPOSITORY, MockVendor
-from tests.support import documents, workloads
+from tests.peers.mock_vendor import MockVendor
+from tests.support.killing import check_finished, make_job
 
-DOCUMENTS = 900
-BATCH_ROWS = 90
-IN_FLIGHT = 16
-KILLS = 5
-LONGEST_LIFE_S = 0.6
-PATTERN = r"document (\d+) of"
-LATENCY_MS = [20, 90]
-
-
-@dataclass
-class Job:
-    """A workload over the mock vendor, and what has become of it so far."""
-
-    workload: Path
-    vendor: MockVendor
-    random: random.Random
-    kills: int = 0
-    lives: list[float] = field(default_factory=list)
-
-    @property
-    def output(self) -> Path:
-        return self.workload.parent / "out"
-
-    def start(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OPENAI_API_KEY": "sk-test-not-a-key", "PYTHONWARNINGS": "ignore"}
-        command = [sys.executable, "-m", "tests.support.drive", str(self.workload)]
-        return subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=open(self.workload.parent / "stderr.log", "ab"),
-            start_new_session=True,
-        )
-
-    def run_and_kill(self) -> bool:
-        """Start a run and kill it at a random instant of its working life; False if it was done first."""
-        process = self.start()
-        life = self.random.uniform(0.0, LONGEST_LIFE_S)
-        first = self._wait_for_work(process)
-        for _ in _until(first + life):
-            if process.poll() is not None:
-                break
-        ended = process.poll() is not None
-        if not ended:
-            os.killpg(process.pid, signal.SIGKILL)
-            self.kills += 1
-            self.lives.append(life)
-        process.communicate()
-        return not ended
-
-    def _wait_for_work(self, process: subprocess.Popen[bytes]) -> float:
-        """Wait until the run has opened a ledger or ended; the instant."""
-        before = _names(self.output / "ledger") | _names(self.output / "commits")
-        for _ in _until(time.monotonic() + 60):
-            if process.poll() is not None:
-                break
-            if (_names(self.output / "ledger") | _names(self.output / "commits")) != before or (
-                before and self._ledger_age() < 0.05
-            ):
-                break
-        return time.monotonic()
-
-    def _ledger_age(self) -> float:
-        """Seconds since a ledger was last written."""
-        times = [p.stat().st_mtime for p in (self.output / "ledger").glob("*/*")]
-        return time.time() - max(times, default=0.0)
-
-    def finish(self) -> Manifest:
-        process = self.start()
-        printed, _ = process.communicate(timeout=120)
-        assert process.returncode == 0
-        return Manifest.from_dict(json.loads(printed))
-
-    def rows(self, kind: str) -> list[dict[str, Any]]:
-        folder = self.output / kind
-        if not folder.exists():
-            return []
-        table = ds.dataset(folder, format="parquet", partitioning="hive").to_table()
-        return table.select(["document_id", "cost", "lineage"]).to_pylist()
-
-    def files(self) -> dict[str, int]:
-        kinds = ("results", "failures", "commits", "ledger")
-        return {
-            str(p.relative_to(self.output)): p.stat().st_mtime_ns
-            for kind in kinds
-            for p in (self.output / kind).rglob("*")
-            if p.is_file()
-        }
-
-
-def _until(deadline: float) -> Iterator[None]:
-    """Come back every few milliseconds until a deadline."""
-    while time.monotonic() < deadline:
-        yield
-        time.sleep(0.005)
-
-
-def _names(folder: Path) -> set[str]:
-    return {p.name for p in folder.glob("*")}
-
-
-@pytest.fixture
-def job(tmp_path: Path, mock_vendor: MockVendor, request: pytest.FixtureRequest) -> Job:
-    mock_vendor.answer("an answer about $ID", id=PATTERN, latency_ms=LATENCY_MS)
-    ids = [f"doc-{n}" for n in range(DOCUMENTS)]
-    texts = [f"document {n} of many: {'word ' * (n % 40)}" for n in range(DOCUMENTS)]
-    half = DOCUMENTS // 2
-    for name, part in (("a", slice(0, half)), ("b", slice(half, None))):
-        table = documents.rows(ids[part], text=texts[part])
-        documents.write(tmp_path / "in" / f"{name}.parquet", table, row_group=BATCH_ROWS * 2)
-    workload = workloads.write_workload(
-        tmp_path,
-        backends__mini={**workloads.HOSTED, "base_url": mock_vendor.base_url("openai")},
-        prompts__topic={"template": "{{ text }}"},
-        limits={"batch_rows": BATCH_ROWS, "max_in_flight": IN_FLIGHT},
-        budget={"amount": "100"},
-    )
-    return Job(workload, mock_vendor, random.Random(request.node.callspec.params["seed"]))
+BEAM_JOBS, BEAM_KILLS = 5, 5
 
 
 @pytest.mark.slow
 @pytest.mark.peer
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("seed", range(5))
-def test_a_killed_run_never_pays_twice_for_an_answered_document(job: Job, seed: int) -> None:
-    while job.kills < KILLS:
-        log = job.workload.parent / "stderr.log"
+@pytest.mark.parametrize("seed", range(BEAM_JOBS))
+def test_a_killed_run_never_pays_twice_for_an_answered_document(
+    tmp_path: Path, mock_vendor: MockVendor, seed: int
+) -> None:
+    job = make_job(tmp_path, mock_vendor, seed, module="tests.support.drive", size=900, batch_rows=90)
+    log = job.workload.parent / "stderr.log"
+    while job.kills < BEAM_KILLS:
         assert job.run_and_kill(), f"a run ended before it was killed: {log.read_text()[-2000:]}"
-    manifest = job.finish()
-
-    results, failures = job.rows("results"), job.rows("failures")
-    seen = Counter(row["document_id"] for row in results + failures)
-    assert seen == Counter(f"doc-{n}" for n in range(DOCUMENTS)), "each document exactly once"
-    assert manifest.state == "complete", manifest.reason
-    assert manifest.rows_in == DOCUMENTS == manifest.results + manifest.failures
-
-    paid = job.vendor.answered(PATTERN)
-    ambiguous = _ambiguous_by_document(manifest, results + failures)
-    assert all(paid[str(n)] <= 1 + ambiguous[f"doc-{n}"] for n in range(DOCUMENTS))
-    assert all(call.cause == "crash" for call in manifest.ambiguous)
-    assert len(manifest.ambiguous) <= job.kills * IN_FLIGHT
-    assert sum(row["cost"]["ambiguous_calls"] for row in results + failures) == len(manifest.ambiguous)
-
-    bill, files = sum(paid.values()), job.files()
-    again = job.finish()
-    assert sum(job.vendor.answered(PATTERN).values()) == bill, "the second run makes no call"
-    assert job.files() == files, "the second run rewrites nothing"
-    assert (again.state, again.calls_by_this_run, again.batches_committed_by_this_run) == ("complete", 0, 0)
-    assert not list((job.output / "_staging").rglob("*.parquet"))
-
-
-def _ambiguous_by_document(manifest: Manifest, rows: list[dict[str, Any]]) -> Counter[str]:
-    """How many calls without a known end each document has, by the manifest's list."""
-    places = {
-        (row["lineage"]["batch_id"], row["lineage"]["source"]["row"]): row["document_id"] for row in rows
-    }
-    return Counter(places[call.batch_id, call.row] for call in manifest.ambiguous)
+    check_finished(job, job.finish())
