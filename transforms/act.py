@@ -16,14 +16,13 @@ from schemas.outcomes import Assignment, Outcome, Usage
 from schemas.workload import Workload
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest
 from transforms.embed.charge import device_charge
-from transforms.prompt import CompiledPrompt, PromptError
+from transforms.prompt import PromptError
+from transforms.requests import prompt_request, prompt_rows, text_request
 from transforms.work import WorkBatch
 from transforms.worker import Worker
 
 if TYPE_CHECKING:
     from transforms.embed.embedder import Embeddings
-
-_CONVERSION_ERRORS = (ValueError, OverflowError, pa.ArrowException)
 
 
 def hosted_routes(workload: Workload) -> tuple[str, ...]:
@@ -52,9 +51,11 @@ def prepare_calls(worker: Worker, batch: WorkBatch) -> CallBatch | None:
             continue
         prompt = worker.prompt(route)
         shared = len(prompt.head) if len(taken) > 1 else None
-        for (position, assignment), row in zip(taken, _rows(batch, taken, prompt), strict=True):
+        rows = prompt_rows(batch.table, [position for position, _ in taken], prompt)
+        for (position, assignment), row in zip(taken, rows, strict=True):
             try:
-                requests.append(_request(prompt, batch.digests[position] or "", assignment, row, shared))
+                digest = batch.digests[position] or ""
+                requests.append(prompt_request(prompt, digest, assignment, row, shared))
             except PromptError as error:
                 failure = FailureClass.PROMPT_ERROR
                 batch.outcomes.append(Outcome(assignment=assignment, failure=failure, message=str(error)))
@@ -70,61 +71,9 @@ def _embedding_requests(
     positions = [position for position, _ in taken]
     texts = batch.table.column(text_column).take(pa.array(positions, pa.int64())).to_pylist()
     return [
-        CallRequest(assignment, "", text, None, batch.digests[position] or "", "")
+        text_request(text, batch.digests[position] or "", assignment)
         for (position, assignment), text in zip(taken, texts, strict=True)
     ]
-
-
-def _rows(
-    batch: WorkBatch, taken: Sequence[tuple[int, Assignment]], prompt: CompiledPrompt
-) -> list[dict[str, object] | None]:
-    """What a prompt asks for, of each row; None for a row with a value that Python can't hold."""
-    columns = [name for name in batch.table.column_names if name in prompt.variables]
-    if not columns:
-        return [{} for _ in taken]
-    positions = pa.array([position for position, _ in taken], pa.int64())
-    table = _in_microseconds(batch.table.select(columns).take(positions))
-    try:
-        return list(table.to_pylist())
-    except _CONVERSION_ERRORS:
-        return [_row(table, index) for index in range(len(taken))]
-
-
-def _row(table: pa.Table, index: int) -> dict[str, object] | None:
-    try:
-        return dict(table.slice(index, 1).to_pylist()[0])
-    except _CONVERSION_ERRORS:
-        return None
-
-
-def _in_microseconds(table: pa.Table) -> pa.Table:
-    """Instants as Python knows them, which is to the microsecond."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
-            kind = pa.timestamp("us", field.type.tz)
-            table = table.set_column(index, field.name, table.column(index).cast(kind, safe=False))
-    return table
-
-
-def _request(
-    prompt: CompiledPrompt,
-    document_sha256: str,
-    assignment: Assignment,
-    row: dict[str, object] | None,
-    shared: int | None,
-) -> CallRequest:
-    if row is None:
-        raise PromptError(f"a column of prompt {prompt.name!r} has a value outside of what a prompt can show")
-    return CallRequest(
-        assignment=assignment,
-        system=prompt.prompt.system,
-        prompt=prompt.render(row),
-        json_schema=prompt.prompt.json_schema,
-        document_sha256=document_sha256,
-        prompt_sha256=prompt.sha256,
-        repair=prompt.prompt.repair and prompt.prompt.json_schema is not None,
-        shared=shared,
-    )
 
 
 def finish_calls(batch: WorkBatch, asked: CallBatch, result: CallBatchResult) -> None:
