@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from decimal import Decimal
 
+import uvloop
+
 from schemas.errors import BatchError, OutputError
 from schemas.run import RunContext
 from schemas.workload import HostedBackend, Workload
@@ -36,7 +38,7 @@ from transforms.call.share import Shares
 from transforms.call.share_index import SharedAnswers
 from transforms.call.site import Place, build_sites, check_parameters, place_of
 from transforms.call.structured import SchemaBook
-from transforms.call.transport import AiohttpTransport
+from transforms.call.transport import HttpTransport
 from transforms.call.vertex import TokenSource, google_tokens
 from transforms.price import PriceBook
 
@@ -186,7 +188,7 @@ class _Parts:
 async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
     """The core with its real surroundings; on the event loop, to which connections belong."""
     clock, workload, run = parts.clock, parts.workload, parts.run
-    transport = AiohttpTransport(AllowList(frozenset(place.address for place in parts.places.values())))
+    transport = HttpTransport(AllowList(frozenset(place.address for place in parts.places.values())))
     desk = Desk(
         sites=build_sites(parts.backends, parts.places, clock, PriceBook(), run.rehearsal, workload.shares()),
         clock=clock,
@@ -236,7 +238,7 @@ def _rehearsal_places(
 
 
 def _start_loop(closers: ExitStack) -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
+    loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="call-engine", daemon=True)
     thread.start()
 

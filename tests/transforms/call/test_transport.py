@@ -15,7 +15,7 @@ from tests.transforms.call.fakes import CANARY
 from transforms.call.address import Address, AllowList
 from transforms.call.ports import LostError, NotSentError
 from transforms.call.secret import Secret
-from transforms.call.transport import AiohttpTransport
+from transforms.call.transport import HttpTransport
 from transforms.call.wire import WireRequest, WireResponse
 
 Serve = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -92,7 +92,7 @@ def send(serve: Serve, *, timeout_s: float = 5.0, largest_body: int = 10_000, au
     async def main() -> tuple[Any, Server]:
         async with Server(serve) as server:
             allowed = AllowList(frozenset({Address("http", "127.0.0.1", server.port)}))
-            transport = AiohttpTransport(allowed, largest_body=largest_body)
+            transport = HttpTransport(allowed, largest_body=largest_body)
             try:
                 return await transport.send(request_to(server.port, auth=auth), KEY, timeout_s), server
             except (LostError, NotSentError) as error:
@@ -161,7 +161,7 @@ def test_a_compressed_body_is_not_unpacked() -> None:
 def test_no_cookie_is_kept() -> None:
     async def main() -> list[bytes]:
         async with Server(answers(http(200, b"{}", "Set-Cookie: tracked=yes; Path=/"))) as server:
-            transport = AiohttpTransport(AllowList(frozenset({Address("http", "127.0.0.1", server.port)})))
+            transport = HttpTransport(AllowList(frozenset({Address("http", "127.0.0.1", server.port)})))
             for _ in range(2):
                 await transport.send(request_to(server.port), KEY, 5)
             await transport.close()
@@ -182,7 +182,7 @@ def test_a_refused_connection_sent_nothing() -> None:
 
 def refused(allowed: AllowList, request: WireRequest) -> NotSentError:
     async def main() -> NotSentError:
-        transport = AiohttpTransport(allowed)
+        transport = HttpTransport(allowed)
         try:
             with pytest.raises(NotSentError) as caught:
                 await transport.send(request, KEY, 5)
