@@ -60,7 +60,7 @@ def open_search(output: str, route: str | None = None) -> Search:
     from transforms.embed.embedder import open_embedder
     from transforms.search import search
 
-    embedder = open_embedder(backend, base_dir=loaded.base_dir)
+    embedder = open_embedder(backend, base_dir=loaded.base_dir).for_queries()
     columns = loaded.workload.output.columns
 
     def run(query: str, k: int) -> list[Found]:

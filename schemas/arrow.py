@@ -177,7 +177,8 @@ def embedding_schema(columns: list[pa.Field], dim: int, dtype: pa.DataType, spac
         *columns,
         vector,
         _described("token_count", pa.int32(), "tokens that were embedded"),
-        _described("truncated", pa.bool_(), "whether the text was longer than the model's maximum"),
+        _described("truncated", pa.bool_(), "whether the text was longer than the model's maximum, and cut"),
+        _described("chunks", pa.int32(), "pieces the text was embedded in; the vector is their mean"),
     ]
     return pa.schema(
         [*fields, *_TAIL],
@@ -189,5 +190,6 @@ def embedding_schema(columns: list[pa.Field], dim: int, dtype: pa.DataType, spac
 
 
 RESERVED_COLUMNS = frozenset(
-    {"document_id", "answer", "output", "embedding", "token_count", "truncated", "gen_ai", "cost", "lineage"}
+    {"document_id", "answer", "output", "embedding", "token_count", "truncated", "chunks"}
+    | {"gen_ai", "cost", "lineage"}
 )

@@ -150,6 +150,7 @@ class Outcome:
     vector_index: int | None = None
     token_count: int | None = None
     truncated: bool | None = None
+    chunks: int | None = None
     operation: Literal["chat", "embeddings"] | None = None
     backend: str | None = None
     provider: str | None = None

@@ -169,6 +169,9 @@ class HostedBackend(Section):
         return self
 
 
+Pooling = Literal["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
+
+
 class EmbedderBackend(Section):
     """An embedding model that runs here, in JAX."""
 
@@ -178,9 +181,30 @@ class EmbedderBackend(Section):
         description="folder with config.json, tokenizer.json, model.safetensors; "
         "`package:NAME` is the folder `model` of an installed Python package",
     )
-    pooling: Literal["mean", "cls"] | None = Field(None, description="default: what the model's files say")
+    pooling: Pooling | None = Field(None, description="default: what the model's files say")
     normalize: bool | None = Field(None, description="default: what the model's files say")
     max_length: int | None = Field(None, ge=2, le=8192, description="tokens; default: the model's own")
+    dimensions: int | None = Field(
+        None, ge=1, description="first components of a vector to keep (Matryoshka models); default: all"
+    )
+    prompt_name: str | None = Field(
+        None,
+        description="of the model's own prompts, the one before every document; default: as the files say",
+    )
+    prefix: str | None = Field(
+        None, max_length=2000, description="words before every document, instead of a prompt of the model's"
+    )
+    query_prefix: str | None = Field(
+        None,
+        max_length=2000,
+        description="words before a search's query; default: the model's prompt `query`, else as documents",
+    )
+    long_documents: Literal["truncate", "chunk"] = Field(
+        "truncate",
+        description="documents of more than `max_length` tokens: cut off there, or embedded in chunks whose "
+        "vectors are averaged by their tokens",
+    )
+    chunk_overlap: int = Field(0, ge=0, le=4096, description="tokens that a chunk shares with the one before")
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the matrix products"
     )
@@ -189,6 +213,14 @@ class EmbedderBackend(Section):
     )
     price_per_device_hour: Amount | None = Field(None, description="USD; none: the cost is unknown")
     device_watts: tuple[float, float] | None = Field(None, description="power of a device, least and most")
+
+    @model_validator(mode="after")
+    def _one_prompt_and_overlap_of_chunks(self) -> EmbedderBackend:
+        if self.prompt_name is not None and self.prefix is not None:
+            raise ValueError("give either `prompt_name` or `prefix`")
+        if self.chunk_overlap and self.long_documents != "chunk":
+            raise ValueError('`chunk_overlap` is for long_documents = "chunk"')
+        return self
 
 
 Backend = Annotated[HostedBackend | EmbedderBackend, Field(discriminator="provider")]
@@ -399,7 +431,8 @@ class Workload(Section):
         for backend in content["backends"].values():
             for key in _NO_PART_OF_THE_ANSWER:
                 backend.pop(key, None)
-            _drop_defaults(backend, HostedBackend, _NEWER_BACKEND_KEYS)
+            kind = EmbedderBackend if backend["provider"] == "jax" else HostedBackend
+            _drop_defaults(backend, kind, _NEWER_BACKEND_KEYS)
         for prompt in content["prompts"].values():
             _drop_defaults(prompt, Prompt, ("repair",))
         return sha256_hex(canonical_json(content))
@@ -446,8 +479,12 @@ _NO_PART_OF_THE_ANSWER = (
     "api_key_env",
     "project",
     "prompt_caching",
+    "query_prefix",
 )
-_NEWER_BACKEND_KEYS = ("platform", "operation", "location", "dimensions", "send_dimensions")
+_NEWER_BACKEND_KEYS = (
+    *("platform", "operation", "location", "dimensions", "send_dimensions"),
+    *("prompt_name", "prefix", "long_documents", "chunk_overlap"),
+)
 
 
 def _drop_defaults(section: dict[str, Any], model: type[Section], keys: tuple[str, ...]) -> None:

@@ -156,6 +156,7 @@ def _take_embeddings(worker: Worker, route: str, group: _Texts, embeddings: Embe
                 vector_index=index,
                 token_count=tokens,
                 truncated=bool(embeddings.truncated[index]),
+                chunks=1 if embeddings.chunks is None else int(embeddings.chunks[index]),
                 operation="embeddings",
                 backend=name,
                 provider="jax",

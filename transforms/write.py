@@ -111,6 +111,7 @@ class PartWriter:
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("embedding").type)
         columns["token_count"] = [o.token_count for o in done]
         columns["truncated"] = [o.truncated for o in done]
+        columns["chunks"] = [o.chunks for o in done]
         return schema
 
     def _chat_columns(

@@ -1,4 +1,4 @@
-"""The BERT family on disk: its config.json, the tensors it must have, and how we lay them out."""
+"""The BERT family on disk (BERT, RoBERTa, XLM-R, MPNet): config.json, tensors, how we lay them out."""
 
 from __future__ import annotations
 
@@ -10,16 +10,40 @@ from typing import Any
 
 import numpy as np
 
-from schemas.errors import ModelError
+from transforms.embed.configuration import Configuration
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
-PREFIXES = ("", "bert.", "model.")
+PREFIXES = ("", "bert.", "model.", "roberta.", "mpnet.")
 _WORDS = "embeddings.word_embeddings.weight"
+_RELATIVE = "encoder.relative_attention_bias.weight"
+_RELATIVE_BUCKETS = 32
+_FARTHEST = 128  # distances from here on share MPNet's last bucket
+_PADDING_ID = 1  # of RoBERTa and MPNet: positions count from behind it
+# Our name of a part of a layer → its name in the file, as BertModel and MPNetModel have them.
+_BERT_PARTS = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "out": "attention.output.dense",
+    "out_norm": "attention.output.LayerNorm",
+}
+_MPNET_PARTS = {
+    "query": "attention.attn.q",
+    "key": "attention.attn.k",
+    "value": "attention.attn.v",
+    "out": "attention.attn.o",
+    "out_norm": "attention.LayerNorm",
+}
+_COMMON_PARTS = {"up": "intermediate.dense", "down": "output.dense", "down_norm": "output.LayerNorm"}
 
 
 @dataclass(frozen=True, slots=True)
 class BertArchitecture:
-    """The numbers of config.json that decide what is computed."""
+    """The numbers of config.json that decide what is computed.
+
+    `first_position` is where positions start in the table, and `relative_buckets` how many biases of
+    relative positions MPNet has; `token_types` is 0 where the model has none.
+    """
 
     vocab_size: int
     dim: int
@@ -30,56 +54,60 @@ class BertArchitecture:
     token_types: int
     epsilon: float
     activation: str
-
-    family = "bert"
+    first_position: int = 0
+    relative_buckets: int = 0
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.heads
 
+    @property
+    def max_tokens(self) -> int:
+        """The longest text that has a position for every token."""
+        return self.positions - self.first_position
 
-def read_architecture(config: Mapping[str, Any], path: Path) -> BertArchitecture:
-    """The architecture that a BERT config.json describes.
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """Our name of a part of a layer → its name in the file."""
+        return {**(_MPNET_PARTS if self.relative_buckets else _BERT_PARTS), **_COMMON_PARTS}
+
+
+def read_architecture(values: Mapping[str, Any], path: Path) -> BertArchitecture:
+    """The architecture that a config.json of the family describes.
 
     Raises:
-        ModelError: a number is missing or impossible, or the config asks for a variant of BERT
-            (relative positions, decoder, another activation) that is not supported.
+        ModelError: a number is missing or impossible, or the config asks for a variant
+            (relative positions in BERT, decoder, another activation) that is not supported.
     """
-
-    def number(key: str) -> int:
-        value = config.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ModelError(f"{path}: {key} = {value!r}; expected a whole number of at least 1")
-        return value
-
-    activation = config.get("hidden_act", "gelu")
-    _require(activation in ACTIVATIONS, path, "hidden_act", activation, f"one of {', '.join(ACTIVATIONS)}")
-    positions = config.get("position_embedding_type", "absolute")
-    _require(positions == "absolute", path, "position_embedding_type", positions, "absolute")
-    _require(not config.get("is_decoder"), path, "is_decoder", config.get("is_decoder"), "false")
-    dim, heads = number("hidden_size"), number("num_attention_heads")
-    _require(dim % heads == 0, path, "hidden_size", dim, f"a multiple of num_attention_heads = {heads}")
-    epsilon = config.get("layer_norm_eps", 1e-12)
-    _require(
-        isinstance(epsilon, float) and 0 < epsilon < 1, path, "layer_norm_eps", epsilon, "a number in (0, 1)"
-    )
+    config, kind = Configuration(values, path), values.get("model_type")
+    activation = config.choice("hidden_act", ACTIVATIONS, "gelu")
+    config.choice("position_embedding_type", ("absolute",), "absolute")
+    config.off("is_decoder")
+    dim, heads = config.number("hidden_size"), config.number("num_attention_heads")
+    config.require(dim % heads == 0, "hidden_size", f"a multiple of num_attention_heads = {heads}")
+    after_padding = 0
+    if kind != "bert":
+        config.require(values.get("pad_token_id", _PADDING_ID) == _PADDING_ID, "pad_token_id", "1")
+        after_padding = _PADDING_ID + 1
+    if kind == "mpnet":
+        buckets = config.number("relative_attention_num_buckets", _RELATIVE_BUCKETS)
+        config.require(buckets == _RELATIVE_BUCKETS, "relative_attention_num_buckets", "32")
+    positions = config.number("max_position_embeddings")
+    config.require(positions > after_padding, "max_position_embeddings", f"more than {after_padding}")
     return BertArchitecture(
-        vocab_size=number("vocab_size"),
+        vocab_size=config.number("vocab_size"),
         dim=dim,
-        layers=number("num_hidden_layers"),
+        layers=config.number("num_hidden_layers"),
         heads=heads,
-        ffn_dim=number("intermediate_size"),
-        positions=number("max_position_embeddings"),
-        token_types=number("type_vocab_size"),
-        epsilon=epsilon,
+        ffn_dim=config.number("intermediate_size"),
+        positions=positions,
+        token_types=0 if kind == "mpnet" else config.number("type_vocab_size"),
+        epsilon=config.fraction("layer_norm_eps", 1e-12),
         activation=activation,
+        first_position=after_padding,
+        relative_buckets=_RELATIVE_BUCKETS if kind == "mpnet" else 0,
     )
-
-
-def _require(holds: bool, path: Path, key: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise ModelError(f"{path}: {key} = {value!r} is not supported; supported: {allowed}")
 
 
 def find_prefix(names: Mapping[str, Any]) -> str:
@@ -88,29 +116,24 @@ def find_prefix(names: Mapping[str, Any]) -> str:
 
 
 def expected_tensors(arch: BertArchitecture, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Name → shape of every tensor that the encoder needs, as transformers' BertModel saves them."""
+    """Name → shape of every tensor that the encoder needs, as transformers saves them."""
     dim, ffn = arch.dim, arch.ffn_dim
     shapes: dict[str, tuple[int, ...]] = {
         _WORDS: (arch.vocab_size, dim),
         "embeddings.position_embeddings.weight": (arch.positions, dim),
-        "embeddings.token_type_embeddings.weight": (arch.token_types, dim),
         "embeddings.LayerNorm.weight": (dim,),
         "embeddings.LayerNorm.bias": (dim,),
     }
+    if arch.token_types:
+        shapes["embeddings.token_type_embeddings.weight"] = (arch.token_types, dim)
+    if arch.relative_buckets:
+        shapes[_RELATIVE] = (arch.relative_buckets, arch.heads)
+    sizes = {"up": (ffn, dim), "down": (dim, ffn), "out_norm": (dim,), "down_norm": (dim,)}
     for layer in range(arch.layers):
-        for name, (rows, columns) in {
-            "attention.self.query": (dim, dim),
-            "attention.self.key": (dim, dim),
-            "attention.self.value": (dim, dim),
-            "attention.output.dense": (dim, dim),
-            "intermediate.dense": (ffn, dim),
-            "output.dense": (dim, ffn),
-        }.items():
-            shapes[f"encoder.layer.{layer}.{name}.weight"] = (rows, columns)
-            shapes[f"encoder.layer.{layer}.{name}.bias"] = (rows,)
-        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
-            shapes[f"encoder.layer.{layer}.{name}.weight"] = (dim,)
-            shapes[f"encoder.layer.{layer}.{name}.bias"] = (dim,)
+        for part, name in arch.parts.items():
+            size: tuple[int, ...] = sizes.get(part, (dim, dim))
+            shapes[f"encoder.layer.{layer}.{name}.weight"] = size
+            shapes[f"encoder.layer.{layer}.{name}.bias"] = size[:1]
     return {prefix + name: shape for name, shape in shapes.items()}
 
 
@@ -119,33 +142,46 @@ def arrange(arch: BertArchitecture, tensors: Mapping[str, np.ndarray], prefix: s
 
     Matrices are transposed to `[in, out]` and contiguous; query, key and value are one matrix with
     the attention's 1/√head_dim already multiplied into the query; the embedding of token type 0,
-    the only one that single texts have, is added to the positions.
+    the only one that single texts have, is added to the positions, and positions start at row 0.
     """
 
     def get(name: str) -> np.ndarray:
         return tensors[prefix + name]
 
-    types = get("embeddings.token_type_embeddings.weight")
-    return {
+    positions = get("embeddings.position_embeddings.weight")[arch.first_position :]
+    if arch.token_types:
+        positions = positions + get("embeddings.token_type_embeddings.weight")[0]
+    params = {
         "words": get(_WORDS),
-        "positions": get("embeddings.position_embeddings.weight") + types[0],
+        "positions": positions,
         "norm": _norm(get, "embeddings.LayerNorm"),
         "layers": [_layer(arch, get, f"encoder.layer.{i}.") for i in range(arch.layers)],
     }
+    if arch.relative_buckets:
+        distances = np.arange(-arch.max_tokens + 1, arch.max_tokens)
+        params["relative"] = get(_RELATIVE)[relative_buckets(distances)]
+    return params
+
+
+def relative_buckets(distances: np.ndarray) -> np.ndarray:
+    """MPNet's bucket of each distance (key's position minus query's): fine when near, coarse when far."""
+    half = _RELATIVE_BUCKETS // 2
+    exact = half // 2
+    far = np.abs(distances)
+    share = np.log(np.maximum(far, 1).astype(np.float32) / exact) / math.log(_FARTHEST / exact)
+    coarse = np.minimum(exact + (share * (half - exact)).astype(np.int64), half - 1)
+    return np.where(far < exact, far, coarse) + np.where(distances > 0, half, 0)
 
 
 def _layer(arch: BertArchitecture, get: Callable[[str], np.ndarray], at: str) -> dict[str, Any]:
-    scale = np.float32(1 / math.sqrt(arch.head_dim))
-    scales = {"query": scale, "key": np.float32(1), "value": np.float32(1)}
-    weights = [get(f"{at}attention.self.{part}.weight").T * by for part, by in scales.items()]
-    biases = [get(f"{at}attention.self.{part}.bias") * by for part, by in scales.items()]
+    names = {part: at + name for part, name in arch.parts.items()}
+    scales = {"query": np.float32(1 / math.sqrt(arch.head_dim)), "key": np.float32(1), "value": np.float32(1)}
+    weights = [get(f"{names[part]}.weight").T * by for part, by in scales.items()]
+    biases = [get(f"{names[part]}.bias") * by for part, by in scales.items()]
     return {
         "qkv": {"weight": np.concatenate(weights, axis=1), "bias": np.concatenate(biases)},
-        "out": _dense(get, f"{at}attention.output.dense"),
-        "out_norm": _norm(get, f"{at}attention.output.LayerNorm"),
-        "up": _dense(get, f"{at}intermediate.dense"),
-        "down": _dense(get, f"{at}output.dense"),
-        "down_norm": _norm(get, f"{at}output.LayerNorm"),
+        **{part: _dense(get, names[part]) for part in ("out", "up", "down")},
+        **{part: _norm(get, names[part]) for part in ("out_norm", "down_norm")},
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ import numpy as np
 from schemas.ids import canonical_json
 from schemas.workload import EmbedderBackend
 from transforms.embed.charge import device_charge
+from transforms.embed.chunks import pool_chunks
 from transforms.embed.model_files import ModelDescription, describe_model
 from transforms.embed.packing import Shape, plan_steps
 from transforms.embed.space import VectorSpace
@@ -54,6 +55,7 @@ class Embeddings:
     truncated: np.ndarray  # [texts] bool
     device_seconds: np.ndarray  # [texts] float64
     errors: dict[int, str]  # row → reason
+    chunks: np.ndarray | None = None  # [texts] int32, pieces that a text was embedded in; None: one each
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,16 @@ class Embedder:
     """
 
     def __init__(
-        self, space: VectorSpace, tokenizer: TextTokenizer, runner: StepRunner, shapes: Sequence[Shape]
+        self,
+        space: VectorSpace,
+        tokenizer: TextTokenizer,
+        query_tokenizer: TextTokenizer,
+        runner: StepRunner,
+        shapes: Sequence[Shape],
     ) -> None:
         self.space = space
         self._tokenizer = tokenizer
+        self._query_tokenizer = query_tokenizer
         self._runner = runner
         self._shapes = tuple(shapes)
         self._lock = threading.Lock()
@@ -109,14 +117,13 @@ class Embedder:
 
     def embed_groups(self, groups: Sequence[Sequence[str]]) -> list[Embeddings]:
         """The vectors of several batches, which share steps; handed back per batch, in order."""
-        texts = [text for group in groups for text in group]
-        tokens = self._tokenizer.encode(texts)
-        results = self._runner.run(tokens, plan_steps(tokens.lengths, self._shapes))
-        with self._lock:
-            self._tokens += len(tokens.ids)
-        whole = self._collect(tokens, results)
+        whole = self._embed([text for group in groups for text in group], self._tokenizer)
         ends = np.cumsum([len(group) for group in groups]).tolist()
         return [_slice(whole, end - len(group), end) for group, end in zip(groups, ends, strict=True)]
+
+    def for_queries(self) -> QueryEmbedder:
+        """The same embedder for what is searched for: its texts get the query's prompt."""
+        return QueryEmbedder(self.space, lambda texts: self._embed(texts, self._query_tokenizer))
 
     def stats(self) -> EmbedStats:
         """A snapshot of the counters."""
@@ -132,14 +139,24 @@ class Embedder:
                 device_seconds=done.device_seconds,
             )
 
+    def _embed(self, texts: Sequence[str], tokenizer: TextTokenizer) -> Embeddings:
+        tokens = tokenizer.encode(texts)
+        results = self._runner.run(tokens, plan_steps(tokens.lengths, self._shapes))
+        with self._lock:
+            self._tokens += len(tokens.ids)
+        return self._collect(tokens, results)
+
     def _collect(self, tokens: TokenizedTexts, results: Sequence[StepResult]) -> Embeddings:
         lengths = tokens.lengths
         vectors = np.zeros((len(lengths), self.dim), np.float32)
         seconds = np.zeros(len(lengths), np.float64)
         for step in results:
-            vectors[step.texts] = step.vectors
-            own = lengths[step.texts]
-            seconds[step.texts] = step.device_seconds * own / own.sum()
+            vectors[step.pieces] = step.vectors
+            own = lengths[step.pieces]
+            seconds[step.pieces] = step.device_seconds * own / own.sum()
+        if len(lengths) != len(tokens.truncated):
+            vectors = pool_chunks(vectors, tokens, self.space.normalize)
+            seconds = np.bincount(tokens.owners, seconds, len(tokens.truncated)).astype(np.float64)
         rounded = self._rounded(vectors)
         errors = dict(tokens.errors)
         for row in np.flatnonzero(~np.isfinite(rounded).all(axis=1)).tolist():
@@ -147,7 +164,8 @@ class Embedder:
                 f"the vector is not finite in {self.space.compute_dtype} stored as {self.space.dtype}"
             )
             rounded[row] = 0
-        return Embeddings(rounded, lengths.astype(np.int32), tokens.truncated, seconds, errors)
+        counts, chunks = tokens.token_counts.astype(np.int32), tokens.pieces.astype(np.int32)
+        return Embeddings(rounded, counts, tokens.truncated, seconds, errors, chunks)
 
     def _rounded(self, vectors: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes an error of its row
@@ -163,7 +181,16 @@ def _slice(whole: Embeddings, start: int, end: int) -> Embeddings:
         whole.truncated[start:end],
         whole.device_seconds[start:end],
         {row - start: reason for row, reason in whole.errors.items() if start <= row < end},
+        None if whole.chunks is None else whole.chunks[start:end],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class QueryEmbedder:
+    """An embedder for queries: in the documents' space, with the query's prompt."""
+
+    space: VectorSpace
+    embed: Callable[[Sequence[str]], Embeddings]
 
 
 _OPEN: dict[bytes, Embedder] = {}

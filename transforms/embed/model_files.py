@@ -2,56 +2,60 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from schemas.errors import ModelError
 from schemas.ids import canonical_json, sha256_hex
-from schemas.workload import EmbedderBackend
-from transforms.embed.bert_layout import (
-    BertArchitecture,
-    expected_tensors,
-    find_prefix,
-    read_architecture,
+from schemas.workload import EmbedderBackend, Pooling
+from transforms.embed.families import Architecture, Family, architecture_settings, family_of
+from transforms.embed.module_settings import (
+    POOLINGS,
+    DenseModule,
+    ModuleSettings,
+    read_module_settings,
+    read_object,
 )
-from transforms.embed.module_settings import POOLINGS, Pooling, read_module_settings, read_object
-from transforms.embed.tensors import check_finite, check_tensors, read_header
+from transforms.embed.weights import WEIGHTS, Weights, file_sha256, find_weights
+
+__all__ = ["ModelDescription", "describe_model", "file_sha256", "find_folder"]
 
 PACKAGE_PREFIX = "package:"
-SUPPORTED_FAMILIES = {"bert": "BERT (MiniLM, BGE, E5, GTE and other models of BertModel)"}
-CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
-_PICKLES = ("pytorch_model.bin", "model.pt", "pytorch_model.pt")
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+LONGEST = 8192
+"""Tokens at most where neither the workload nor the model's files say; also the workload's own limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
     """A model that can be used, and how the workload and the model's own files say to use it.
 
-    `max_length` counts tokens with the special ones. `prompt` stands before every text.
+    `max_length` counts tokens with the special ones. `prompt` stands before every document, and
+    `query_prompt` before every query. `dim` is the length of a vector, of `whole_dim` that the model gives.
     `problems` are remarks that don't keep it from running, for `switchgear check`.
     """
 
     folder: Path
     name: str
     family: str
-    architecture: BertArchitecture
+    layout: Family
+    architecture: Architecture
     tensor_prefix: str
+    weights: Weights
+    dense: tuple[tuple[DenseModule, Weights], ...]
+    whole_dim: int
     dim: int
     max_length: int
     pooling: Pooling
     normalize: bool
     lowercase: bool
     prompt: str
+    query_prompt: str
     problems: tuple[str, ...] = ()
-
-    @property
-    def weights(self) -> Path:
-        """The safetensors file."""
-        return self.folder / WEIGHTS
 
     @property
     def tokenizer(self) -> Path:
@@ -59,17 +63,24 @@ class ModelDescription:
         return self.folder / TOKENIZER
 
     def expected_tensors(self) -> dict[str, tuple[int, ...]]:
-        """Name → shape of what the weights file must have."""
-        return expected_tensors(self.architecture, self.tensor_prefix)
+        """Name → shape of what the weights must have."""
+        return self.layout.expected_tensors(self.architecture, self.tensor_prefix)
+
+    def weights_sha256(self) -> str:
+        """Digest of all weights, those of dense modules included."""
+        digests = [self.weights.sha256(), *(weights.sha256() for _, weights in self.dense)]
+        return digests[0] if len(digests) == 1 else sha256_hex(canonical_json(digests))
 
     def settings_sha256(self) -> str:
         """Digest of what decides a vector besides weights, tokenizer, pooling and length."""
         settings = {
             "family": self.family,
-            "architecture": asdict(self.architecture),
+            "architecture": architecture_settings(self.architecture),
             "lowercase": self.lowercase,
             "prompt": self.prompt,
         }
+        if self.dense:
+            settings["dense"] = [module.activation for module, _ in self.dense]
         return sha256_hex(canonical_json(settings))
 
 
@@ -79,7 +90,7 @@ def describe_model(backend: EmbedderBackend, base_dir: Path) -> ModelDescription
     Reads the configuration, the tokenizer, the weights' header and every weight once (for NaN).
 
     Args:
-        backend: what the workload says; its pooling, normalize and max_length win over the files.
+        backend: what the workload says; its pooling, normalize, lengths and prompts win over the files.
         base_dir: the folder that a relative `model_path` starts from.
 
     Raises:
@@ -88,31 +99,33 @@ def describe_model(backend: EmbedderBackend, base_dir: Path) -> ModelDescription
     folder = find_folder(backend.model_path, base_dir)
     config_path = folder / CONFIG
     config = read_object(config_path)
-    family = config.get("model_type")
-    if family not in SUPPORTED_FAMILIES:
-        raise ModelError(
-            f"{config_path}: model_type = {family!r} is not supported; supported: "
-            + ", ".join(f"{key!r}: {what}" for key, what in SUPPORTED_FAMILIES.items())
-            + ". Choose a model of a supported family."
-        )
-    architecture = read_architecture(config, config_path)
-    prefix = _check_weights(folder, architecture)
+    family = family_of(config, config_path)
+    architecture = family.read_architecture(config, config_path)
+    weights = find_weights(folder)
+    prefix = family.find_prefix(weights.header)
+    weights.check(family.expected_tensors(architecture, prefix))
     problems = _check_tokenizer(folder / TOKENIZER, architecture)
     settings = read_module_settings(folder)
-    pooling = _pooling(backend, settings.pooling, folder)
-    max_length = _max_length(backend.max_length, settings.max_length, architecture.positions, config_path)
+    dense = _dense_weights(settings.dense, architecture.dim)
+    prompt = _prompt(backend, settings, folder)
+    whole = dense[-1][0].outputs if dense else architecture.dim
     return ModelDescription(
         folder=folder,
         name=_name(backend.model_path),
-        family=str(family),
+        family=str(config["model_type"]),
+        layout=family,
         architecture=architecture,
         tensor_prefix=prefix,
-        dim=architecture.dim,
-        max_length=max_length,
-        pooling=pooling,
+        weights=weights,
+        dense=dense,
+        whole_dim=whole,
+        dim=_dimensions(backend.dimensions, whole, folder),
+        max_length=_max_length(backend.max_length, settings.max_length, architecture.max_tokens, config_path),
+        pooling=_pooling(backend, settings.pooling, folder),
         normalize=settings.normalize if backend.normalize is None else backend.normalize,
         lowercase=settings.lowercase,
-        prompt=settings.prompt,
+        prompt=prompt,
+        query_prompt=settings.query_prompt if backend.query_prefix is None else backend.query_prefix,
         problems=problems,
     )
 
@@ -144,35 +157,56 @@ def find_folder(model_path: str, base_dir: Path) -> Path:
     )
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _name(model_path: str) -> str:
     return Path(model_path.removeprefix(PACKAGE_PREFIX)).name or model_path
 
 
-def _check_weights(folder: Path, architecture: BertArchitecture) -> str:
-    path = folder / WEIGHTS
-    if not path.is_file():
-        others = [name for name in _PICKLES if (folder / name).exists()]
-        index = folder / f"{WEIGHTS}.index.json"
-        hint = "copy the file there"
-        if index.exists():
-            hint = "weights in several shards are not read; save the model as one safetensors file"
-        elif others:
-            hint = f"{others[0]} is a pickle and is never loaded; save the model as safetensors"
-        raise ModelError(f"{path}: no such file; {hint}.")
-    prefix = find_prefix(read_header(path))
-    expected = expected_tensors(architecture, prefix)
-    check_tensors(path, expected)
-    check_finite(path, expected)
-    return prefix
+def _dense_weights(modules: tuple[DenseModule, ...], dim: int) -> tuple[tuple[DenseModule, Weights], ...]:
+    found = []
+    for module in modules:
+        if module.inputs != dim:
+            raise ModelError(
+                f"{module.folder / CONFIG}: in_features = {module.inputs}, but {dim} values come in. "
+                "Take all folders from the same revision of the model."
+            )
+        weights = find_weights(module.folder)
+        weights.check(dense_tensors(module))
+        found.append((module, weights))
+        dim = module.outputs
+    return tuple(found)
 
 
-def _check_tokenizer(path: Path, architecture: BertArchitecture) -> tuple[str, ...]:
+def dense_tensors(module: DenseModule) -> Mapping[str, tuple[int, ...]]:
+    """Name → shape of what a dense module's weights must have."""
+    shapes: dict[str, tuple[int, ...]] = {"linear.weight": (module.outputs, module.inputs)}
+    return {**shapes, "linear.bias": (module.outputs,)} if module.bias else shapes
+
+
+def _prompt(backend: EmbedderBackend, settings: ModuleSettings, folder: Path) -> str:
+    prompt = settings.prompt if backend.prefix is None else backend.prefix
+    if backend.prompt_name is not None:
+        if backend.prompt_name not in settings.prompts:
+            known = ", ".join(map(repr, settings.prompts)) or "none"
+            raise ModelError(
+                f"prompt_name = {backend.prompt_name!r}: {folder} has the prompts {known}. "
+                "Choose one of them, or write the words into `prefix`."
+            )
+        prompt = settings.prompts[backend.prompt_name]
+    if prompt and not settings.pools_prompt:
+        raise ModelError(
+            f"{folder}: the pooling leaves the prompt out (include_prompt = false), which is not supported "
+            f"together with the prompt {prompt!r}. Choose another model, or no prompt."
+        )
+    return prompt
+
+
+def _dimensions(wanted: int | None, whole: int, folder: Path) -> int:
+    if wanted is not None and wanted > whole:
+        raise ModelError(f"dimensions = {wanted}: the vectors of {folder} have {whole}; choose at most that")
+    return wanted or whole
+
+
+def _check_tokenizer(path: Path, architecture: Architecture) -> tuple[str, ...]:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; save the model with its fast tokenizer (tokenizer.json).")
     try:
@@ -186,12 +220,12 @@ def _check_tokenizer(path: Path, architecture: BertArchitecture) -> tuple[str, .
             "embeddings. Take tokenizer.json and the weights from the same revision of the model."
         )
     if tokenizer.num_special_tokens_to_add(False) == 0:
-        return (f"{path}: adds no special tokens, which BERT models are trained with",)
+        return (f"{path}: adds no special tokens, which embedding models are trained with",)
     return ()
 
 
 def _pooling(backend: EmbedderBackend, found: str, folder: Path) -> Pooling:
-    pooling = backend.pooling or POOLINGS.get(found)
+    pooling = backend.pooling or next((known for known in POOLINGS if known == found), None)
     if pooling is None:
         raise ModelError(
             f"{folder}: the model's files ask for pooling {found!r}; supported: {', '.join(POOLINGS)}. "
@@ -206,4 +240,4 @@ def _max_length(wanted: int | None, own: int | None, positions: int, path: Path)
             f"max_length = {wanted}: {path} has max_position_embeddings = {positions}. "
             f"Set the backend's max_length to at most {positions}."
         )
-    return wanted or min(own or positions, positions)
+    return wanted or min(own or LONGEST, positions)

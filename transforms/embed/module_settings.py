@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from schemas.errors import ModelError
+from schemas.workload import Pooling
+from transforms.embed.configuration import Configuration
 
-Pooling = Literal["mean", "cls"]
-POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls"}
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+DENSE_ACTIVATIONS = {"Tanh": "tanh", "Identity": "", "ReLU": "relu", "GELU": "gelu", "Sigmoid": "sigmoid"}
 # Flags of 1_Pooling/config.json before sentence-transformers 6 named the mode in one key.
 _FLAGS = {
     "pooling_mode_cls_token": "cls",
@@ -20,7 +24,19 @@ _FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_CHAIN = ("Transformer", "Pooling", "Normalize")
+_CHAIN = re.compile(r"Transformer( Pooling( Dense)*( Normalize)?)?")
+_QUERY = "query"
+
+
+@dataclass(frozen=True, slots=True)
+class DenseModule:
+    """A linear layer behind the pooling, as sentence-transformers' Dense; `activation` may be empty."""
+
+    folder: Path
+    inputs: int
+    outputs: int
+    bias: bool
+    activation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +45,8 @@ class ModuleSettings:
 
     Without modules.json they are what sentence-transformers does then: mean, not normalised.
     `pooling` is the mode's name as found, also where it is not supported: a workload may override it.
-    `max_length` None: the files don't say.
+    `max_length` None: the files don't say. `prompt` is the one that stands before every text, and
+    `prompts` all that the files name.
     """
 
     pooling: str = "mean"
@@ -37,6 +54,14 @@ class ModuleSettings:
     max_length: int | None = None
     lowercase: bool = False
     prompt: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    pools_prompt: bool = True
+    dense: tuple[DenseModule, ...] = ()
+
+    @property
+    def query_prompt(self) -> str:
+        """What stands before a query: the prompt called `query`, else that of every text."""
+        return self.prompts.get(_QUERY, self.prompt)
 
 
 def read_json(path: Path) -> Any:
@@ -63,19 +88,22 @@ def read_module_settings(folder: Path) -> ModuleSettings:
     """The settings in a model's folder, as sentence-transformers would honour them.
 
     Raises:
-        ModelError: the folder lists modules that we don't run (Dense, LSTM, ...), or in another order.
+        ModelError: the folder lists modules that we don't run (LSTM, ...), or in another order.
     """
     transformer = _optional(folder / "sentence_bert_config.json")
-    prompts = _optional(folder / "config_sentence_transformers.json")
-    chosen = prompts.get("default_prompt_name")
-    prompt = (prompts.get("prompts") or {}).get(chosen, "") if chosen else ""
-    pooling, normalize = _modules(folder)
+    texts = _optional(folder / "config_sentence_transformers.json")
+    prompts = {str(name): str(prompt or "") for name, prompt in (texts.get("prompts") or {}).items()}
+    modules = _modules(folder)
+    pooling = read_object(modules["Pooling"][0] / "config.json") if "Pooling" in modules else {}
     return ModuleSettings(
-        pooling=pooling,
-        normalize=normalize,
+        pooling=_pooling(pooling),
+        normalize="Normalize" in modules,
         max_length=_length(transformer.get("max_seq_length"), folder),
         lowercase=bool(transformer.get("do_lower_case", False)),
-        prompt=str(prompt or ""),
+        prompt=prompts.get(str(texts.get("default_prompt_name")), ""),
+        prompts=prompts,
+        pools_prompt=bool(pooling.get("include_prompt", True)),
+        dense=tuple(_dense(path) for path in modules.get("Dense", ())),
     )
 
 
@@ -90,26 +118,47 @@ def _length(value: object, folder: Path) -> int | None:
     raise ModelError(f"{path}: max_seq_length = {value!r}; expected a whole number of at least 2")
 
 
-def _modules(folder: Path) -> tuple[str, bool]:
+def _modules(folder: Path) -> dict[str, list[Path]]:
+    """Kind of module → folders of the modules of that kind, in order."""
     path = folder / "modules.json"
     if not path.exists():
-        return "mean", False
+        return {"Transformer": [folder]}
     modules = read_json(path)
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise ModelError(f"{path}: expected a list of modules")
-    names = tuple(str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules)
-    if names not in (_CHAIN[:1], _CHAIN[:2], _CHAIN):
+    names = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    if not _CHAIN.fullmatch(" ".join(names)):
         raise ModelError(
             f"{path}: modules {' → '.join(names)} are not supported; supported: "
-            f"{' → '.join(_CHAIN)}, the last ones optional. Choose a model without further modules."
+            "Transformer → Pooling → Normalize, the last ones optional, and Dense modules after the Pooling. "
+            "Choose a model without further modules."
         )
-    pooling = _pooling(folder / str(modules[1].get("path", "")) / "config.json") if len(names) > 1 else "mean"
-    return pooling, len(names) == len(_CHAIN)
+    found: dict[str, list[Path]] = {}
+    for name, module in zip(names, modules, strict=True):
+        own = str(module.get("path", ""))
+        if Path(own).name != own:  # a folder beside modules.json, never one elsewhere
+            raise ModelError(f"{path}: {own!r} is no name of a folder beside it")
+        found.setdefault(name, []).append(folder / own)
+    return found
 
 
-def _pooling(path: Path) -> str:
-    config = read_object(path)
+def _pooling(config: Mapping[str, Any]) -> str:
     if "pooling_mode" in config:
         mode = config["pooling_mode"]
         return mode if isinstance(mode, str) else "+".join(str(part) for part in mode)
     return "+".join(name for flag, name in _FLAGS.items() if config.get(flag)) or "mean"
+
+
+def _dense(folder: Path) -> DenseModule:
+    path = folder / "config.json"
+    config = Configuration(read_object(path), path)
+    config.off("use_residual")
+    name = str(config.values.get("activation_function") or "Identity").rsplit(".", 1)[-1]
+    config.require(name in DENSE_ACTIVATIONS, "activation_function", ", ".join(DENSE_ACTIVATIONS))
+    return DenseModule(
+        folder=folder,
+        inputs=config.number("in_features"),
+        outputs=config.number("out_features"),
+        bias=config.flag("bias", True),
+        activation=DENSE_ACTIVATIONS[name],
+    )

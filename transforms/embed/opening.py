@@ -7,14 +7,13 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from schemas.ids import canonical_json, sha256_hex
 from schemas.workload import EmbedderBackend
-from transforms.embed.bert_layout import arrange
 from transforms.embed.device import (
     default_cache_dir,
     find_devices,
@@ -22,11 +21,11 @@ from transforms.embed.device import (
     keep_programs,
 )
 from transforms.embed.embedder import Embedder
-from transforms.embed.model_files import describe_model, file_sha256
+from transforms.embed.model_files import ModelDescription, dense_tensors, describe_model, file_sha256
 from transforms.embed.packing import Shape, choose_shapes, plan_steps
+from transforms.embed.program import Head
 from transforms.embed.runner import StepRunner
 from transforms.embed.space import VectorSpace
-from transforms.embed.tensors import read_tensors
 from transforms.embed.tokenization import TextTokenizer
 
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -60,14 +59,16 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
     keep_programs(cache)
     devices = find_devices()
     shapes = choose_shapes(model.max_length, devices.step_slots, devices.count, devices.fractions)
-    tokenizer = TextTokenizer(model.tokenizer, model.max_length, model.prompt, model.lowercase)
-    weights_sha256 = file_sha256(model.weights)
-    tensors = read_tensors(model.weights, model.expected_tensors())
-    params = arrange(model.architecture, tensors, model.tensor_prefix)
-    del tensors
+    tokenizer, queries = (
+        text_tokenizer(model, prompt, backend) for prompt in (model.prompt, model.query_prompt)
+    )
+    weights_sha256 = model.weights_sha256()
+    params = read_parameters(model)
+    activations = tuple(module.activation for module, _ in model.dense)
+    head = Head(model.pooling, model.normalize, model.dim, activations)
 
     def runner_for(dtype: ComputeDtype) -> StepRunner:
-        return StepRunner(devices, model.architecture, params, model.pooling, model.normalize, dtype)
+        return StepRunner(devices, model.architecture, params, head, dtype)
 
     if backend.compute_dtype == "auto":
         subject = [weights_sha256, model.settings_sha256(), model.pooling, devices.kind]
@@ -87,8 +88,29 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
         dim=model.dim,
         compute_dtype=dtype,
         dtype=backend.output_dtype,
+        long_documents=backend.long_documents,
+        chunk_overlap=backend.chunk_overlap,
+        cut_from=model.whole_dim if model.dim < model.whole_dim else 0,
     )
-    return Embedder(space, tokenizer, runner, shapes)
+    return Embedder(space, tokenizer, queries, runner, shapes)
+
+
+def text_tokenizer(model: ModelDescription, prompt: str, backend: EmbedderBackend) -> TextTokenizer:
+    """The model's tokenizer behind a prompt, cutting long texts as the backend says."""
+    overlap = backend.chunk_overlap if backend.long_documents == "chunk" else None
+    return TextTokenizer(model.tokenizer, model.max_length, prompt, model.lowercase, overlap)
+
+
+def read_parameters(model: ModelDescription) -> dict[str, Any]:
+    """The model's parameters as its encoder and head take them, in float32."""
+    tensors = model.weights.read(model.expected_tensors())
+    params = model.layout.arrange(model.architecture, tensors, model.tensor_prefix)
+    params["dense"] = []
+    for module, weights in model.dense:
+        own = weights.read(dense_tensors(module))
+        layer = {"weight": np.ascontiguousarray(own["linear.weight"].T)}
+        params["dense"].append({**layer, "bias": own["linear.bias"]} if module.bias else layer)
+    return params
 
 
 def _settle_dtype(

@@ -12,19 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from transforms.embed import bert
-from transforms.embed.bert_layout import BertArchitecture
 from transforms.embed.clock import DeviceClock
 from transforms.embed.device import Devices
+from transforms.embed.families import Architecture
 from transforms.embed.packing import Shape, Step
+from transforms.embed.program import Head, step_program
 from transforms.embed.tokenization import TokenizedTexts
 
 MATRICES = ("qkv", "out", "up", "down")
-_LEAST_NORM_SQUARED = 1e-24  # a vector of zeros stays zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +39,9 @@ class RunnerStats:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One step's vectors and time: text `texts[i]` has `vectors[i]`."""
+    """One step's vectors and time: piece `pieces[i]` of the texts has `vectors[i]`."""
 
-    texts: np.ndarray
+    pieces: np.ndarray
     vectors: np.ndarray  # [texts, dim] float32
     device_seconds: float
 
@@ -58,17 +56,16 @@ class StepRunner:
     def __init__(
         self,
         devices: Devices,
-        arch: BertArchitecture,
+        arch: Architecture,
         params: Any,
-        pooling: str,
-        normalize: bool,
+        head: Head,
         dtype: str,
     ) -> None:
-        self.dim = arch.dim
+        self.dim = head.dim
         self._mesh = devices.mesh
         self._params = jax.device_put(_in_dtype(params, jnp.dtype(dtype)), NamedSharding(self._mesh, P()))
         self._sharding = NamedSharding(self._mesh, P(None, "data"))
-        self._program = _program(arch, pooling, normalize, devices.token_tile)
+        self._program = step_program(arch, head, devices.token_tile)
         self._clock = DeviceClock(devices.count)
         self._pool = ThreadPoolExecutor(devices.steps_in_flight, thread_name_prefix="switchgear-embed")
         self._lock = threading.Lock()
@@ -131,12 +128,13 @@ class StepRunner:
             answer = np.asarray(self._dispatch(program, packed))
         finally:
             seconds = self._clock.stop(mark)
+        texts = step.texts()
         with self._lock:
             self._steps += 1
-            self._texts += sum(len(row) for row in step.rows)
+            self._texts += tokens.texts_begun(texts)
             self._slots += step.shape.slots
         vectors = np.concatenate([answer[row, : len(texts)] for row, texts in enumerate(step.rows)])
-        return StepResult(step.texts(), vectors, seconds)
+        return StepResult(texts, vectors, seconds)
 
     def _dispatch(self, program: Callable[..., jax.Array], packed: np.ndarray) -> jax.Array:
         if self._enqueue is None:
@@ -170,25 +168,3 @@ def _in_dtype(params: Any, dtype: Any) -> Any:
         for layer in params["layers"]
     ]
     return {**params, "layers": layers}
-
-
-def _program(
-    arch: BertArchitecture, pooling: str, normalize: bool, token_tile: int
-) -> Callable[[Any, jax.Array, int], Any]:
-    """A function of parameters, packed step and texts a row; gives `[rows, texts, dim]` float32."""
-
-    def embed_step(params: Any, packed: jax.Array, texts: int) -> jax.Array:
-        tokens, positions, segments = packed[0], packed[1], packed[2]
-        hidden = bert.encode(arch, params, tokens, positions, segments, token_tile)
-        own = segments[:, None, :] == jnp.arange(1, texts + 1)[None, :, None]
-        if pooling == "cls":
-            own = own & (positions[:, None, :] == 0)
-        weights = own.astype(jnp.float32)
-        pooled = jnp.einsum("rts,rsd->rtd", weights, hidden, precision=lax.Precision.HIGHEST)
-        pooled = pooled / jnp.maximum(weights.sum(-1, keepdims=True), 1)
-        if normalize:
-            squared = (pooled * pooled).sum(-1, keepdims=True)
-            pooled = pooled * lax.rsqrt(jnp.maximum(squared, _LEAST_NORM_SQUARED))
-        return pooled
-
-    return embed_step

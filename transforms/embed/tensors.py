@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors then reads
 import numpy as np
@@ -43,13 +42,14 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         ) from error
 
 
-def check_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, TensorInfo]:
-    """The file's header, after every expected tensor was found in it with the right shape.
+def check_tensors(
+    path: Path, header: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Finds every expected tensor in the header, with the right shape; `path` is for the message.
 
     Raises:
         ModelError: lists each tensor that is missing, has another shape or an unreadable dtype.
     """
-    header = read_header(path)
     problems = []
     for name, shape in expected.items():
         info = header.get(name)
@@ -66,27 +66,17 @@ def check_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[s
             f"{path}: the weights don't fit config.json beside them\n{listed}\n"
             "Take config.json and model.safetensors from the same revision of the model."
         )
-    return header
 
 
-def read_tensors(path: Path, names: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The named tensors as float32 arrays.
+def read_tensors(path: Path, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """The named tensors as float32 arrays, one after the other.
 
     Raises:
         ModelError: a value is NaN or infinite; says in which tensor and where.
     """
-    tensors = {}
     with safe_open(path, framework="numpy") as file:
         for name in names:
-            tensors[name] = _finite(path, name, np.asarray(file.get_tensor(name), np.float32))
-    return tensors
-
-
-def check_finite(path: Path, names: Mapping[str, Any]) -> None:
-    """Reads the named tensors one after the other and raises ModelError at a NaN or infinity."""
-    with safe_open(path, framework="numpy") as file:
-        for name in names:
-            _finite(path, name, np.asarray(file.get_tensor(name), np.float32))
+            yield name, _finite(path, name, np.asarray(file.get_tensor(name), np.float32))
 
 
 def _finite(path: Path, name: str, values: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from transforms.embed.chunks import ChunkCutter
+
 CHARS_PER_TOKEN = 16
 """A first look takes this many characters for each token of the maximum length. English has about 4.5
 characters a token, so nearly every text is settled by the first look."""
@@ -25,31 +27,64 @@ _LOCAL_PRE_TOKENIZERS = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
 
 @dataclass(frozen=True, slots=True)
 class TokenizedTexts:
-    """Token ids of many texts, one after the other.
+    """Token ids of many texts, in pieces: a text is one piece, or several chunks in a row.
 
-    Text i has `ids[offsets[i]:offsets[i + 1]]`, special tokens included; none if it is in `errors`.
+    Piece i has `ids[offsets[i]:offsets[i + 1]]`, special tokens included, and belongs to text
+    `owners[i]`. A text in `errors` has one piece without tokens.
     """
 
     ids: np.ndarray  # [total] int32
-    offsets: np.ndarray  # [texts + 1] int64
+    offsets: np.ndarray  # [pieces + 1] int64
+    owners: np.ndarray  # [pieces] int64, ascending
     truncated: np.ndarray  # [texts] bool
     errors: dict[int, str]
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each text, `[texts]` int64."""
+        """Tokens of each piece, `[pieces]` int64."""
         return np.diff(self.offsets)
+
+    @property
+    def pieces(self) -> np.ndarray:
+        """Number of pieces of each text, `[texts]` int64."""
+        return np.bincount(self.owners, minlength=len(self.truncated))
+
+    def texts_begun(self, pieces: np.ndarray) -> int:
+        """How many of some pieces are the first ones of their texts."""
+        before = self.owners[np.maximum(pieces - 1, 0)]
+        return int(np.count_nonzero((before != self.owners[pieces]) | (pieces == 0)))
+
+    @property
+    def token_counts(self) -> np.ndarray:
+        """Tokens of each text, `[texts]` int64; what chunks share is counted in each of them."""
+        first = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.pieces)])
+        return np.diff(self.offsets[first])
 
 
 class TextTokenizer:
     """A tokenizer.json at one maximum length. Safe to use from several threads.
 
-    The file's own padding and truncation are overruled by `max_length`.
+    The file's own padding and truncation are overruled by `max_length`. With a `chunk_overlap`, longer
+    texts are not truncated but come in chunks of at most `max_length` tokens, each with prompt and
+    special tokens of its own, that share as many tokens with the chunk before.
+
+    Raises:
+        ModelError: prompt, special tokens and overlap leave no room in a chunk.
     """
 
-    def __init__(self, path: Path, max_length: int, prompt: str = "", lowercase: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_length: int,
+        prompt: str = "",
+        lowercase: bool = False,
+        chunk_overlap: int | None = None,
+    ) -> None:
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_padding()
+        self._chunks = None
+        if chunk_overlap is not None:
+            self._chunks = ChunkCutter(Tokenizer.from_file(str(path)), max_length, prompt, chunk_overlap)
         self._tokenizer.enable_truncation(max_length)
         self._first_look = CHARS_PER_TOKEN * max_length
         self._prompt = prompt
@@ -62,21 +97,25 @@ class TextTokenizer:
         """Token ids of the texts; a text that can't be tokenised gets an error, never an exception."""
         errors: dict[int, str] = {}
         ids: list[list[int]] = []
+        owners: list[int] = []
         truncated: list[bool] = []
         for start in range(0, len(texts), CHUNK):
-            for chunk_ids, cut in self._encode_chunk(texts[start : start + CHUNK], start, errors):
-                ids.append(chunk_ids)
+            for pieces, cut in self._encode_chunk(texts[start : start + CHUNK], start, errors):
+                owners.extend([len(truncated)] * len(pieces))
+                ids.extend(pieces)
                 truncated.append(cut)
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        for row in np.flatnonzero(lengths == 0).tolist():
-            errors.setdefault(row, "the text gives no tokens")
+        for piece in np.flatnonzero(lengths == 0).tolist():
+            errors.setdefault(owners[piece], "the text gives no tokens")
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         flat = np.fromiter(chain.from_iterable(ids), np.int32, int(offsets[-1]))
-        return TokenizedTexts(flat, offsets, np.array(truncated, dtype=bool), errors)
+        return TokenizedTexts(
+            flat, offsets, np.array(owners, np.int64), np.array(truncated, dtype=bool), errors
+        )
 
     def _encode_chunk(
         self, texts: Sequence[str], first_row: int, errors: dict[int, str]
-    ) -> Iterable[tuple[list[int], bool]]:
+    ) -> Iterable[tuple[list[list[int]], bool]]:
         short: dict[int, str] = {}
         long: dict[int, str] = {}
         for position, text in enumerate(texts):
@@ -86,13 +125,20 @@ class TextTokenizer:
                 continue
             prepared = self._prompt + (text.lower() if self._lowercase else text)
             (short if len(prepared) <= self._first_look else long)[position] = prepared
-        done: dict[int, tuple[list[int], bool]] = {}
+        done: dict[int, tuple[list[list[int]], bool]] = {}
         encodings = self._tokenizer.encode_batch_fast(list(short.values()))
         for position, encoding in zip(short, encodings, strict=True):
-            done[position] = (encoding.ids, bool(encoding.overflowing))
+            if self._chunks is not None and encoding.overflowing:
+                long[position] = short[position]
+            else:
+                done[position] = ([encoding.ids], bool(encoding.overflowing))
         for position, text in long.items():
-            done[position] = self._encode_long(text)
-        return [done.get(position, ([], False)) for position in range(len(texts))]
+            if self._chunks is not None:
+                done[position] = (self._chunks.cut(text[:MAX_CHARS]), len(text) > MAX_CHARS)
+            else:
+                ids, cut = self._encode_long(text)
+                done[position] = ([ids], cut)
+        return [done.get(position, ([[]], False)) for position in range(len(texts))]
 
     def _encode_long(self, text: str) -> tuple[list[int], bool]:
         """Looks at a growing beginning of the text until what follows can't change the kept tokens.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models
 
 from schemas.errors import ConfigurationError, ModelError
@@ -100,10 +100,60 @@ def test_pickled_weights_are_never_loaded_and_the_message_says_what_to_do(tiny_m
     assert "safetensors" in text
 
 
-def test_sharded_weights_are_refused_with_what_to_do(tiny_model: Path):
-    (tiny_model / "model.safetensors").unlink()
-    write_json(tiny_model / "model.safetensors.index.json", {})
-    assert "one safetensors file" in message(tiny_model)
+def shard_weights(folder: Path) -> dict[str, str]:
+    """The tiny model's weights in two files, and what their index says."""
+    (folder / "model.safetensors").unlink()
+    tensors = tiny_tensors()
+    names = sorted(tensors)
+    where = {}
+    for file, own in (("one.safetensors", names[::2]), ("two.safetensors", names[1::2])):
+        save_file({name: tensors[name] for name in own}, folder / file)
+        where.update(dict.fromkeys(own, file))
+    write_json(folder / "model.safetensors.index.json", {"weight_map": where})
+    return where
+
+
+def test_sharded_weights_are_read_by_their_index(tiny_model: Path):
+    shard_weights(tiny_model)
+    read = describe_model(backend(tiny_model), tiny_model).weights.read(tiny_tensors())
+    for name, values in tiny_tensors().items():
+        np.testing.assert_array_equal(read[name], values)
+
+
+def test_the_digest_of_sharded_weights_changes_with_each_shard(tiny_model: Path):
+    shard_weights(tiny_model)
+    seen = {describe_model(backend(tiny_model), tiny_model).weights_sha256()}
+    for file in ("one.safetensors", "two.safetensors"):
+        changed = {name: values * np.float32(2) for name, values in load_file(tiny_model / file).items()}
+        (tiny_model / file).unlink()
+        save_file(changed, tiny_model / file)
+        seen.add(describe_model(backend(tiny_model), tiny_model).weights_sha256())
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ({}, "weight_map"),
+        ({"weight_map": {}}, "weight_map"),
+        ({"weight_map": {"a": "../one.safetensors"}}, "'../one.safetensors'"),
+        ({"weight_map": {"a": 1}}, "no name of a safetensors file"),
+        ({"weight_map": {"a": "three.safetensors"}}, "Copy all shards"),
+        ({"weight_map": {"a": "pytorch_model.bin"}}, "'pytorch_model.bin'"),
+    ],
+)
+def test_an_index_that_names_no_shards_beside_it_is_refused(tiny_model: Path, index: object, words: str):
+    shard_weights(tiny_model)
+    write_json(tiny_model / "model.safetensors.index.json", index)
+    assert words in message(tiny_model)
+
+
+def test_a_tensor_that_no_shard_has_is_named(tiny_model: Path):
+    where = shard_weights(tiny_model)
+    name = next(name for name, file in where.items() if file == "one.safetensors")
+    where[name] = "two.safetensors"
+    write_json(tiny_model / "model.safetensors.index.json", {"weight_map": where})
+    assert f"tensor {name} is missing" in message(tiny_model)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +298,9 @@ def test_a_plain_transformer_is_taken_as_sentence_transformers_would(tiny_model:
     [
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
         ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({"pooling_mode_weightedmean_tokens": True}, "weightedmean"),
         ({"pooling_mode": "mean", "embedding_dimension": 32}, "mean"),
         ({}, "mean"),
     ],
@@ -262,10 +315,9 @@ def test_old_and_new_pooling_files_are_understood(
 @pytest.mark.parametrize(
     ("pooling", "name"),
     [
-        ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode": "median"}, "median"),
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls+mean"),
         ({"pooling_mode": ["cls", "max"]}, "cls+max"),
-        ({"pooling_mode": "lasttoken"}, "lasttoken"),
     ],
 )
 def test_pooling_that_is_not_supported_is_refused_unless_the_workload_chooses(
@@ -280,7 +332,14 @@ def test_pooling_that_is_not_supported_is_refused_unless_the_workload_chooses(
 
 @pytest.mark.parametrize(
     "types",
-    [["Transformer", "Pooling", "Dense"], ["Pooling", "Transformer"], ["Transformer", "Normalize"], []],
+    [
+        ["Transformer", "Pooling", "LSTM"],
+        ["Transformer", "Dense", "Pooling"],
+        ["Transformer", "Pooling", "Normalize", "Dense"],
+        ["Pooling", "Transformer"],
+        ["Transformer", "Normalize"],
+        [],
+    ],
 )
 def test_modules_that_we_do_not_run_are_refused_with_what_is_supported(tiny_model: Path, types: list[str]):
     modules = [{"type": f"sentence_transformers.models.{kind}", "path": "1_Pooling"} for kind in types]

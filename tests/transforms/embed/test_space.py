@@ -37,6 +37,9 @@ def test_the_fingerprint_of_a_space_is_frozen():
         {"dim": 383},
         {"compute_dtype": "bfloat16"},
         {"dtype": "float32"},
+        {"long_documents": "chunk"},
+        {"chunk_overlap": 8},
+        {"cut_from": 768},
     ],
 )
 def test_everything_that_decides_a_vector_changes_the_fingerprint(change: dict[str, object]):

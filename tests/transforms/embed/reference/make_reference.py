@@ -127,7 +127,7 @@ def main() -> None:
     (HERE / "texts.json").write_text(json.dumps(inputs, indent=0) + "\n", encoding="utf-8")
     np.savez_compressed(HERE / "vectors.npz", **vectors)
     versions = {m.__name__: m.__version__ for m in (sentence_transformers, transformers, torch, np)}
-    print(versions)  # noqa: T201
+    print(versions)
 
 
 if __name__ == "__main__":

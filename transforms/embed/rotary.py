@@ -1,0 +1,81 @@
+"""Encoders with rotary positions and a norm before each part, in JAX: ModernBERT and Qwen3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from transforms.embed.layers import Sight, activate, attend, by_tiles, dense, layer_norm, rms_norm
+from transforms.embed.rotary_layout import RotaryArchitecture
+
+
+def encode(
+    arch: RotaryArchitecture,
+    params: Any,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    token_tile: int = 0,
+) -> jax.Array:
+    """The last hidden states, `[rows, length, dim]` float32; arguments as those of `bert.encode`."""
+    rows, length = tokens.shape
+    hidden = params["words"][tokens].astype(jnp.float32).reshape(rows * length, arch.dim)
+    if "norm" in params:
+        hidden = _norm(arch, hidden, params["norm"])
+    turns = {theta: _turns(positions, arch.head_dim, theta) for theta in set(arch.thetas)}
+    for layer, theta, window in zip(params["layers"], arch.thetas, arch.windows, strict=True):
+        normed = _norm(arch, hidden, layer["in_norm"]) if "in_norm" in layer else hidden
+        attended = _attention(arch, layer, normed, segments, positions, turns[theta], window)
+        hidden = by_tiles(_finish(arch, layer), hidden, attended, token_tile)
+    return _norm(arch, hidden, params["final_norm"]).reshape(rows, length, arch.dim)
+
+
+def _attention(
+    arch: RotaryArchitecture,
+    layer: Any,
+    normed: jax.Array,
+    segments: jax.Array,
+    positions: jax.Array,
+    turn: tuple[jax.Array, jax.Array],
+    window: int,
+) -> jax.Array:
+    rows, length = segments.shape
+    dtype = layer["qkv"]["weight"].dtype
+    mixed = dense(normed, layer["qkv"]).reshape(rows, length, arch.heads + 2 * arch.kv_heads, arch.head_dim)
+    query, key, value = jnp.split(mixed, (arch.heads, arch.heads + arch.kv_heads), axis=2)
+    if "query_norm" in layer:
+        query = rms_norm(query, layer["query_norm"], arch.epsilon)
+        key = rms_norm(key, layer["key_norm"], arch.epsilon)
+    query, key = _turned(query, turn), _turned(key, turn)
+    query, key, value = (part.astype(dtype).transpose(0, 2, 1, 3) for part in (query, key, value))
+    return attend(query, key, value, segments, positions, Sight(arch.causal, window))
+
+
+def _turns(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of every token's angles, `[rows, length, 1, width / 2]`."""
+    rates = 1.0 / theta ** (jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angles = positions[:, :, None, None].astype(jnp.float32) * rates
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def _turned(values: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """`[rows, length, heads, width]`, component i turned with component i + width / 2."""
+    cosine, sine = turn
+    left, right = jnp.split(values, 2, axis=-1)
+    return jnp.concatenate([left * cosine - right * sine, right * cosine + left * sine], axis=-1)
+
+
+def _finish(arch: RotaryArchitecture, layer: Any) -> Any:
+    def finish(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+        residual, mixed = part
+        hidden = residual + dense(mixed, layer["out"])
+        gate, up = jnp.split(dense(_norm(arch, hidden, layer["up_norm"]), layer["up"]), 2, axis=-1)
+        return hidden + dense(activate(arch.activation, gate) * up, layer["down"])
+
+    return finish
+
+
+def _norm(arch: RotaryArchitecture, values: jax.Array, norm: Any) -> jax.Array:
+    return (rms_norm if arch.norm == "rms" else layer_norm)(values, norm, arch.epsilon)
