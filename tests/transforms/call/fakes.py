@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import orjson
 
@@ -25,6 +26,7 @@ from schemas.workload import (
 )
 from transforms.call.budget import Budget as CallBudget
 from transforms.call.budget import NoCap
+from transforms.call.codecs import base_url_of
 from transforms.call.core import CallCore
 from transforms.call.desk import Desk
 from transforms.call.lane import Slots
@@ -33,7 +35,7 @@ from transforms.call.ports import Clock, LostError, Transport
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest
 from transforms.call.retry import RetryPolicies
 from transforms.call.secret import Secret
-from transforms.call.site import CODECS, build_sites, place_of
+from transforms.call.site import build_sites, place_of
 from transforms.call.structured import SchemaBook
 from transforms.call.wire import WireRequest, WireResponse
 from transforms.price import PriceBook
@@ -125,8 +127,8 @@ class FakeTransport:
         body = orjson.loads(request.body)
         sent = Sent(
             asyncio.get_running_loop().time(),
-            body["messages"][-1]["content"],
-            body["model"],
+            _prompt_in(body),
+            body.get("model") or unquote(request.url).rpartition("/models/")[2].partition(":")[0],
             key.reveal() if key else None,
             body,
         )
@@ -158,6 +160,18 @@ class FakeTransport:
 
     def prompts(self) -> list[str]:
         return [sent.prompt for sent in self.sent]
+
+
+def _prompt_in(body: dict[str, Any]) -> str:
+    """What a request of any provider asks last."""
+    if "input" in body:
+        return str(body["input"])
+    if "content" in body:
+        return str(body["content"]["parts"][0]["text"])
+    if "contents" in body:
+        return str(body["contents"][-1]["parts"][0]["text"])
+    asked = body["messages"][-1]["content"]
+    return asked if isinstance(asked, str) else "".join(block["text"] for block in asked)
 
 
 class MemoryLog:
@@ -246,6 +260,20 @@ def openai_answer(text: str | None, finish_reason: str = "stop", **changes: Any)
     return WireResponse(200, {}, orjson.dumps({**body, **changes}))
 
 
+def gemini_answer(text: str | None, finish_reason: str = "STOP", **changes: Any) -> WireResponse:
+    """A GenerateContentResponse."""
+    parts = [] if text is None else [{"text": text}]
+    body = {
+        "candidates": [
+            {"content": {"role": "model", "parts": parts}, "finishReason": finish_reason, "index": 0}
+        ],
+        "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 20, "totalTokenCount": 120},
+        "modelVersion": "gemini-2.5-flash",
+        "responseId": "r-01",
+    }
+    return WireResponse(200, {}, orjson.dumps({**body, **changes}))
+
+
 def error(status: int, kind: str, code: str | None = None, **headers: str) -> WireResponse:
     """An error response that both codecs read."""
     body = {"type": "error", "error": {"type": kind, "message": f"{kind} happened", "code": code}}
@@ -258,6 +286,7 @@ def answer_for(sent: Sent, text: str = "fine") -> WireResponse:
     return anthropic_answer(text) if sent.model.startswith("claude") else openai_answer(text)
 
 
+FLASH = HostedBackend(provider="gemini", model="gemini-2.5-flash")
 HAIKU = HostedBackend(provider="anthropic", model="claude-haiku-4-5")
 MINI = HostedBackend(provider="openai", model="gpt-4.1-mini")
 
@@ -319,11 +348,11 @@ def make_core(
     clock = clock or VirtualClock()
     backends = workload.hosted_backends()
     places = {
-        name: place_of(name, b.base_url or CODECS[b.provider].default_base_url, Secret(CANARY))
+        name: place_of(name, base_url_of(b), Secret(CANARY))
         for name, b in backends.items()
     }
     desk = Desk(
-        sites=build_sites(backends, places, clock, PriceBook(), rehearsal=mode == "rehearsal"),
+        sites=build_sites(backends, places, clock, PriceBook(), mode == "rehearsal", workload.shares()),
         clock=clock,
         transport=transport,
         budget=budget or NoCap(),

@@ -173,7 +173,7 @@ def test_a_recorded_pair_is_replayed_without_a_call_and_comes_out_the_same(secon
 
 
 def test_a_repair_that_gets_no_answer_leaves_the_first_answers_failure_which_no_rerun_pays_again() -> None:
-    outcome, transport = outcome_of(replies(anthropic_answer(BAD), error(500, "api_error")))
+    outcome, _ = outcome_of(replies(anthropic_answer(BAD), error(500, "api_error")))
     assert outcome.failure is F.SCHEMA_MISMATCH
     assert "it was to be repaired, but: " in outcome.message
     assert "api_error happened" in outcome.message
@@ -200,7 +200,7 @@ def test_a_repair_goes_to_the_backend_that_answered_and_not_along_the_chain() ->
 
 
 def test_a_repair_whose_end_is_unknown_is_tried_once_more_and_counted_at_its_worst() -> None:
-    outcome, transport = outcome_of(replies(anthropic_answer(BAD), LostError("timeout", "late")))
+    outcome, _ = outcome_of(replies(anthropic_answer(BAD), LostError("timeout", "late")))
     assert outcome.failure is F.SCHEMA_MISMATCH
     assert (outcome.calls, outcome.ambiguous_calls) == (3, 2)
     assert outcome.ambiguous_amount > 0
@@ -233,7 +233,8 @@ def test_each_of_the_two_calls_is_reserved_at_its_own_worst_case() -> None:
     )
     assert outcome.is_result
     assert len(budget.reserved) == 2
-    assert [call.worst for call in ledgers.calls()][0] < [call.worst for call in ledgers.calls()][1]  # type: ignore[operator]
+    first, second = (call.worst for call in ledgers.calls())
+    assert 0 < first < second  # type: ignore[operator]
 
 
 def test_a_repair_that_the_cap_does_not_allow_is_not_made_and_says_so() -> None:
