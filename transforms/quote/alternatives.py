@@ -15,15 +15,16 @@ from typing import Literal
 from genai_prices.data_snapshot import get_snapshot
 
 from schemas.outcomes import Usage
-from transforms.price import PRICE_SOURCE, asked_context
+from transforms.call.caching import least_cached_tokens
+from transforms.call.site import is_at_list_price
+from transforms.price import PRICE_SOURCE
 from transforms.quote.estimate import Estimate
 from transforms.quote.pricing import BackendModel, RouteTotals, to_money
 from transforms.quote.values import Alternative
 
 BATCH_APIS = frozenset({"anthropic", "openai"})
-CACHE_MINIMUM = {"openai": 1024, "anthropic": 4096}
-"""Tokens that a shared beginning must have before a provider caches it. OpenAI: its prompt-caching guide.
-Anthropic: 512 to 4,096 by model; the largest is taken, because newer models are not in the table."""
+OPENAI_LEAST_CACHED = 1024
+"""Tokens from which on OpenAI caches what requests begin with; its prompt-caching guide."""
 _BOOKED_AS = {"gemini": ("google", "gemini")}
 _CHEAPER, _DEARER = 3, 2
 _LEAST_CONTEXT = 100_000
@@ -88,7 +89,7 @@ def find_alternatives(
     found = [_online("chain", model, sums) for model in others]
     if main.backend.mode == "batch":
         found.append(_online("online", main, sums))
-    if main.backend.base_url is None and main.answer.high:
+    if is_at_list_price(main.backend) and main.answer.high:
         found += _models_of_the_book(main, sums)
     notes = []
     for way in (_batch(main, sums), _cache(main, sums, prefix_bytes)):
@@ -149,7 +150,7 @@ def _models_of_the_book(main: BackendModel, sums: Sums) -> Iterator[Alternative]
     by_price: dict[Rates, BackendModel] = {}
     for name in _chat_models(main.backend.provider):
         backend = main.backend.model_copy(update={"model": name, "price": None})
-        model = replace(main, backend=backend)
+        model = replace(main, site=replace(main.site, backend=backend))
         rates = _rates(model, model.online_amount)
         if rates is not None and rates != current and all(rates):
             by_price[rates] = model  # of several at one price the last, which is the newest
@@ -185,7 +186,7 @@ def _batch(main: BackendModel, sums: Sums) -> Alternative | str:
     backend = main.backend
     if backend.mode == "batch":
         return ""
-    direct = backend.provider in BATCH_APIS and backend.platform == "direct" and backend.base_url is None
+    direct = backend.provider in BATCH_APIS and is_at_list_price(backend)
     if not direct or not main.answer.high:
         return f"batch: no provider batches are known for backend {main.name!r}"
     if backend.price is not None:
@@ -193,10 +194,9 @@ def _batch(main: BackendModel, sums: Sums) -> Alternative | str:
     rates = _rates(main, main.batch_amount)
     if rates is None:
         return ""
-    known = main.book_batch_amount(_PROBE, _PROBE) is not None
     source = (
         f"{PRICE_SOURCE}, its batch price"
-        if known
+        if main.knows_batch_price(_PROBE, _PROBE)
         else "half of the online price, which the provider publishes for its batches"
     )
     note = 'mode = "batch" of the backend: answers within 24 hours'
@@ -205,14 +205,14 @@ def _batch(main: BackendModel, sums: Sums) -> Alternative | str:
 
 def _cache(main: BackendModel, sums: Sums, prefix_bytes: int) -> Alternative | str:
     """Prompt caching of what all requests share, if that is long enough: one write, then reads."""
-    minimum = CACHE_MINIMUM.get(main.backend.provider)
-    if minimum is None or main.backend.base_url is not None or not main.answer.high:
+    minimum = _least_cached(main)
+    if minimum is None or not main.answer.high:
         return ""
     shared = int(prefix_bytes / main.ratio.expected)
     if shared < minimum:
         return (
             f"prompt caching: the requests share about {shared:,} tokens at their beginning; "
-            f"{main.backend.provider} caches from {minimum:,}"
+            f"{main.backend.model} caches from {minimum:,}"
         )
     rates = _rates(main, main.online_amount)
     if rates is None:
@@ -221,23 +221,27 @@ def _cache(main: BackendModel, sums: Sums, prefix_bytes: int) -> Alternative | s
     counts = (sums.documents.low, sums.documents.total, sums.documents.high)
     saved = [_saving(main, shared, int(count)) for count in counts]
     low, expected, high = (a - min(a, s) for a, s in zip(plain, saved, strict=True))
-    note = f"about {shared:,} tokens begin every request: written to the cache once, then read from it"
+    note = (
+        f"about {shared:,} tokens begin every request: written to the cache once, then read from it; "
+        "a run does so by itself"
+    )
     return _alternative("cache", main, (low, expected, high), PRICE_SOURCE, note)
+
+
+def _least_cached(main: BackendModel) -> int | None:
+    """Tokens from which on the model's provider caches; None where that is not known, or it is off."""
+    backend = main.backend
+    if backend.provider == "anthropic":
+        return None if backend.prompt_caching == "off" else least_cached_tokens(backend.model)
+    known = backend.provider == "openai" and is_at_list_price(backend)
+    return OPENAI_LEAST_CACHED if known else None
 
 
 def _saving(main: BackendModel, shared: int, documents: int) -> Decimal:
     """What reading the shared beginning from the cache saves over all documents but the first."""
 
     def cost(read: int, written: int) -> Decimal:
-        charge = main.book.price(
-            main.backend.provider,
-            main.backend.model,
-            Usage(shared, 0, read, written),
-            main.at,
-            context=asked_context(main.backend),
-            own=main.backend.price,
-        )
-        return charge.amount or Decimal(0)
+        return main.charge(Usage(shared, 0, read, written)).list_amount or Decimal(0)
 
     plain, read, written = cost(0, 0), cost(shared, 0), cost(0, shared)
     return max(0, documents - 1) * (plain - read) - max(Decimal(0), written - plain)

@@ -13,7 +13,7 @@ from transforms.quote.estimate import METHOD
 from transforms.quote.ground import Ground, survey_ground
 from transforms.quote.history import measured_seconds
 from transforms.quote.hosted import HostedRoute
-from transforms.quote.measure import RequestSizes, TextTokens, measure_for
+from transforms.quote.measure import RequestSizes, TextTokens, keyless_sites, measure_for
 from transforms.quote.population import Frame, find_population
 from transforms.quote.sampling import Sample, Sampler
 from transforms.quote.values import Quote, RouteQuote
@@ -57,9 +57,10 @@ def quote_workload(
     ground = survey_ground(loaded, retry_classes)
     population = find_population(ground.work, ground.rules, ground.store, seed)
     workload = loaded.workload
-    measures = {route.name: measure_for(workload, route, loaded.base_dir) for route in workload.routes}
+    sites = keyless_sites(workload, PriceBook())
+    measures = {r.name: measure_for(workload, r, loaded.base_dir, sites, now) for r in workload.routes}
     drawn = Sampler(ground.work, ground.rules, ground.store, population, measures, sample, seed).draw()
-    pricing = _Pricing(ground, drawn, calibrate, PriceBook(), now)
+    pricing = _Pricing(ground, drawn, calibrate)
     routes = tuple(
         pricing.quote(route, population.frames[route.name], measures[route.name]) for route in workload.routes
     )
@@ -82,7 +83,7 @@ def quote_workload(
         sample=sample,
         routes=routes,
         total=add_prices([route.price for route in hosted]),
-        budget=judge_budget(workload, hosted, ground.spent()),
+        budget=judge_budget(workload, hosted, ground.spending()),
         not_sent=_not_sent(ground, drawn),
         assumptions=ASSUMPTIONS,
         notes=(*ground.notes, *_sample_notes(drawn)),
@@ -93,18 +94,14 @@ def quote_workload(
 class _Pricing:
     """Prices one route after the other from one sample."""
 
-    def __init__(
-        self, ground: Ground, drawn: Sample, calibrate: Calibrate | None, book: PriceBook, at: datetime
-    ) -> None:
+    def __init__(self, ground: Ground, drawn: Sample, calibrate: Calibrate | None) -> None:
         self._ground = ground
         self._drawn = drawn
         self._calibrate = calibrate
-        self._book = book
-        self._at = at
 
     def quote(self, route: Route, frame: Frame, measure: RequestSizes | TextTokens) -> RouteQuote:
         if isinstance(measure, RequestSizes):
-            return HostedRoute(self._ground, route, measure, self._book, self._at).quote(frame, self._drawn)
+            return HostedRoute(self._ground, route, measure).quote(frame, self._drawn)
         name = route.chains[0].backends[0]
         backend = self._ground.loaded.workload.embedder_backends()[name]
         observed = self._drawn.observed[route.name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
 from schemas.batches import CommitRecord
@@ -16,7 +15,7 @@ from transforms.plan import DueWork, find_due, mark_duplicates
 from transforms.quote.history import baseline_of
 from transforms.quote.values import Baseline
 from transforms.route import Rules, compile_rules
-from transforms.spend import every_attempt, spent_so_far
+from transforms.spend import Spending, count_spending, every_attempt
 from transforms.store import Store, open_store
 
 MOST_IDS = 20_000_000
@@ -43,11 +42,11 @@ class Ground:
         """The newest commit record of every batch."""
         return tuple(self.work.commits.values())
 
-    def spent(self) -> Decimal:
-        """What counts against the budget already."""
+    def spending(self) -> Spending:
+        """What counts against the caps already."""
         if self.store is None:
-            return Decimal(0)
-        return spent_so_far(self.loaded.workload, self.store, self.work.commits, self.work.refs)
+            return Spending()
+        return count_spending(self.loaded.workload, self.store, self.work.commits, self.work.refs)
 
     def baseline(self) -> Mapping[str, Baseline]:
         """What each route has cost so far, over all attempts."""

@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
-
-import pyarrow as pa
 
 from schemas.batches import BackendTotals, CommitRecord
 from schemas.errors import BatchError
@@ -141,9 +138,7 @@ def _sizes(
     except BatchError:
         return None
     taken = batch.take(frozenset({route}))
-    positions = pa.array([position for position, _ in taken], pa.int64())
-    rows: list[dict[str, Any]] = batch.table.take(positions).to_pylist()
-    measured = measure([a.chain for _, a in taken], rows)
+    measured = measure([a.chain for _, a in taken], batch.table, [position for position, _ in taken])
     if len(taken) != record.results_by_route[route] or None in measured:
         return None
     return sum(m.text_bytes for m in measured if m is not None)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
+from schemas.outcomes import Usage
 from schemas.workload import HostedBackend, Route
-from transforms.price import PriceBook
 from transforms.quote.alternatives import find_alternatives
 from transforms.quote.ground import Ground
 from transforms.quote.history import AnswerLength, measured_answers, measured_ratio
@@ -45,8 +44,6 @@ class HostedRoute:
     ground: Ground
     route: Route
     measure: RequestSizes
-    book: PriceBook
-    at: datetime
 
     def quote(self, frame: Frame, drawn: Sample) -> RouteQuote:
         """The route's quote, from the sample that was drawn of its frame."""
@@ -71,7 +68,7 @@ class HostedRoute:
             per_document=totals.quantiles(),
             price=price,
             certainty="unknown" if price.expected is None else "estimated",
-            price_source=main.charge(1, 1).price_source,
+            price_source=main.charge(Usage(1, 0)).price_source,
             input_basis=main.ratio.basis,
             output_basis=main.answer.basis,
             alternatives=alternatives,
@@ -95,8 +92,7 @@ class HostedRoute:
             answer = measured_answers(ground.commits, route, name, most) or assumed_answers(
                 prompt.json_schema, most, ratio_of(backend.provider)
             )
-        repair = prompt is not None and prompt.json_schema is not None and prompt.repair
-        return BackendModel(name, backend, self.book, self.at, ratio, answer, repair)
+        return BackendModel(name, self.measure.sites[name], self.measure.at, ratio, answer)
 
     def _notes(self, totals: RouteTotals, models: dict[str, BackendModel]) -> list[str]:
         notes = [

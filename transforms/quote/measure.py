@@ -3,58 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment
+import pyarrow as pa
 
 from schemas.ids import canonical_json
 from schemas.outcomes import Assignment
 from schemas.workload import EmbedderBackend, Route, Workload
+from transforms.call.codecs import base_url_of
+from transforms.call.ports import SystemClock
 from transforms.call.request import CallRequest
-from transforms.call.site import CODECS
-from transforms.call.wire import encode
+from transforms.call.site import Site, build_sites, place_of
+from transforms.call.wire import EncodedRequest
 from transforms.embed.model_files import describe_model
 from transforms.embed.tokenization import TextTokenizer
+from transforms.price import PriceBook
 from transforms.prompt import CompiledPrompt, compile_prompt
 from transforms.quote.sampling import Measured
+from transforms.requests import prompt_request, prompt_rows, text_request
 
+COMPLAINT_BYTES = 4096
+"""Bound on what is added to an answer that is sent back: what is wrong with it, and the plea."""
 MOST_KEPT = 256
-_PRINTED = Environment(keep_trailing_newline=True, autoescape=False)  # noqa: S701 - only lexed, never rendered
 
 
 @dataclass(frozen=True, slots=True)
 class RequestSizes:
-    """Renders a route's real requests, as the call engine would send them, and keeps their sizes.
+    """Makes a route's real requests, as the call engine would send them, and keeps their sizes.
 
-    Without a prompt (hosted embeddings) the text itself is what is sent.
+    Without a prompt (hosted embeddings) the text itself is what is sent. Worst cases are the engine's
+    own, at the prices in force at `at`.
     """
 
-    workload: Workload
+    text_column: str
     prompt: CompiledPrompt | None
+    sites: Mapping[str, Site]
+    at: datetime
 
     def __call__(
-        self, chains: Sequence[tuple[str, ...]], rows: Sequence[Mapping[str, Any]]
+        self, chains: Sequence[tuple[str, ...]], table: pa.Table, positions: Sequence[int]
     ) -> list[Measured | None]:
-        """Sizes of each row's request; None where the template fails or JSON can't carry the text."""
-        return [self._one(chain, row) for chain, row in zip(chains, rows, strict=True)]
+        """Sizes of the requests for some rows; None where no request can be made of one."""
+        requests = self._requests(chains, table, positions)
+        return [None if request is None else self._measured(request) for request in requests]
 
-    def _one(self, chain: tuple[str, ...], row: Mapping[str, Any]) -> Measured | None:
+    def _requests(
+        self, chains: Sequence[tuple[str, ...]], table: pa.Table, positions: Sequence[int]
+    ) -> list[CallRequest | None]:
+        assignments = [Assignment(0, "", "", chain, None) for chain in chains]
+        if self.prompt is None:
+            texts = table.column(self.text_column).take(pa.array(positions, pa.int64())).to_pylist()
+            return [text_request(text, "", a) for text, a in zip(texts, assignments, strict=True)]
+        rows = prompt_rows(table, positions, self.prompt)
+        return [self._request(row, a) for row, a in zip(rows, assignments, strict=True)]
+
+    def _request(self, row: dict[str, object] | None, assignment: Assignment) -> CallRequest | None:
+        assert self.prompt is not None
         try:
-            request = self._request(chain, row)
-            size = self.fixed_bytes + len(request.prompt.encode())
-            bodies = tuple(self._body_bytes(name, request) for name in chain)
-            return Measured(chain, size, bodies)
-        except ValueError:  # the template fails on this row, or JSON can't carry the text
+            return prompt_request(self.prompt, "", assignment, row, len(self.prompt.head))
+        except ValueError:  # the template fails on this row
             return None
 
-    def _request(self, chain: tuple[str, ...], row: Mapping[str, Any]) -> CallRequest:
-        assignment = Assignment(0, "", "", chain, None)
-        if self.prompt is None:
-            return CallRequest(assignment, "", row[self.workload.input.text], None, "", "")
-        prompt = self.prompt.prompt
-        return CallRequest(assignment, prompt.system, self.prompt.render(row), prompt.json_schema, "", "")
+    def _measured(self, request: CallRequest) -> Measured | None:
+        chain = request.assignment.chain
+        try:
+            encoded = [self.sites[name].encode(request) for name in chain]
+        except ValueError:  # JSON can't carry the text
+            return None
+        worst = tuple(
+            self._worst(self.sites[name], sent, request.repair)
+            for name, sent in zip(chain, encoded, strict=True)
+        )
+        bodies = tuple(len(sent.wire.body) for sent in encoded)
+        return Measured(chain, self.fixed_bytes + len(request.prompt.encode()), bodies, worst)
+
+    def _worst(self, site: Site, sent: EncodedRequest, repair: bool) -> Decimal | None:
+        """What the budget reserves for a document; an answer that may be sent back is a second call."""
+        first = site.worst_case(sent, self.at)
+        if first is None or not repair:
+            return first
+        longer = bytes(len(sent.wire.body) + site.backend.max_output_tokens + COMPLAINT_BYTES)
+        again = site.worst_case(replace(sent, wire=replace(sent.wire, body=longer)), self.at)
+        return None if again is None else first + again
 
     @property
     def fixed_bytes(self) -> int:
@@ -68,19 +101,7 @@ class RequestSizes:
     @property
     def shared_bytes(self) -> int:
         """Bytes at its beginning that every request shares: system text, then the template's head."""
-        if self.prompt is None:
-            return 0
-        head = ""
-        for _, token, value in _PRINTED.lex(self.prompt.prompt.template):
-            if token != "data":  # noqa: S105 - a kind of token in a template
-                break
-            head += value
-        return len((self.prompt.prompt.system + head).encode())
-
-    def _body_bytes(self, name: str, request: CallRequest) -> int:
-        backend = self.workload.hosted_backends()[name]
-        codec = CODECS[backend.provider]
-        return len(encode(codec, backend, request, codec.default_base_url, "live").wire.body)
+        return 0 if self.prompt is None else len((self.prompt.prompt.system + self.prompt.head).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +111,16 @@ class TextTokens:
     Keeps the first `MOST_KEPT` texts, to calibrate with.
     """
 
+    text_column: str
     tokenizer: TextTokenizer
-    column: str
     kept: list[str] = field(default_factory=list)
 
     def __call__(
-        self, chains: Sequence[tuple[str, ...]], rows: Sequence[Mapping[str, Any]]
+        self, chains: Sequence[tuple[str, ...]], table: pa.Table, positions: Sequence[int]
     ) -> list[Measured | None]:
-        """Tokens of each row's text; None where it can't be tokenised."""
-        texts = [row[self.column] for row in rows]
-        self.kept.extend(texts[: MOST_KEPT - len(self.kept)] if len(self.kept) < MOST_KEPT else ())
+        """Tokens of some rows' texts; None where one can't be tokenised."""
+        texts = table.column(self.text_column).take(pa.array(positions, pa.int64())).to_pylist()
+        self.kept.extend(texts[: max(0, MOST_KEPT - len(self.kept))])
         tokens = self.tokenizer.encode(texts)
         lengths = tokens.lengths.tolist()
         return [
@@ -108,16 +129,30 @@ class TextTokens:
         ]
 
 
-def measure_for(workload: Workload, route: Route, base_dir: Path) -> RequestSizes | TextTokens:
+def keyless_sites(workload: Workload, book: PriceBook) -> dict[str, Site]:
+    """The hosted backends, ready to encode and to price but not to be called: without keys.
+
+    Raises:
+        ConfigurationError: a backend's address is none that may be called.
+    """
+    backends = workload.hosted_backends()
+    places = {name: place_of(name, base_url_of(backend), None) for name, backend in backends.items()}
+    return build_sites(backends, places, SystemClock(), book, rehearsal=False)
+
+
+def measure_for(
+    workload: Workload, route: Route, base_dir: Path, sites: Mapping[str, Site], at: datetime
+) -> RequestSizes | TextTokens:
     """What measures a route's documents.
 
     Raises:
         ModelError: an embed route's model can't be used.
     """
     backend = workload.backends[route.chains[0].backends[0]]
+    column = workload.input.text
     if isinstance(backend, EmbedderBackend):
         model = describe_model(backend, base_dir)
         tokenizer = TextTokenizer(model.tokenizer, model.max_length, model.prompt, model.lowercase)
-        return TextTokens(tokenizer, workload.input.text)
+        return TextTokens(column, tokenizer)
     prompt = None if route.prompt is None else compile_prompt(route.prompt, workload.prompts[route.prompt])
-    return RequestSizes(workload, prompt)
+    return RequestSizes(column, prompt, sites, at)

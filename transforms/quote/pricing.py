@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from schemas.outcomes import MONEY_SCALE, Charge, Usage, money
+from schemas.outcomes import MONEY_SCALE, Charge, Usage
 from schemas.workload import HostedBackend
-from transforms.call.site import OVERHEAD_TOKENS
-from transforms.price import PriceBook, asked_context
+from transforms.call.discount import BATCH_CONTEXT, batch_charge
+from transforms.call.site import OVERHEAD_TOKENS, Site
+from transforms.call.wire import Answer
+from transforms.price import asked_context
 from transforms.quote.estimate import Cluster, Estimate, Number, estimate_total
 from transforms.quote.history import AnswerLength
 from transforms.quote.population import Frame
@@ -20,83 +22,56 @@ from transforms.quote.sampling import Measured, Observed
 from transforms.quote.tokens import RATIOS, TokenRatio, answer_bytes
 from transforms.quote.values import Price, Quantiles, Range
 
-BATCH_SHARE = Decimal("0.5")
-"""Both providers publish half of all token prices for their batch APIs; see their pricing pages."""
-COMPLAINT_TOKENS = 4096
-"""Bound on the tokens that ask for a better answer when one is sent back."""
 _ZERO = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
 class BackendModel:
-    """What is assumed of one hosted backend on one route: price, tokens of a text, length of an answer."""
+    """What is assumed of one hosted backend on one route: price, tokens of a text, length of an answer.
+
+    Prices are those that the call engine will charge: `site` is the engine's own view of the backend.
+    """
 
     name: str
-    backend: HostedBackend
-    book: PriceBook
+    site: Site
     at: datetime
     ratio: TokenRatio
     answer: AnswerLength
-    repair: bool = False
 
-    def charge(self, input_tokens: int, output_tokens: int) -> Charge:
-        """What one call costs at the prices in force."""
-        return self.book.price(
-            self.backend.provider,
-            self.backend.model,
-            Usage(input_tokens, output_tokens),
-            self.at,
-            context=asked_context(self.backend),
-            own=self.backend.price,
-            estimated=self.backend.base_url is not None,
-        )
+    @property
+    def backend(self) -> HostedBackend:
+        """The backend as the workload has it."""
+        return self.site.backend
+
+    def charge(self, usage: Usage) -> Charge:
+        """What one call costs online at the prices in force."""
+        return self.site.charge(self._answer(usage), self.at)
 
     def online_amount(self, input_tokens: int, output_tokens: int) -> Decimal | None:
         """The same as an amount; None when there is no price."""
-        return self.charge(input_tokens, output_tokens).amount
-
-    def amount(self, input_tokens: int, output_tokens: int) -> Decimal | None:
-        """What one call costs as the backend will be asked: online, or in the provider's batches."""
-        if self.backend.mode == "batch":
-            return self.batch_amount(input_tokens, output_tokens)
-        return self.online_amount(input_tokens, output_tokens)
+        return self.charge(Usage(input_tokens, output_tokens)).list_amount
 
     def batch_amount(self, input_tokens: int, output_tokens: int) -> Decimal | None:
-        """What it costs in the provider's batches: the price book's batch price, or half the online one."""
-        known = self.book_batch_amount(input_tokens, output_tokens)
+        """What it costs with the provider's batches; None when there is no price."""
+        answer = self._answer(Usage(input_tokens, output_tokens))
+        return batch_charge(self.site, answer, self.at).list_amount
+
+    def amount(self, input_tokens: int, output_tokens: int) -> Decimal | None:
+        """What one call costs as the backend will be asked: online, or with `mode = "batch"` in batches."""
+        way = self.batch_amount if self.backend.mode == "batch" else self.online_amount
+        return way(input_tokens, output_tokens)
+
+    def knows_batch_price(self, input_tokens: int, output_tokens: int) -> bool:
+        """Whether the price book has a batch price; else it gives the full one without a word."""
         online = self.online_amount(input_tokens, output_tokens)
-        return known if known is not None or online is None else money(online * BATCH_SHARE)
+        answer = self._answer(Usage(input_tokens, output_tokens))
+        batch = self.site.charge(
+            replace(answer, price_context=answer.price_context + BATCH_CONTEXT), self.at
+        ).list_amount
+        return batch is not None and online is not None and batch < online
 
-    def book_batch_amount(self, input_tokens: int, output_tokens: int) -> Decimal | None:
-        """The price book's own batch price; None where it has none.
-
-        The book gives the full price without a word for models whose batch price it doesn't know.
-        """
-        if self.backend.price is not None:
-            return None
-        batch = self.book.price(
-            self.backend.provider,
-            self.backend.model,
-            Usage(input_tokens, output_tokens),
-            self.at,
-            context=(*asked_context(self.backend), ("processing", "batch")),
-        ).amount
-        online = self.online_amount(input_tokens, output_tokens)
-        return None if batch is None or online is None or batch >= online else batch
-
-    def worst(self, body_bytes: int) -> Decimal | None:
-        """What the budget reserves for a document whose request has so many bytes.
-
-        For each call as `transforms.call.site` does; an answer that may be sent back once is a second
-        call, which has the first answer in it.
-        """
-        most = self.backend.max_output_tokens if self.answer.high else 0
-        bound = body_bytes + OVERHEAD_TOKENS
-        first = self.book.worst_case(self.backend, bound, most, self.at)
-        if first is None or not self.repair:
-            return first
-        again = self.book.worst_case(self.backend, bound + most + COMPLAINT_TOKENS, most, self.at)
-        return None if again is None else first + again
+    def _answer(self, usage: Usage) -> Answer:
+        return Answer(None, usage, price_context=asked_context(self.backend))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +94,8 @@ class Costs:
 
 
 def ratio_of(provider: str) -> TokenRatio:
-    """The assumed bytes per token of a provider's models."""
-    return RATIOS.get(provider, RATIOS["openai"])
+    """The assumed bytes per token of a provider's models, and of those of compatible servers."""
+    return RATIOS[provider]
 
 
 def assumed_answers(schema: Mapping[str, Any] | None, most: int, ratio: TokenRatio) -> AnswerLength:
@@ -145,7 +120,6 @@ def cost_of(measured: Measured | None, models: Mapping[str, BackendModel]) -> Co
         return Costs()
     chain = [models[name] for name in measured.chain]
     first, size = chain[0], measured.text_bytes
-    bodies = zip(chain, measured.body_bytes, strict=True)
     tokens = (first.ratio.low(size), first.ratio.expected_tokens(size))
     bound = measured.body_bytes[0] + OVERHEAD_TOKENS
     return Costs(
@@ -160,8 +134,8 @@ def cost_of(measured: Measured | None, models: Mapping[str, BackendModel]) -> Co
         output_high=first.answer.high,
         low=first.amount(tokens[0], first.answer.low),
         expected=first.amount(min(tokens[1], bound), first.answer.expected),
-        high=dearest([m.charge(m.ratio.high(size), m.answer.high).amount for m in chain]),
-        worst=dearest([model.worst(body) for model, body in bodies]),
+        high=dearest([m.online_amount(m.ratio.high(size), m.answer.high) for m in chain]),
+        worst=dearest(measured.worst),
     )
 
 

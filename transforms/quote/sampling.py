@@ -10,7 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from decimal import Decimal
 
 import pyarrow as pa
 
@@ -32,18 +32,20 @@ _LEAST_VALUES = 2  # of a batch: with one value its spread is not known
 class Measured:
     """The sizes of one document on its route.
 
-    Hosted: `text_bytes` of system text, prompt and JSON Schema; `body_bytes` as it is sent, for each backend
-    of its chain. Embedded: `tokens` after the cut at the model's maximum.
+    Hosted: `text_bytes` of system text, prompt and JSON Schema; for each backend of its chain `body_bytes`
+    as it is sent and `worst`, what the budget reserves (None without a price). Embedded: `tokens` after
+    the cut at the model's maximum.
     """
 
     chain: tuple[str, ...]
     text_bytes: int = 0
     body_bytes: tuple[int, ...] = ()
+    worst: tuple[Decimal | None, ...] = ()
     tokens: int = 0
 
 
-Measure = Callable[[Sequence[tuple[str, ...]], Sequence[Mapping[str, Any]]], list[Measured | None]]
-"""Chains and rows of some documents to their sizes; None for a document that will not be sent."""
+Measure = Callable[[Sequence[tuple[str, ...]], pa.Table, Sequence[int]], list[Measured | None]]
+"""Chains of some rows of a table, and their positions, to their sizes; None for one that is not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +137,8 @@ class Sampler:
     ) -> tuple[Measured | None, ...]:
         draw = random.Random(f"{self.seed}\0{ref.batch_id}\0{route}")  # noqa: S311 - a sample, no secret
         picked = [due[i] for i in sorted(draw.sample(range(len(due)), min(len(due), count)))]
-        rows = table.take(pa.array([position for position, _ in picked], pa.int64())).to_pylist()
-        return tuple(self.measures[route]([chain for _, chain in picked], rows))
+        measure = self.measures[route]
+        return tuple(measure([chain for _, chain in picked], table, [position for position, _ in picked]))
 
     def _quota(self, frame: Frame, size: int) -> int:
         """A batch's part of the route's sample, by its size."""

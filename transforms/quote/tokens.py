@@ -66,6 +66,13 @@ RATIOS = {
         "3.19, tables of numbers 1.61), of which newer models make 1.0 to 1.35 times the tokens by their "
         "migration guide",
     ),
+    "gemini": TokenRatio(
+        1.6,
+        4.0,
+        5.2,
+        "1.6 to 5.2 UTF-8 bytes a token, 4.0 expected: about 4 characters by Google's guide; the interval is "
+        "that measured for o200k_base, a vocabulary of about the same size",
+    ),
 }
 """By provider. Measured in November 2026; the ratio is that of a whole corpus, single texts vary more."""
 

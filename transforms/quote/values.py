@@ -110,14 +110,28 @@ class RouteQuote:
 
 
 @dataclass(frozen=True, slots=True)
+class CapQuote:
+    """One cap: of the run or of a route, in USD or tokens; what it has left, and whether that is enough.
+
+    `route` is empty for all. `spent` is what the output has cost so far.
+    """
+
+    route: str
+    unit: Literal["amount", "tokens"]
+    limit: Amount
+    spent: Amount
+    left: Amount
+    fits: Fits
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class BudgetQuote:
-    """Whether it will fit, and the sentence that says so. `spent` counts what the output has cost so far."""
+    """Whether it will fit under every cap, and the sentence about the one that is hardest to keep."""
 
     fits: Fits
     sentence: str
-    cap: Amount | None = None
-    spent: Amount | None = None
-    left: Amount | None = None
+    caps: tuple[CapQuote, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,7 +247,7 @@ def test_an_unknown_price_is_said_and_never_zero(bench: Bench) -> None:
     assert (route.certainty, route.price_source) == ("unknown", None)
     assert route.input_tokens.expected > 0
     assert quote.total.expected is None
-    assert (quote.budget.fits, "unknown" in quote.budget.sentence) == ("unknown", True)
+    assert (quote.budget.fits, "a price is missing" in quote.budget.sentence) == ("unknown", True)
     assert any("model-of-tomorrow" in note for note in route.notes)
 
 
@@ -348,7 +348,9 @@ def test_answers_in_the_ledger_of_an_unfinished_batch_are_not_priced(bench: Benc
     quote = bench.quote()
     assert quote.routes[0].documents == Range(4, 4, 4)  # the other call's end is not known: it is sent again
     assert any("1 answers" in note for note in quote.notes)
-    assert quote.budget.spent == Decimal("0.015")  # what was answered, and the worst case of the other
+    assert quote.budget.caps[0].spent == Decimal(
+        "0.015"
+    )  # what was answered, and the worst case of the other
 
 
 @pytest.mark.parametrize("rehearsal", [True, False])
@@ -403,8 +405,8 @@ def test_the_budget_is_compared_with_what_is_left(bench: Bench) -> None:
     bench.documents(10)
     bench.begin()
     bench.commit(bench.due()[0])  # five answers at one cent
-    budget = bench.quote().budget
-    assert (budget.cap, budget.spent, budget.left) == (Decimal(1), Decimal("0.05"), Decimal("0.95"))
+    (cap,) = bench.quote().budget.caps
+    assert (cap.limit, cap.spent, cap.left) == (Decimal(1), Decimal("0.05"), Decimal("0.95"))
 
 
 # ---- without a trace
@@ -629,6 +631,35 @@ def test_hosted_embeddings_have_tokens_and_no_answers(bench: Bench) -> None:
     assert route.input_tokens.expected == 2 * (100 + 8)
     assert route.price.expected == Decimal("0.00000002") * 216  # 0.02 USD a million
     assert route.price.worst is not None
+
+
+@pytest.mark.parametrize(
+    ("backend", "certain"),
+    [
+        ({"provider": "gemini", "model": "gemini-3.6-flash"}, True),
+        ({"provider": "gemini", "model": "gemini-3.6-flash", "platform": "vertex", "project": "my-project",
+          "location": "global"}, True),
+        ({"provider": "anthropic", "model": "claude-haiku-4-5", "platform": "vertex", "project": "my-project",
+          "location": "us-east5"}, True),
+        ({"provider": "openai", "model": "some-server-s-own", "base_url": "http://127.0.0.1:8000/v1",
+          "requires_key": False}, False),
+        ({"provider": "gemini", "model": "gemini-embedding-001", "operation": "embeddings", "dimensions": 8},
+         True),
+    ],
+)  # fmt: skip
+def test_every_kind_of_backend_can_be_quoted_without_a_key(
+    bench: Bench, backend: dict[str, Any], certain: bool
+) -> None:
+    prompt = {} if "operation" in backend else {"prompt": "topic"}
+    bench.load(backends__mini=backend, routes=[{"name": "ask", "backends": ["mini"], **prompt}])
+    bench.documents(3)
+    route = bench.route()
+    assert route.documents == Range(3, 3, 3)
+    assert (route.price.expected is not None) == certain
+    if route.price.worst is not None:
+        assert route.price.low is not None
+        assert route.price.high is not None
+        assert 0 < route.price.low <= route.price.high <= route.price.worst
 
 
 def test_a_backend_in_batch_mode_is_expected_at_half_and_at_most_at_the_full_price(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.documents import rows, with_bad_utf8
@@ -38,6 +38,7 @@ def test_every_batch_is_as_likely_as_any_other() -> None:
 
 
 @pytest.mark.parametrize("match", ["first", "all"])
+@settings(deadline=None)  # the first expression takes long
 @given(
     kinds=st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=30),
     limits=st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30)),
