@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from schemas.batches import BatchReport
 from schemas.ids import new_run_id
 from schemas.load import load_workload
 from schemas.run import Manifest, RunContext
+from schemas.workload import Workload
 from transforms.batchmode.driving import collect_batches, submit_batches
 from transforms.output import open_output
 from transforms.plan import plan_run, read_plan
@@ -25,8 +26,17 @@ from transforms.settle import settle_run
 from transforms.store import open_store
 from transforms.worker import WorkerConfig
 
+BatchStep = Callable[[Workload, RunContext], object]
 
-def drive(workload: Path, flags: Sequence[str] = (), *, rehearsal: bool = False) -> Manifest:
+
+def drive(
+    workload: Path,
+    flags: Sequence[str] = (),
+    *,
+    rehearsal: bool = False,
+    collect: BatchStep = collect_batches,
+    submit: BatchStep = submit_batches,
+) -> Manifest:
     """Run a workload over its output, as far as it goes."""
     loaded = load_workload(workload)
     started = datetime.now(UTC)
@@ -44,13 +54,13 @@ def drive(workload: Path, flags: Sequence[str] = (), *, rehearsal: bool = False)
             failed.append(BatchReport.from_dict(event["report"]))
 
     with open_output(loaded, rehearsal=rehearsal):
-        collect_batches(loaded.workload, run)
+        collect(loaded.workload, run)
         plan = plan_run(loaded, run)
         refs, schema = read_plan(open_store(run.output), plan.plan_uri)
         if refs:
             config = WorkerConfig(loaded.workload, str(loaded.base_dir), run, schema.serialize().to_pybytes())
             run_job(Job(config, tuple(refs), 0, tuple(flags)), emit)
-        submit_batches(loaded.workload, run)
+        submit(loaded.workload, run)
         return settle_run(loaded, run, plan, failed, started)
 
 

@@ -75,7 +75,7 @@ class AnthropicBatches:
     def results(self, batch_id: str) -> Iterator[ResultLine]:
         """The result lines, streamed; see `BatchClient`."""
         for line in self._asker.each(lambda: self._client.messages.batches.results(batch_id)):
-            yield anthropic_line(line.to_dict(mode="json"))
+            yield anthropic_line(line.to_dict(mode="json", warnings=False))
 
     def cancel(self, batch_id: str) -> None:
         """Ask for the end; see `BatchClient`."""

@@ -15,7 +15,7 @@ from types import TracebackType
 from schemas.errors import BatchError, LedgerError, StoreError
 from schemas.failures import FailureClass
 from schemas.run import RunContext
-from schemas.workload import Workload
+from schemas.workload import HostedBackend, Workload
 from transforms.batchmode.anthropic_api import AnthropicBatches
 from transforms.batchmode.clients import BatchClient, BatchLostError, BatchRefusedError
 from transforms.batchmode.collecting import Collector
@@ -188,11 +188,7 @@ class ProviderBatches:
 
 
 def open_provider_batches(
-    workload: Workload,
-    run: RunContext,
-    *,
-    environ: Mapping[str, str] | None = None,
-    clock: Clock | None = None,
+    workload: Workload, run: RunContext, *, environ: Mapping[str, str] | None = None
 ) -> ProviderBatches | None:
     """The provider batches of a run's output; None when neither workload nor output has any.
 
@@ -203,36 +199,39 @@ def open_provider_batches(
         ConfigurationError: a base_url that can't be used.
     """
     store = open_store(run.output)
-    backends = workload.hosted_backends()
-    wanted = any(backend.mode == "batch" for backend in backends.values())
+    wanted = any(backend.mode == "batch" for backend in workload.hosted_backends().values())
     if run.rehearsal or not (wanted or next(iter(store.list(FOLDER)), None)):
         return None
-    served = {
-        name: backend
-        for name, backend in backends.items()
-        if backend.provider in _CLIENTS and (backend.platform, backend.operation) == ("direct", "chat")
-    }
-    places = {
-        name: place_of(
-            name,
-            base_url_of(backend),
-            read_key(name, backend, os.environ if environ is None else environ),
-        )
-        for name, backend in served.items()
-    }
-    clock = clock or SystemClock()
-    sites = build_sites(served, places, clock, PriceBook(), rehearsal=False)
+    clock = SystemClock()
+    places = served_places(workload, os.environ if environ is None else environ)
+    sites = build_sites(served_backends(workload), places, clock, PriceBook(), rehearsal=False)
     ledgers = LocalLedgers(store.root)
-    batches = ProviderBatches(
-        store,
-        ledgers,
-        sites,
-        workload.limits.batch_deadline_h,
-        clock,
-        lambda site: _CLIENTS[site.backend.provider](places[site.name]),
-    )
+    hours = workload.limits.batch_deadline_h
+    batches = ProviderBatches(store, ledgers, sites, hours, clock, lambda site: open_client(site, places))
     batches._closers.callback(ledgers.close)
     return batches
+
+
+def served_backends(workload: Workload) -> dict[str, HostedBackend]:
+    """The backends that a provider's batch API can serve, in whatever mode they are now."""
+    return {
+        name: backend
+        for name, backend in workload.hosted_backends().items()
+        if backend.provider in _CLIENTS and (backend.platform, backend.operation) == ("direct", "chat")
+    }
+
+
+def served_places(workload: Workload, environ: Mapping[str, str]) -> dict[str, Place]:
+    """Where the served backends are, with their keys; see `open_provider_batches` for what is raised."""
+    return {
+        name: place_of(name, base_url_of(backend), read_key(name, backend, environ))
+        for name, backend in served_backends(workload).items()
+    }
+
+
+def open_client(site: Site, places: Mapping[str, Place]) -> BatchClient:
+    """The batch API of a backend."""
+    return _CLIENTS[site.backend.provider](places[site.name])
 
 
 _CLIENTS: dict[str, Callable[[Place], BatchClient]] = {"openai": OpenAIBatches, "anthropic": AnthropicBatches}

@@ -1,0 +1,132 @@
+"""kill -9 between any two steps: one provider batch, every row once, nothing paid twice."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from schemas.run import Manifest
+from tests.support.drive import drive
+from tests.support.stepping import CrashError
+from tests.transforms.batchmode.conftest import FULL, Job
+from tests.transforms.batchmode.crashes import Countdown, step
+
+SIX = Counter(f"d{n}" for n in range(6))
+TEXTS = Counter(f"text d{n}" for n in range(6))
+pytestmark = pytest.mark.slow
+
+
+class Rewound:
+    """A job whose output and provider can be set back to where they stood."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._kept = job.folder / "kept"
+        self._files: dict[str, bytes] = {}
+        self._batches: list[object] = []
+
+    def keep(self) -> None:
+        shutil.copytree(self.job.output, self._kept)
+        self._batches = list(self.job.emulator.batches)
+
+    def rewind(self) -> None:
+        shutil.rmtree(self.job.output)
+        shutil.copytree(self._kept, self.job.output)
+        self.job.emulator.batches[:] = self._batches
+        self.job.emulator.bill.clear()
+
+
+def run_later(job: Job) -> Manifest:
+    """A clean run, when what a provider may still be making has had the time to show up."""
+    ahead = timedelta(minutes=20)
+    return drive(job.workload, collect=step("collect", ahead=ahead), submit=step("submit", ahead=ahead))
+
+
+def crash(job: Job, name: str, at: int) -> Countdown | None:
+    """A run that dies at step `at` of its driver's step `name`; None when that has fewer steps."""
+    countdown = Countdown(at)
+    other = "submit" if name == "collect" else "collect"
+    steps = {name: step(name, countdown), other: step(other)}
+    try:
+        drive(job.workload, **steps)
+    except CrashError:
+        return countdown
+    assert countdown.steps, "there was nothing to do"
+    return None
+
+
+def finish_all(job: Job) -> None:
+    for batch in job.batches:
+        if not batch.ends:
+            job.emulator.finish(batch)
+
+
+def assert_clean(job: Job, done: Manifest, where: str) -> None:
+    assert done.state == "complete", (where, done.reason)
+    assert job.accounted() == SIX, where
+    assert len(job.batches) == 1, f"{where}: exactly one provider batch"
+    assert job.emulator.bill == TEXTS, f"{where}: nothing paid twice"
+    assert not done.ambiguous, where
+    assert job.cost() == 3 * FULL[job.provider], where
+    assert all(call.end == "answered" for call in job.calls()), where
+
+
+def test_a_process_killed_anywhere_in_the_submission_leaves_one_batch(job: Job) -> None:
+    drive(job.workload, collect=step("collect"), submit=lambda *_: None)
+    assert not job.batches
+    rewound = Rewound(job)
+    rewound.keep()
+    died: list[str] = []
+    for at in range(100):
+        rewound.rewind()
+        countdown = crash(job, "submit", at)
+        if countdown is None:
+            break
+        died.append(countdown.steps[-1])
+        run_later(job)
+        finish_all(job)
+        run_later(job)
+        done = run_later(job)
+        assert_clean(job, done, died[-1])
+    assert {"before submit", "after submit", "create intended.json", "create submitted.json"} <= set(died)
+
+
+def test_a_process_killed_anywhere_while_collecting_loses_and_repeats_nothing(job: Job) -> None:
+    job.run()
+    finish_all(job)
+    rewound = Rewound(job)
+    rewound.keep()
+    bill = job.emulator.bill.copy()
+    died: list[str] = []
+    for at in range(100):
+        rewound.rewind()
+        job.emulator.bill.update(bill)
+        countdown = crash(job, "collect", at)
+        if countdown is None:
+            break
+        died.append(countdown.steps[-1])
+        done = job.run()
+        assert_clean(job, done, died[-1])
+    assert {"result line", "ledger write", "create 0001.closed", "create ended.json"} <= set(died)
+
+
+def test_a_process_killed_while_its_worker_leaves_tickets_submits_each_request_once(job: Job) -> None:
+    tickets = job.output / "provider_batches/tickets"
+    drive(job.workload, collect=step("collect"), submit=lambda *_: None)
+    for victim in sorted(tickets.glob("*/0001.json")):
+        commits = job.output / "commits" / f"{victim.parent.name}.0001.json"
+        assert commits.exists()
+        _uncommit(job.output, victim.parent.name)  # the process died after the seal, before the commit
+        job.run()
+        assert len(list(tickets.glob("*/*.json"))) == 2, "the request found its ticket"
+    finish_all(job)
+    assert_clean(job, job.run(), "worker")
+
+
+def _uncommit(output: Path, batch_id: str) -> None:
+    (output / "commits" / f"{batch_id}.0001.json").unlink()
+    (output / "failures" / f"{batch_id}.0001.parquet").unlink()
