@@ -303,6 +303,27 @@ def demo(
         _exit_with(backstage.demo(folder, as_json))
 
 
+ledger_app = typer.Typer(no_args_is_help=True, help="What an output has paid for, proven from its files.")
+app.add_typer(ledger_app, name="ledger")
+
+
+@ledger_app.command(epilog="Example: `switchgear ledger verify output/ --json | jq .state`")
+def verify(context: typer.Context, output: OutputArgument, as_json: JsonOption = False) -> None:
+    """Prove an output's ledger against its commits, results and failures.
+
+    Every answered call must be in exactly one row's cost, and the sums must be equal to the last digit.
+    Names every call of unknown end, every torn tail, and what is paid and not yet delivered. Reads only.
+
+    Exit codes: 0 proven, 1 something contradicts, 3 incomplete.
+    """
+    with _answering(context, as_json) as backstage:
+        from flows.ledger_command import run_verify
+
+        state = run_verify(backstage, output, as_json)
+    if state != "proven":
+        raise typer.Exit(EXIT_OTHER if state == "contradicted" else EXIT_INCOMPLETE)
+
+
 @contextmanager
 def _answering(context: typer.Context, as_json: bool) -> Iterator[Backstage]:
     """What a command works with; errors become a plain sentence (or JSON) and the right exit code."""

@@ -1,4 +1,4 @@
-"""The index of shared answers: hints in files, claims that die with their process, and whole engines on one."""
+"""The index of shared answers: hints in files, claims that die with their process, whole engines on one."""
 
 from __future__ import annotations
 
