@@ -25,7 +25,7 @@ from transforms.rehearsal.draws import token
 from transforms.rehearsal.schema_rules import not_a_schema, open_object
 
 PATH = "/v1/messages"
-_VERTEX_VERSION = "vertex-2023-10-16"
+_VERTEX_VERSIONS = ("vertex-2023-10-16", "2026-10-21")
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "refused": "refusal"}
 _LIMITS = (
     ("anthropic-ratelimit-requests-limit", "4000"),
@@ -106,9 +106,8 @@ def from_vertex(request: HttpRequest, key: bytes) -> HttpRequest:
         body = orjson.loads(request.body)
     except orjson.JSONDecodeError as problem:
         raise BadRequest(error(400, f"The request body is not valid JSON: {problem}", key)) from None
-    if not isinstance(body, dict) or body.pop("anthropic_version", None) != _VERTEX_VERSION:
-        refuse_vertex = f"anthropic_version: Input should be '{_VERTEX_VERSION}'"
-        _refuse(refuse_vertex, key)
+    if not isinstance(body, dict) or body.pop("anthropic_version", None) not in _VERTEX_VERSIONS:
+        _refuse(f"anthropic_version: Input should be '{_VERTEX_VERSIONS[0]}'", key)
     if "model" in body:
         _refuse("model: Extra inputs are not permitted", key)
     body["model"] = unquote(request.path.rpartition("/models/")[2]).partition(":")[0]
