@@ -23,6 +23,8 @@ from transforms.rehearsal.replies import reply_to
 
 MODEL = "gemini-2.5-flash"
 PATH = f"/v1beta/models/{MODEL}:generateContent"
+VERTEX_PATH = f"/v1beta1/projects/p/locations/l/publishers/google/models/{MODEL}:generateContent"
+NO_SCHEMA = {"responseMimeType": "application/json", "responseJsonSchema": {"type": 1}}
 VERTEX = {"project": "p-1", "location": "europe-west1"}
 
 
@@ -170,7 +172,7 @@ def test_an_answer_that_is_cut_off_says_so() -> None:
     ("path", "body", "headers", "status", "said"),
     [
         (PATH, content(), {}, 403, "unregistered callers"),
-        (f"/v1beta1/projects/p/locations/l/publishers/google/models/{MODEL}:generateContent", content(), {}, 401, "credential"),
+        (VERTEX_PATH, content(), {}, 401, "credential"),
         (PATH, b"{", None, 400, "Invalid JSON"),
         (PATH, {}, None, 400, "contents"),
         (PATH, {"contents": [{"role": "system", "parts": [{"text": "x"}]}]}, None, 400, "valid role"),
@@ -179,10 +181,10 @@ def test_an_answer_that_is_cut_off_says_so() -> None:
         (PATH, content(surprise=1), None, 400, 'Unknown name "surprise"'),
         (PATH, content(maxOutputTokens=0), None, 400, "max_output_tokens"),
         (PATH, content(responseJsonSchema=SCHEMA), None, 400, "mime type"),
-        (PATH, content(responseMimeType="application/json", responseJsonSchema={"type": 1}), None, 400, "json_schema"),
+        (PATH, content(**NO_SCHEMA), None, 400, "json_schema"),
         ("/v1beta/models/x:unknownMethod", content(), None, 404, "Not found"),
     ],
-)  # fmt: skip
+)
 def test_what_google_would_refuse_is_refused_in_its_words(
     path: str, body: Any, headers: dict[str, str] | None, status: int, said: str
 ) -> None:
