@@ -9,6 +9,7 @@ from pathlib import Path
 from schemas.batches import CommitRecord
 from schemas.errors import OutputError
 from schemas.load import LoadedWorkload
+from transforms.batchmode.standing import open_batches
 from transforms.check import require_usable
 from transforms.output import read_marker
 from transforms.plan import DueWork, find_due, mark_duplicates
@@ -69,6 +70,12 @@ def survey_ground(loaded: LoadedWorkload, retry_classes: tuple[str, ...]) -> Gro
         work = mark_duplicates(loaded, work)
     else:
         notes.append(f"repeated ids were not looked for: the input has more than {MOST_IDS:,} rows")
+    waiting = 0 if store is None else sum(job.requests for job in open_batches(store))
+    if waiting:
+        notes.append(
+            f"{waiting:,} requests wait in provider batches: a run collects their answers and pays for none of "
+            "them again; they are priced here all the same"
+        )
     if work.found.skipped:
         notes.append(f"{len(work.found.skipped):,} input files can't be read and are left out")
     return Ground(loaded, work, compile_rules(loaded.workload), store, tuple(notes))

@@ -20,6 +20,7 @@ from schemas.failures import FailureClass
 from tests.support.documents import rows, with_bad_utf8
 from tests.support.workloads import EMBEDDER, HOSTED, TOPIC_SCHEMA
 from tests.transforms.quote.bench import NOW, Bench, used
+from transforms.batchmode.standing import OpenBatch
 from transforms.quote.build import quote_workload
 from transforms.quote.values import Price, Quote, Range
 
@@ -353,6 +354,16 @@ def test_answers_in_the_ledger_of_an_unfinished_batch_are_not_priced(bench: Benc
     )  # what was answered, and the worst case of the other
 
 
+def test_requests_that_wait_in_provider_batches_are_mentioned(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.documents(1)
+    bench.begin()
+    job = OpenBatch("tag", "mini", "gpt-5-mini", "submitted", 7, "batch-1", None, "", "0.1")
+    monkeypatch.setattr("transforms.quote.ground.open_batches", lambda _: [job])
+    assert any("7 requests wait in provider batches" in note for note in bench.quote().notes)
+
+
 @pytest.mark.parametrize("rehearsal", [True, False])
 def test_an_output_that_a_run_would_refuse_counts_as_empty_and_a_note_says_so(
     bench: Bench, rehearsal: bool
@@ -441,6 +452,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from schemas.load import load_workload
+from transforms.batchmode.standing import OpenBatch
 from transforms.quote.build import quote_workload
 seen = []
 def audit(event, arguments):
