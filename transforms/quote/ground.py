@@ -73,8 +73,8 @@ def survey_ground(loaded: LoadedWorkload, retry_classes: tuple[str, ...]) -> Gro
     waiting = 0 if store is None else sum(job.requests for job in open_batches(store))
     if waiting:
         notes.append(
-            f"{waiting:,} requests wait in provider batches: a run collects their answers and pays for none of "
-            "them again; they are priced here all the same"
+            f"{waiting:,} requests wait in provider batches: a run collects their answers and pays for none "
+            "of them again; they are priced here all the same"
         )
     if work.found.skipped:
         notes.append(f"{len(work.found.skipped):,} input files can't be read and are left out")
