@@ -16,7 +16,7 @@ from pathlib import Path
 from schemas.batches import BatchRef, CommitRecord
 from schemas.outcomes import ZERO
 from schemas.workload import Workload
-from transforms.batchmode.standing import reserved_amount
+from transforms.batchmode.standing import reserved
 from transforms.call.budget_file import open_budget, read_budget
 from transforms.call.caps import AMOUNT, CapSpec, cap_specs
 from transforms.call.caps_file import start_cap_records, start_centre
@@ -107,7 +107,11 @@ def count_spending(
     attempts.update((ref.batch_id, ref.attempt) for ref in due)
     begun = {p.name for p in Path(store.root, LEDGER).glob("*") if p.name not in commits}
     totals = read_spent(store.root, begun | attempts.keys(), attempts)
-    spending.amount += reserved_amount(store) + totals.spent
+    spending.amount += totals.spent
+    for need in reserved(store).values():
+        spending.amount += need.amount
+        spending.by_route[need.route] += need.amount
+        spending.tokens_by_route[need.route] += need.tokens
     for route, amount in totals.spent_by_route.items():
         spending.by_route[route] += amount
     for route, tokens in totals.tokens_by_route.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from decimal import Decimal
 from typing import Any
 
 from schemas.outcomes import ZERO, money, money_text
@@ -45,11 +44,6 @@ def reserved(store: Store) -> dict[str, Need]:
             amount = before.amount + (ZERO if item.worst is None else money(item.worst))
             needs[item.route] = Need(item.route, amount, before.tokens + item.worst_tokens)
     return needs
-
-
-def reserved_amount(store: Store) -> Decimal:
-    """The most that everything which waits can cost, as far as prices are known."""
-    return sum((need.amount for need in reserved(store).values()), ZERO)
 
 
 def open_batches(store: Store) -> list[OpenBatch]:
