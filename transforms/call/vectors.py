@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import array
-import math
 import sys
 from typing import Any
 from urllib.parse import urlsplit
+
+import numpy as np
 
 from schemas.failures import FailureClass
 from schemas.ids import canonical_json, sha256_hex
@@ -43,10 +44,7 @@ def judged(vector: bytes | None, dimensions: int, answer: Answer) -> Answer:
         return malformed_vector(
             answer, f"its vector has {found:g} dimensions, and the backend's `dimensions` is {dimensions}"
         )
-    values = array.array("f", vector)
-    if sys.byteorder == "big":
-        values.byteswap()
-    if not math.isfinite(math.fsum(map(abs, values))):
+    if not np.isfinite(np.frombuffer(vector, "<f4")).all():
         return malformed_vector(answer, "its vector holds what is no finite number")
     return Answer(
         text=None,
