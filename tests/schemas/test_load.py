@@ -236,3 +236,33 @@ def test_a_schema_and_a_split_survive_loading(tmp_path: Path) -> None:
     loaded = load(tmp_path, routes=[route], prompts__topic__json_schema=TOPIC_SCHEMA).workload
     assert [arm.weight for arm in loaded.routes[0].chains] == [9, 1]
     assert loaded.prompts["topic"].json_schema == TOPIC_SCHEMA
+
+
+HOSTED_VECTORS = {"provider": "openai", "model": "m", "operation": "embeddings", "dimensions": 8}
+
+
+def test_a_route_of_hosted_embeddings_needs_no_prompt(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path, backends={"far": HOSTED_VECTORS}, routes=[{"name": "vec", "backends": ["far"]}], prompts={}
+    )
+    assert loaded.workload.is_embed_route(loaded.workload.routes[0])
+
+
+@pytest.mark.parametrize(
+    ("backends", "more", "said"),
+    [
+        (["far"], {"prompt": "topic"}, "an embed route takes no prompt"),
+        (["far", "farther"], {}, "one embedder per route"),
+        (["far", "emb"], {}, "one embedder per route"),
+        (["far", "mini"], {}, "hosted models and embedders can't share a route"),
+    ],
+)
+def test_hosted_embeddings_keep_the_rules_of_embed_routes(
+    tmp_path: Path, backends: list[str], more: dict[str, Any], said: str
+) -> None:
+    problem = only(
+        tmp_path,
+        backends={"far": HOSTED_VECTORS, "farther": HOSTED_VECTORS, "emb": EMBEDDER, "mini": HOSTED},
+        routes=[{"name": "vec", "backends": backends, **more}],
+    )
+    assert problem.allowed == said

@@ -42,6 +42,7 @@ def test_the_digest_is_frozen() -> None:
         {"backends__mini__price": {"input_per_million": "2", "output_per_million": "2"}},
         {"backends__mini__max_in_flight": 3},
         {"backends__mini__api_key_env": "OTHER_KEY"},
+        {"backends__mini__prompt_caching": "off"},
         {"backends__emb__price_per_device_hour": "1"},
         {"backends__emb__device_watts": [10, 20]},
     ],
@@ -67,6 +68,8 @@ def test_money_time_concurrency_and_addresses_are_the_same_workload(changes: dic
         {"prompts__topic__template": "Other: {{ text }}"},
         {"prompts__topic__system": "Be brief."},
         {"prompts__topic__json_schema": {**TOPIC_SCHEMA, "required": []}},
+        {"prompts__topic__repair": False},
+        {"backends__mini__send_dimensions": False},
         {"backends__mini__model": "gpt-5"},
         {"backends__mini__base_url": "https://example.org/v1"},
         {"backends__mini__max_output_tokens": 5},
@@ -130,3 +133,46 @@ def test_routes_and_backends_are_found_by_kind() -> None:
     assert found.route("vec").backends == ("emb",)
     with pytest.raises(KeyError):
         found.route("none")
+
+
+GEMINI = {"provider": "gemini", "model": "gemini-2.5-flash"}
+VERTEX = {**GEMINI, "platform": "vertex", "project": "p-1", "location": "europe-west1"}
+VECTORS = {"provider": "openai", "model": "m", "operation": "embeddings", "dimensions": 8}
+
+
+def test_a_project_is_whose_bill_it_is_and_a_location_where_the_documents_go() -> None:
+    base = digest(backends__mini=VERTEX)
+    assert digest(backends__mini={**VERTEX, "project": "p-2"}) == base
+    assert digest(backends__mini={**VERTEX, "location": "us-central1"}) != base
+    assert digest(backends__mini=GEMINI) != base
+
+
+def test_hosted_vectors_are_an_embed_route_that_is_not_local() -> None:
+    routes = [ROUTE, {"name": "vec", "backends": ["emb"]}, {"name": "far", "backends": ["far"]}]
+    found = workload(**BASE, backends__far=VECTORS, routes=routes)
+    assert [found.is_embed_route(r) for r in found.routes] == [False, True, True]
+    assert [found.is_local_route(r) for r in found.routes] == [False, True, False]
+    backends = [found.hosted_embeddings(r) for r in found.routes]
+    assert [b.dimensions if b else None for b in backends] == [None, None, 8]
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ({**GEMINI, "project": "p-1"}, 'are for platform = "vertex"'),
+        ({**GEMINI, "location": "global"}, 'are for platform = "vertex"'),
+        ({**GEMINI, "platform": "vertex"}, "needs `project` and `location`"),
+        ({**VERTEX, "location": None}, "needs `project` and `location`"),
+        ({**VERTEX, "provider": "openai"}, "is for the providers gemini and anthropic"),
+        ({**VERTEX, "api_key_env": "KEY"}, "remove `api_key_env`"),
+        ({**VERTEX, "project": "../x"}, "pattern"),
+        ({**VERTEX, "location": "Europe"}, "pattern"),
+        ({**GEMINI, "dimensions": 8}, 'is for operation = "embeddings"'),
+        ({**VECTORS, "dimensions": None}, "need `dimensions`"),
+        ({**VECTORS, "provider": "anthropic"}, "anthropic has no embeddings"),
+        ({**VERTEX, "operation": "embeddings", "dimensions": 8}, "not supported"),
+    ],
+)
+def test_what_a_platform_or_an_operation_needs_is_said(backend: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        workload(backends__mini=backend)
