@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from transforms.expressions import Condition
 from transforms.intake import look_at_rows
-from transforms.read import read_table_as
+from transforms.probe import ReaderError, ReaderLimits, leave_reader, take_reader
 
-_ROWS_AT_A_TIME = 65536
+_ROWS_AT_A_TIME = 16384  # few enough that what a small file blows up to stays small here
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +66,40 @@ def _ids_of_run(run: IdRun, schema: pa.Schema, id_column: str, row_filter: Condi
     columns = list(dict.fromkeys([id_column, *(row_filter.columns if row_filter else ())]))
     read_as = pa.schema([schema.field(name) for name in columns])
     kept_rows, kept_hashes, first = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], 0
-    with pq.ParquetFile(run.uri, pre_buffer=False) as parquet:
-        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, row_groups=[run.row_group], columns=columns):
-            look = look_at_rows(read_table_as(pa.Table.from_batches([batch]), read_as), row_filter)
-            column = _hashable(look.table.column(id_column))
-            keep = column.is_not_null().to_numpy().copy()
-            keep[list(look.skipped)] = False
-            keep[[row - first for row in run.known if first <= row < first + batch.num_rows]] = False
-            kept_rows.append(np.flatnonzero(keep) + first)
-            kept_hashes.append(column.hash().to_numpy()[keep])
-            first += batch.num_rows
+    for table in _tables(run.uri, run.row_group, read_as):
+        look = look_at_rows(table, row_filter)
+        column = _hashable(look.table.column(id_column))
+        keep = column.is_not_null().to_numpy().copy()
+        keep[list(look.skipped)] = False
+        keep[[row - first for row in run.known if first <= row < first + table.num_rows]] = False
+        kept_rows.append(np.flatnonzero(keep) + first)
+        kept_hashes.append(column.hash().to_numpy()[keep])
+        first += table.num_rows
     rows = np.concatenate(kept_rows)
     is_open = np.ones(len(rows), bool)
     for start, end in run.done:
         is_open &= (rows < start) | (rows >= end)
     return _Ids(rows, np.concatenate(kept_hashes), is_open)
+
+
+def _tables(uri: str, group: int, read_as: pa.Schema) -> Iterator[pa.Table]:
+    """A row group's rows from front to back, up to those that can't be read.
+
+    Those behind can't be read in a worker either: their batches fail there, with the reason.
+    """
+    first = 0
+    reader = take_reader(ReaderLimits())
+    try:
+        while True:
+            table = reader.rows(read_as, uri, group, first, _ROWS_AT_A_TIME)
+            yield table
+            first += table.num_rows
+            if table.num_rows < _ROWS_AT_A_TIME:
+                return
+    except ReaderError:
+        return
+    finally:
+        leave_reader(reader)
 
 
 def _hashable(column: pa.ChunkedArray) -> pl.Series:
@@ -117,10 +135,12 @@ def _read_ids(
     found: dict[tuple[str, int, int], object] = {}
     read_as = pa.schema([schema.field(id_column)])
     for (uri, group), rows in by_group.items():
-        with pq.ParquetFile(uri, pre_buffer=False) as parquet:
-            table = read_table_as(parquet.read_row_group(group, columns=[id_column]), read_as)
-        values = _hashable(table.column(0).take(pa.array(rows))).to_list()
-        found.update({(uri, group, row): value for row, value in zip(rows, values, strict=True)})
+        wanted, first = np.unique(rows), 0
+        for table in _tables(uri, group, read_as):
+            here = wanted[(wanted >= first) & (wanted < first + table.num_rows)]
+            values = _hashable(table.column(0).take(pa.array(here - first))).to_list()
+            found.update({(uri, group, int(row)): value for row, value in zip(here, values, strict=True)})
+            first += table.num_rows
     return found
 
 
@@ -134,8 +154,8 @@ def _confirmed(
         seen: set[object] = set()
         for position in positions:
             uri, group, row = places[int(position)]
-            value = ids[uri, group, row]
-            if value in seen:
+            value = ids.get((uri, group, row))
+            if value is not None and value in seen:
                 duplicates[uri, group].add(row)
             seen.add(value)
     return dict(duplicates)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from schemas.errors import InputError, first_line
 from schemas.workload import Input
+from transforms.probe import ReaderError
+from transforms.probe_footer import Footer
+from transforms.probe_footers import read_footers
 
 _THREADS = 16
 _READ_BYTES = 1 << 20
@@ -68,8 +70,7 @@ def find_input(uri: str, settings: Input) -> InputFiles:
             `unreadable_files` is `skip`), a needed column is missing or of an unusable type.
     """
     paths = list_files(uri)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        described = list(pool.map(lambda path: _describe(path, settings.needed_columns), paths))
+    described = _describe_all(paths, settings.needed_columns)
     broken = [d for d in described if isinstance(d, str)]
     files = tuple(d for d in described if isinstance(d, InputFile))
     if broken and (settings.unreadable_files == "fail" or not files):
@@ -106,39 +107,56 @@ def _is_document_file(path: Path, folder: str) -> bool:
     return not hidden and not path.is_dir()
 
 
-def _describe(path: str, columns: Sequence[str]) -> InputFile | str:
-    """The file's description, or the sentence that says why it can't be used."""
+def _describe_all(paths: Sequence[str], columns: Sequence[str]) -> list[InputFile | str]:
+    """Each file's description, or the sentence that says why it can't be used.
+
+    Footers are read in reader processes while the contents' digests are taken here.
+    """
+    stats = [_stat(path) for path in paths]
+    usable = [
+        (path, stat.st_size) for path, stat in zip(paths, stats, strict=True) if not isinstance(stat, str)
+    ]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digests = pool.map(_content_digest, [path for path, _ in usable])
+        footers = read_footers(usable, columns)
+        found = {path: (d, f) for (path, _), d, f in zip(usable, digests, footers, strict=True)}
+    return [
+        stat if isinstance(stat, str) else _described(path, stat, *found[path])
+        for path, stat in zip(paths, stats, strict=True)
+    ]
+
+
+def _stat(path: str) -> os.stat_result | str:
     try:
         stat = os.stat(path)
-        if stat.st_size == 0:
-            return f"{path}: the file is empty (0 bytes)"
-        with pq.ParquetFile(path) as parquet:
-            metadata, schema = parquet.metadata, parquet.schema_arrow
-        groups = tuple(_row_group(metadata, index, columns) for index in range(metadata.num_row_groups))
-        return InputFile(path, _content_digest(path), stat.st_size, stat.st_mtime_ns, schema, groups)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
-        return f"{path}: no readable Parquet file ({first_line(error)})"
+    except (OSError, ValueError) as error:
+        return _unreadable(path, first_line(error))
+    return stat if stat.st_size else f"{path}: the file is empty (0 bytes)"
 
 
-def _row_group(metadata: pq.FileMetaData, index: int, columns: Sequence[str]) -> RowGroup:
-    group = metadata.row_group(index)
-    if group.num_rows < 0:
-        raise ValueError(f"row group {index} claims {group.num_rows} rows")
-    chunks = (group.column(i) for i in range(group.num_columns))
-    size = sum(c.total_uncompressed_size for c in chunks if _is_of(c.path_in_schema, columns))
-    return RowGroup(index, group.num_rows, max(size, 0))
+def _described(
+    path: str, stat: os.stat_result, digest: str | OSError, footer: Footer | ReaderError
+) -> InputFile | str:
+    if isinstance(digest, OSError):
+        return _unreadable(path, first_line(digest))
+    if isinstance(footer, ReaderError):
+        return _unreadable(path, first_line(footer))
+    groups = tuple(RowGroup(index, rows, size) for index, (rows, size) in enumerate(footer.groups))
+    return InputFile(path, digest, stat.st_size, stat.st_mtime_ns, footer.schema, groups)
 
 
-def _is_of(path: str, columns: Sequence[str]) -> bool:
-    """Whether a leaf belongs to one of some columns; names may have dots in them."""
-    return any(path == name or path.startswith(f"{name}.") for name in columns)
+def _unreadable(path: str, reason: str) -> str:
+    return f"{path}: no readable Parquet file ({reason})"
 
 
-def _content_digest(path: str) -> str:
+def _content_digest(path: str) -> str | OSError:
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
+    try:
+        with open(path, "rb") as stream:
+            while block := stream.read(_READ_BYTES):
+                digest.update(block)
+    except OSError as error:
+        return error
     return f"sha256:{digest.hexdigest()[:32]}"
 
 

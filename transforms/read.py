@@ -1,42 +1,33 @@
-"""Reading a batch: its rows of the needed columns, in a bounded amount of memory."""
+"""Reading a batch: its rows of the needed columns, decoded in a reader process that may die of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from schemas.batches import BatchRef
-from schemas.errors import BatchError, InputChangedError, UnreadableBatchError, first_line
-
-_BUFFER_BYTES = 1 << 20
-
-
-@dataclass(slots=True)
-class _Cursor:
-    """A row group that is being read from front to back; `rest` was read and not yet asked for."""
-
-    parquet: pq.ParquetFile
-    batches: Iterator[pa.RecordBatch]
-    position: int
-    rest: pa.Table | None = None
+from schemas.errors import InputChangedError, UnreadableBatchError, first_line
+from transforms.probe import Reader, ReaderError, ReaderLimits, leave_reader, take_reader
 
 
 class BatchReader:
     """Reads batches of a plan. Not thread-safe; one per worker thread.
 
-    Pages can only be decoded from a row group's start, so the reader keeps its place: neighbouring
-    batches asked for in order cost one pass together, not one each.
+    Files are decoded in a reader process (`transforms.probe`), which keeps its place: neighbouring
+    batches asked for in order cost one pass together, not one each. What can't be read costs its file's
+    time once: rows behind unreadable ones of a row group are not tried again, and a file is given up when
+    `limits.seconds` went by in vain.
     """
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, limits: ReaderLimits | None = None) -> None:
         """`schema`: the columns to read, and the types to read them as."""
         self._schema = schema
-        self._key: tuple[str, int] | None = None
-        self._cursor: _Cursor | None = None
+        self._limits = limits or ReaderLimits()
+        self._reader: Reader | None = None
+        self._lost: dict[tuple[str, int], tuple[int, str]] = {}
+        self._wasted: dict[str, float] = {}
 
     def read(self, ref: BatchRef) -> pa.Table:
         """The batch's rows, one chunk a column; strings are not yet known to be valid UTF-8.
@@ -45,92 +36,51 @@ class BatchReader:
             InputChangedError: the file is not the one that was planned.
             UnreadableBatchError: its pages can't be read.
         """
+        _check_unchanged(ref)
+        self._refuse_lost(ref)
+        started = time.monotonic()
         try:
-            _check_unchanged(ref)
             table = self._rows(ref)
-        except BatchError:
-            self.close()
-            raise
-        except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
-            self.close()
+        except ReaderError as error:
+            self._wasted[ref.uri] = self._wasted.get(ref.uri, 0.0) + time.monotonic() - started
+            self._lost[ref.uri, ref.row_group] = (ref.first_row, first_line(error))
             raise UnreadableBatchError(f"{place(ref)}: can't be read ({first_line(error)})") from None
         if table.num_rows != ref.row_count:
-            self.close()
             raise UnreadableBatchError(
                 f"{place(ref)}: the footer promises {ref.row_count} rows here, {table.num_rows} can be read"
             )
         return table
 
     def close(self) -> None:
-        """Close the file that is being read."""
-        if self._cursor is not None:
-            self._cursor.parquet.close()
-        self._cursor, self._key = None, None
+        """Let go of the reader process."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            leave_reader(reader)
+
+    def __del__(self) -> None:
+        self.close()
 
     def _rows(self, ref: BatchRef) -> pa.Table:
-        cursor = self._cursor_at(ref)
-        parts: list[pa.Table] = []
-        wanted_end = ref.first_row + ref.row_count
-        while cursor.position < wanted_end:
-            chunk = self._next(cursor)
-            if chunk is None:
-                break
-            start, end = cursor.position, cursor.position + chunk.num_rows
-            take_from, take_to = max(ref.first_row, start), min(wanted_end, end)
-            if take_from < take_to:
-                parts.append(chunk.slice(take_from - start, take_to - take_from))
-            if end > wanted_end:
-                cursor.rest = chunk.slice(wanted_end - start)
-                end = wanted_end
-            cursor.position = end
-        table = pa.concat_tables(parts) if parts else self._schema.empty_table()
-        return table.combine_chunks()
+        if self._reader is None or not self._reader.alive:
+            self._reader = take_reader(self._limits)
+        return self._reader.rows(self._schema, ref.uri, ref.row_group, ref.first_row, ref.row_count)
 
-    def _cursor_at(self, ref: BatchRef) -> _Cursor:
-        """The open cursor if it is not past the batch, else a new one."""
-        key = (ref.uri, ref.row_group)
-        if self._cursor is not None and self._key == key and self._cursor.position <= ref.first_row:
-            return self._cursor
-        self.close()
-        parquet = pq.ParquetFile(ref.uri, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-        batches = parquet.iter_batches(
-            ref.row_count, row_groups=[ref.row_group], columns=self._schema.names, use_threads=False
-        )
-        self._key, self._cursor = key, _Cursor(parquet, iter(batches), 0)
-        return self._cursor
-
-    def _next(self, cursor: _Cursor) -> pa.Table | None:
-        if cursor.rest is not None:
-            rest, cursor.rest = cursor.rest, None
-            return rest
-        batch = next(cursor.batches, None)
-        if batch is None:
-            return None
-        return read_table_as(pa.Table.from_batches([batch]), self._schema)
-
-
-def read_table_as(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A file's columns as the plan's types; strings go through binary, which does not check them yet."""
-    columns = [_cast_column(table.column(field.name), field.type) for field in schema]
-    return pa.table(columns, schema=schema)
-
-
-def _cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if column.type == kind:
-        return column
-    if pa.types.is_large_string(kind) and not pa.types.is_integer(column.type):
-        return pa.chunked_array([_unchecked_large_string(chunk) for chunk in column.chunks], type=kind)
-    return column.cast(kind)
-
-
-def _unchecked_large_string(chunk: pa.Array) -> pa.Array:
-    return chunk.cast(pa.large_binary()).view(pa.large_string())
+    def _refuse_lost(self, ref: BatchRef) -> None:
+        """Pages are decoded from front to back: what stopped an earlier batch stops this one."""
+        first, reason = self._lost.get((ref.uri, ref.row_group), (None, ""))
+        if first is not None and ref.first_row >= first:
+            raise UnreadableBatchError(f"{place(ref)}: can't be read (row {first} before it: {reason})")
+        if self._wasted.get(ref.uri, 0.0) >= self._limits.seconds:
+            raise UnreadableBatchError(
+                f"{place(ref)}: was not tried, {self._limits.seconds:g} s were spent in vain on its file"
+            )
 
 
 def _check_unchanged(ref: BatchRef) -> None:
-    stat = os.stat(ref.uri)
+    try:
+        stat = os.stat(ref.uri)
+    except (OSError, ValueError) as error:
+        raise UnreadableBatchError(f"{place(ref)}: can't be read ({first_line(error)})") from None
     if (stat.st_size, stat.st_mtime_ns) != (ref.size, ref.mtime_ns):
         raise InputChangedError(
             f"{ref.uri} has changed since this run was planned (size or modification time). "

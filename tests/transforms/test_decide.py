@@ -12,7 +12,7 @@ from tests.support.documents import rows, with_bad_utf8
 from tests.support.workloads import workload
 from transforms.decide import decide
 from transforms.previous import Previous
-from transforms.read import read_table_as
+from transforms.probe_rows import read_table_as
 from transforms.route import compile_rules
 from transforms.work import Prior, WorkBatch
 

@@ -8,7 +8,7 @@ from schemas.workload import Input
 from tests.support.documents import rows, with_bad_utf8
 from transforms.expressions import compile_condition
 from transforms.intake import Intake, inspect_rows, look_at_rows
-from transforms.read import read_table_as
+from transforms.probe_rows import read_table_as
 
 NULL_ID, DUPLICATE = FailureClass.NULL_ID, FailureClass.DUPLICATE_ID
 NULL_TEXT, EMPTY = FailureClass.NULL_TEXT, FailureClass.EMPTY_TEXT

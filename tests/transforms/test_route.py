@@ -13,7 +13,7 @@ from tests.support.documents import rows
 from tests.support.workloads import HOSTED, workload
 from transforms.expressions import ExpressionError
 from transforms.intake import inspect_rows
-from transforms.read import read_table_as
+from transforms.probe_rows import read_table_as
 from transforms.route import Decisions, choose_arm, choose_routes, compile_rules, only_pairs
 
 FIRST_ROW = 100

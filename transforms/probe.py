@@ -1,0 +1,260 @@
+"""Reader processes: where strangers' Parquet files are read, so that none of them can end a run.
+
+pyarrow aborts the whole process on about one in a thousand damaged footers, and a file of 15 kB can
+ask for gigabytes. So files are opened in processes of their own that have a limit on memory and time,
+no secrets, and can die; see .github/adr/010-strangers-files-are-read-in-processes-of-their-own.md.
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+READER_BYTES = 1 << 30
+READER_SECONDS = 60.0
+_PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT")
+_SETTINGS = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+_PROGRAM = "import sys; sys.path.append({root!r}); from transforms.probe_child import main; main()"
+_MAX_FRAME = 256 << 20
+_IDLE = 8
+
+
+class ReaderError(Exception):
+    """A reader could not do what it was asked to; it lives on."""
+
+
+class ReaderDiedError(ReaderError):
+    """A reader died of what it was asked to do, or was ended because it took too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderLimits:
+    """What a reader process may use: resident bytes, and seconds until it must have answered."""
+
+    memory: int = READER_BYTES
+    seconds: float = READER_SECONDS
+
+
+class Reader:
+    """One reader process. Not thread-safe. After `ReaderDiedError` it is of no more use."""
+
+    def __init__(self, limits: ReaderLimits) -> None:
+        self.limits = limits
+        self._deadline = 0.0
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        program = _PROGRAM.format(root=str(Path(__file__).resolve().parents[1]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", program, str(limits.memory), str(limits.seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # pyarrow's last words may quote the file
+            env={**environment, **_SETTINGS},
+            bufsize=0,
+        )
+        self._schema: pa.Schema | None = None
+        self._footer_schema: pa.Schema | None = None
+        self.alive = True
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def footer(
+        self, path: str, size: int, columns: tuple[str, ...]
+    ) -> tuple[pa.Schema, tuple[tuple[int, int], ...]]:
+        """A file's schema, and rows and uncompressed bytes (of some columns) of its row groups.
+
+        Raises:
+            ReaderError: it is no Parquet file, or its footer claims what can't be.
+            ReaderDiedError: the reader died of it.
+        """
+        answer = self._ask({"op": "footer", "path": path, "size": size, "columns": columns})
+        if "schema" in answer:
+            encoded = base64.b64decode(answer["schema"])
+            self._footer_schema = pa.ipc.read_schema(pa.py_buffer(encoded))
+        return self._footer_schema, tuple((rows, uncompressed) for rows, uncompressed in answer["groups"])
+
+    def rows(self, schema: pa.Schema, uri: str, group: int, first: int, count: int) -> pa.Table:
+        """Rows of a row group from `first` on as a schema's types, one chunk a column; fewer at its end.
+
+        Raises:
+            ReaderError: they can't be read.
+            ReaderDiedError: the reader died of them.
+        """
+        if schema is not self._schema:
+            encoded = base64.b64encode(schema.serialize().to_pybytes()).decode()
+            self._ask({"op": "schema", "schema": encoded})
+            self._schema = schema
+        self._ask({"op": "rows", "uri": uri, "group": group, "first": first, "count": count})
+        try:
+            with pa.PythonFile(_Pipe(self), "r") as pipe, pa.ipc.open_stream(pipe) as stream:
+                table = stream.read_all()
+        except pa.ArrowException:
+            raise self._died() from None
+        return table if table.num_rows and table.column(0).num_chunks == 1 else table.combine_chunks()
+
+    def close(self) -> None:
+        """End the process."""
+        self.alive = False
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        data = json.dumps(request).encode()
+        self._deadline = time.monotonic() + self.limits.seconds
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(struct.pack("<I", len(data)) + data)
+        except OSError:
+            raise self._died() from None
+        answer = self._frame()
+        while "on_the_way" in answer:
+            answer = self._frame()
+        if "error" in answer:
+            raise ReaderError(str(answer["error"]))
+        return answer
+
+    def _frame(self) -> dict[str, Any]:
+        (length,) = struct.unpack("<I", self.receive(4))
+        if length > _MAX_FRAME:
+            raise self._died()
+        frame: dict[str, Any] = json.loads(self.receive(length))
+        self._deadline = time.monotonic() + self.limits.seconds
+        return frame
+
+    def receive(self, count: int) -> bytearray:
+        """So many bytes of the answer, until the deadline."""
+        assert self._process.stdout is not None
+        if count > self.limits.memory:
+            raise self._died()
+        data = bytearray(count)
+        view, got, descriptor = memoryview(data), 0, self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while got < count:
+            left = self._deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                self.close()
+                raise ReaderDiedError(f"the reader was ended: no answer after {self.limits.seconds:g} s")
+            size = os.readv(descriptor, [view[got:]])
+            if not size:
+                raise self._died()
+            got += size
+        return data
+
+    def _died(self) -> ReaderDiedError:
+        """What to say of a process that is gone, or no longer to be trusted."""
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            code = 0
+        self.close()
+        if code == -signal.SIGXCPU:
+            return ReaderDiedError(f"the reader was ended: more than {self.limits.seconds:g} s of CPU time")
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return ReaderDiedError(f"the reader died: {how}")
+
+
+class _Pipe:
+    """The answers' pipe as a file for pyarrow."""
+
+    closed = False
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def read(self, count: int) -> bytearray:
+        return self._reader.receive(count)
+
+    def close(self) -> None:
+        """The pipe stays open for the next answer."""
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Idle:
+    """Readers that nobody uses at the moment: a new one takes a fifth of a second to start."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+        self._readers: list[Reader] = []
+
+    def take(self, limits: ReaderLimits) -> Reader:
+        with self._lock:
+            if self._owner != os.getpid():  # a fork shares its parent's pipes: leave them alone
+                self._owner, self._readers = os.getpid(), []
+            for reader in self._readers:
+                if reader.limits == limits:
+                    self._readers.remove(reader)
+                    return reader
+        return Reader(limits)
+
+    def give_back(self, reader: Reader) -> None:
+        with self._lock:
+            if reader.alive and len(self._readers) < _IDLE and self._owner == os.getpid():
+                self._readers.append(reader)
+                return
+        if reader.alive:
+            reader.close()
+
+    def close(self) -> None:
+        with self._lock:
+            readers, self._readers = self._readers, []
+        if self._owner == os.getpid():
+            for reader in readers:
+                reader.close()
+
+
+_IDLE_READERS = _Idle()
+atexit.register(_IDLE_READERS.close)
+
+
+def take_reader(limits: ReaderLimits) -> Reader:
+    """A reader, idle or new; `leave_reader` hands it back."""
+    return _IDLE_READERS.take(limits)
+
+
+def leave_reader(reader: Reader) -> None:
+    """Hand a reader back, so that others can use it; a dead one is forgotten."""
+    _IDLE_READERS.give_back(reader)
+
+
+@contextmanager
+def borrowed_reader(limits: ReaderLimits) -> Iterator[Reader]:
+    """A reader for some time."""
+    reader = take_reader(limits)
+    try:
+        yield reader
+    except BaseException:
+        if reader.alive:
+            reader.close()  # what it was about to say is still in the pipe
+        raise
+    leave_reader(reader)
