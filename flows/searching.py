@@ -49,13 +49,7 @@ def open_search(output: str, route: str | None = None) -> Search:
     parameters = launched_with(output)
     loaded = load_workload(Path(parameters.workload))
     chosen = _embed_route(loaded, route)
-    backend = loaded.workload.backends[chosen.chains[0].backends[0]]
-    if not isinstance(backend, EmbedderBackend):
-        raise ConfigurationError(
-            f"the vectors of route {chosen.name!r} are those of {backend.provider} {backend.model}: a query "
-            f"would have to be sent there and paid. Search them with your own client, or embed the documents "
-            f"with a model that runs here"
-        )
+    backend = local_backend(loaded, chosen)
 
     from transforms.embed.embedder import open_embedder
     from transforms.search import search
@@ -70,10 +64,24 @@ def open_search(output: str, route: str | None = None) -> Search:
     return run
 
 
+def local_backend(loaded: LoadedWorkload, route: Route) -> EmbedderBackend:
+    """The embedder of a route; ConfigurationError when its vectors are a hosted model's."""
+    backend = loaded.workload.backends[route.chains[0].backends[0]]
+    if isinstance(backend, EmbedderBackend):
+        return backend
+    raise ConfigurationError(
+        f"the vectors of route {route.name!r} are those of {backend.provider} {backend.model}: a query would "
+        f"have to be sent there and paid. Search them with your own client, or embed the documents with a "
+        f"model that runs here"
+    )
+
+
 def _embed_route(loaded: LoadedWorkload, name: str | None) -> Route:
     embed_routes = {r.name: r for r in loaded.workload.routes if loaded.workload.is_embed_route(r)}
-    if name is None and len(embed_routes) == 1:
-        return next(iter(embed_routes.values()))
+    local = [route for route in embed_routes.values() if loaded.workload.is_local_route(route)]
+    candidates = local or list(embed_routes.values())
+    if name is None and len(candidates) == 1:
+        return candidates[0]
     if name in embed_routes:
         return embed_routes[name]
     allowed = ", ".join(embed_routes) or "(the workload has none)"

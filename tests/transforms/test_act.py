@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from schemas.errors import ReconcileError
+from schemas.errors import OutputError, ReconcileError
 from schemas.failures import FailureClass
 from schemas.ids import sha256_hex
+from schemas.outcomes import Outcome
 from tests.support.batches import table_for
 from tests.support.fakes import FakeEmbedder, FakeOpeners, answer_plainly
 from tests.support.records import AMBIGUOUS, REF, assignment, run_context
@@ -57,6 +58,82 @@ def with_column(name: str, values: pa.Array) -> pa.Table:
 
 
 # ---- hosted routes
+
+HOSTED_VECTORS: dict[str, Any] = {
+    "backends": {
+        "far": {
+            "provider": "openai",
+            "model": "text-embedding-3-small",
+            "operation": "embeddings",
+            "dimensions": 2,
+        }
+    },
+    "routes": [{"name": "far", "backends": ["far"]}],
+}
+
+
+def test_a_document_for_a_hosted_embedder_is_sent_as_it_is(tmp_path: Path) -> None:
+    work = batch([(0, "far"), (2, "far")])
+    asked = prepare_calls(worker(tmp_path, **HOSTED_VECTORS), work)
+    assert asked is not None
+    assert [(r.prompt, r.system, r.json_schema) for r in asked.requests] == [
+        ("text of doc-100", "", None),
+        ("text of doc-102", "", None),
+    ]
+    assert asked.requests[0].document_sha256 == sha256_hex(b"text of doc-100")
+    assert work.todo == []
+
+
+def test_hosted_vectors_are_put_in_the_place_that_their_rows_name(tmp_path: Path) -> None:
+    work = batch([(0, "far"), (1, "far"), (2, "far")])
+    asked = prepare_calls(worker(tmp_path, **HOSTED_VECTORS), work)
+    assert asked is not None
+    outcomes = [
+        Outcome(assignment=r.assignment, vector=np.asarray(v, "<f4").tobytes() if v else None)
+        for r, v in zip(asked.requests, ([1.0, 2.0], None, [3.0, 4.0]), strict=True)
+    ]
+    finish_calls(work, asked, CallBatchResult(outcomes, []))
+    assert [o.vector_index for o in work.outcomes] == [0, None, 1]
+    assert [o.vector for o in work.outcomes] == [None] * 3
+    assert work.vectors["far"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_an_output_with_vectors_of_another_space_refuses_before_anything_is_asked(tmp_path: Path) -> None:
+    assert prepare_calls(worker(tmp_path, **HOSTED_VECTORS), batch([(0, "far")])) is not None
+    other = {
+        **HOSTED_VECTORS,
+        "backends": {"far": {**HOSTED_VECTORS["backends"]["far"], "model": "text-embedding-3-large"}},
+    }
+    with pytest.raises(OutputError, match="text-embedding-3-small, 2 dimensions"):
+        prepare_calls(worker(tmp_path, **other), batch([(0, "far")]))
+
+
+@pytest.mark.parametrize(
+    ("positions", "shared"), [([0], None), ([0, 1], len("About: "))], ids=["alone", "together"]
+)
+def test_documents_share_the_head_of_their_template_with_others_of_their_batch(
+    tmp_path: Path, positions: list[int], shared: int | None
+) -> None:
+    asked = prepare_calls(worker(tmp_path), batch([(p, "ask") for p in positions]))
+    assert asked is not None
+    assert [request.shared for request in asked.requests] == [shared] * len(positions)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "repair"),
+    [
+        ({"json_schema": TOPIC_SCHEMA}, True),
+        ({"json_schema": TOPIC_SCHEMA, "repair": False}, False),
+        ({}, False),
+    ],
+)
+def test_answers_are_repaired_where_there_is_a_schema_and_nobody_minds(
+    tmp_path: Path, prompt: dict[str, Any], repair: bool
+) -> None:
+    changes = {"prompts__topic": {"template": "{{ text }}", **prompt}}
+    asked = prepare_calls(worker(tmp_path, **changes), batch([(0, "ask")]))
+    assert asked is not None
+    assert asked.requests[0].repair is repair
 
 
 def test_every_hosted_document_becomes_one_request(tmp_path: Path) -> None:

@@ -140,3 +140,63 @@ def test_a_backend_that_takes_no_key_misses_none() -> None:
     backend = workload(backends__mini__requires_key=False).hosted_backends()["mini"]
     assert missing_key(backend, {}) == ""
     assert key_variable(backend) == "OPENAI_API_KEY"
+
+
+VERTEX = {"platform": "vertex", "project": "p-1", "location": "europe-west1"}
+CLAUDE = {"provider": "anthropic", "model": "claude-haiku-4-5@20251001", **VERTEX}
+
+
+def test_vertex_takes_credentials_instead_of_a_key() -> None:
+    found = workload(backends__mini=CLAUDE)
+    assert missing_key(found.hosted_backends()["mini"], {}) == ""
+    asked: list[str] = []
+    require_keys(found, {}, lambda: asked.append("credentials"))
+    assert asked == ["credentials"]
+
+    def none() -> object:
+        raise MissingSecretError("there are no credentials")
+
+    with pytest.raises(MissingSecretError, match="no credentials"):
+        require_keys(found, {}, none)
+    require_keys(workload(backends__mini__requires_key=False), {}, none)  # nobody needs them
+
+
+@pytest.mark.parametrize(
+    ("backend", "line"),
+    [
+        (
+            {"provider": "gemini", "model": "gemini-2.5-flash"},
+            "gemini gemini-2.5-flash; 0.3 USD a million input tokens, 2.5 a million output tokens",
+        ),
+        (
+            CLAUDE,
+            "anthropic on vertex claude-haiku-4-5@20251001; 1 USD a million input tokens, 5 a million output",
+        ),
+    ],
+)
+def test_each_backend_is_described_with_its_price(folder: Path, backend: dict[str, Any], line: str) -> None:
+    lines = check_workload(load(folder, backends__mini=backend), environment={}).lines()
+    assert any(line in found for found in lines)
+    assert any("1.1 times that at europe-west1" in found for found in lines) == (backend is CLAUDE)
+
+
+def test_an_embedder_at_a_provider_costs_its_input_alone(folder: Path) -> None:
+    far = {
+        "provider": "openai",
+        "model": "text-embedding-3-small",
+        "operation": "embeddings",
+        "dimensions": 8,
+    }
+    report = check_workload(
+        load(folder, backends={"far": far}, routes=[{"name": "vec", "backends": ["far"]}], prompts={}),
+        environment={"OPENAI_API_KEY": "k"},
+    )
+    (backend,) = report.backends
+    assert backend.price_known
+    assert backend.price.startswith("0.02 USD a million input tokens (genai-prices")
+
+
+def test_geminis_key_has_googles_usual_name(folder: Path) -> None:
+    backend = {"provider": "gemini", "model": "gemini-2.5-flash"}
+    report = check_workload(load(folder, backends__mini=backend), environment={})
+    assert report.warnings == ("GEMINI_API_KEY is not set: backend mini can only be rehearsed",)

@@ -203,3 +203,29 @@ def test_the_digest_covers_all_that_is_asked(more: dict[str, Any]) -> None:
     assert compiled("{{ text }}", **more).sha256 != compiled("{{ text }}").sha256
     assert compiled("{{ text }} ").sha256 != compiled("{{ text }}").sha256
     assert compiled("{{ text }}").sha256 == compile_prompt("other", Prompt(template="{{ text }}")).sha256
+
+
+def test_whether_a_bad_answer_goes_back_is_no_part_of_what_is_asked_first() -> None:
+    assert compiled("{{ text }}", repair=False).sha256 == compiled("{{ text }}").sha256
+
+
+# ---- what all rows share
+
+
+@pytest.mark.parametrize(
+    ("template", "head"),
+    [
+        ("About: {{ size }}", "About: "),
+        ("{{ size }} is it", ""),
+        ("Rules.\n{% if size %}many{% endif %}", "Rules.\n"),
+        ("{# a note #}Rules. {{ size }}", "Rules. "),
+        ("{% if size %}many{% endif %}", ""),
+        ("only words", "only words"),
+        ("{% raw %}{{ no }}{% endraw %} {{ size }}", "{{ no }}"),
+    ],
+)
+def test_the_head_of_a_template_is_what_every_text_begins_with(template: str, head: str) -> None:
+    prompt = compiled(template)
+    assert prompt.head == head
+    for size in (0, 7):
+        assert prompt.render({**ROW, "size": size} if size else ROW).startswith(head)
