@@ -143,7 +143,10 @@ def _planned(parameters: EnrichParameters, around: Surroundings) -> Iterator[_Ru
             budget_amount=None if parameters.budget is None else str(parameters.budget),
         )
         _say(around, steps.collect(loaded, context))
-        plan = steps.plan(loaded, context, [c.value for c in parameters.retry_classes])
+        classes = [c.value for c in parameters.retry_classes]
+        plan = steps.plan(loaded, context, classes)
+        if plan.refs:
+            steps.quote(loaded, context, classes)
         around.ending.plan, around.ending.output = plan, loaded.output_uri
         _note_launch(parameters, loaded, context)
         wanted = parameters.groups or limits.groups or default_groups(len(plan.refs), parallel)

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.tables import Row, cost_rows, failure_rows, route_rows
+from flows.tables import Row, cost_rows, failure_rows, quote_rows, route_rows
 from flows.words import batches as batches_text
 from flows.words import count, usd
 from schemas.batches import AmbiguousCall
@@ -28,7 +28,7 @@ _NUMBERS = frozenset(
         "rows",
         "attempt",
     }
-    | {"device seconds", "cost", "list price"}
+    | {"device seconds", "cost", "list price", "quoted", "actual", "off by"}
 )
 NOTHING_DUE = "Nothing was due: no call was made and no result was rewritten."
 
@@ -57,6 +57,9 @@ def report(manifest: Manifest, output: str, *, nothing_due: bool = False) -> Ren
     costs = cost_rows(manifest)
     if costs:
         parts.append(table("Cost by backend", costs))
+    quoted = quote_rows(manifest, output)
+    if quoted:
+        parts.append(table("Quote against actual, at list price", quoted))
     parts.append(Text(cost_sentence(manifest)))
     if manifest.skipped_files:
         parts.append(Text(f"Skipped files: {', '.join(manifest.skipped_files[:5])}"))

@@ -72,6 +72,10 @@ class CheckResult(Protocol):
         """For machines."""
 
 
+def no_quote(_loaded: LoadedWorkload, _run: RunContext, _classes: Sequence[str]) -> None:
+    """A step of a run that is not quoted."""
+
+
 def nothing_to_say(_loaded: LoadedWorkload, _run: RunContext) -> Sequence[str]:
     """A step of a run without provider batches."""
     return ()
@@ -82,7 +86,7 @@ class Steps:
     """The steps of a run, and the clock.
 
     `collect` comes before `plan`, and `submit` after the workers: what there is to say about provider
-    batches.
+    batches. `quote` comes after `plan` and is kept with the run, for its report.
     """
 
     load: Callable[[Path, str | None, str | None], LoadedWorkload]
@@ -96,6 +100,7 @@ class Steps:
     now: Callable[[], datetime]
     collect: Callable[[LoadedWorkload, RunContext], Sequence[str]] = nothing_to_say
     submit: Callable[[LoadedWorkload, RunContext], Sequence[str]] = nothing_to_say
+    quote: Callable[[LoadedWorkload, RunContext, Sequence[str]], None] = no_quote
 
 
 def load_for(parameters: EnrichParameters, steps: Steps) -> LoadedWorkload:
@@ -171,7 +176,17 @@ def real_steps() -> Steps:
         now=lambda: datetime.now(UTC),
         collect=lambda loaded, run: collect_batches(loaded.workload, run),
         submit=lambda loaded, run: submit_batches(loaded.workload, run),
+        quote=_keep_quote,
     )
+
+
+def _keep_quote(loaded: LoadedWorkload, run: RunContext, classes: Sequence[str]) -> None:
+    from transforms.quote.build import quote_workload
+    from transforms.quote.compare import store_quote
+    from transforms.store import open_store
+
+    quote = quote_workload(loaded, datetime.now(UTC), retry_classes=tuple(classes))
+    store_quote(open_store(run.output), run.run_id, quote)
 
 
 def _require_safe_runner(flags: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ from flows.groups import BatchLine
 from flows.words import shortened, usd
 from schemas.batches import BackendTotals, BatchReport
 from schemas.run import Manifest
+from transforms.quote.compare import compare, read_quote
+from transforms.store import open_store
 
 MAX_ROWS = 200
 _MAX_TEXT = 300
@@ -54,6 +56,24 @@ def route_rows(manifest: Manifest) -> list[Row]:
             "failures": manifest.failures_by_route.get(name, 0),
         }
         for name in names
+    ]
+
+
+def quote_rows(manifest: Manifest, output: str) -> list[Row]:
+    """What was quoted when the run started against what it has cost, at list price; empty without quote."""
+    quote = read_quote(open_store(output), manifest.run_id)
+    if quote is None:
+        return []
+    return [
+        {
+            "route": line.route,
+            "quoted": "" if line.quoted is None else usd(line.quoted.expected),
+            "likely": "" if line.quoted is None else f"{usd(line.quoted.low)} to {usd(line.quoted.high)}",
+            "actual": usd(line.amount),
+            "off by": "" if line.off_by is None else f"{line.off_by:+.0%}",
+            "verdict": line.verdict,
+        }
+        for line in compare(quote, manifest)
     ]
 
 

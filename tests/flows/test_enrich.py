@@ -222,7 +222,7 @@ def test_the_form_has_a_title_and_a_description_for_every_field() -> None:
 
     form = enrich.parameters.model_dump()["definitions"]["EnrichParameters"]["properties"]
 
-    assert len(form) == 8
+    assert len(form) == 9
     assert all(field["title"] and field["description"] for field in form.values())
 
 
