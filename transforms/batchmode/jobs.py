@@ -111,9 +111,11 @@ class JobState:
         return max(self.sent_at, default=0)
 
     @property
-    def is_undecided(self) -> bool:
-        """Whether nobody knows if the provider has a batch of the last attempt."""
-        return self.provider_batch_id is None and bool(self.sent_at) and self.last_attempt not in self.refused
+    def undecided(self) -> list[str]:
+        """When the attempts began of which nobody knows whether the provider has made a batch."""
+        if self.provider_batch_id is not None:
+            return []
+        return sorted(at for number, at in self.sent_at.items() if number not in self.refused)
 
     def deadline(self, hours: float) -> datetime:
         """When what is left goes out online."""

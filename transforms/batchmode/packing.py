@@ -40,6 +40,7 @@ def pack(
     taken: set[tuple[str, int]],
     backends: Mapping[str, HostedBackend],
     now: datetime,
+    bounds: Mapping[str, Bounds] = BOUNDS,
 ) -> Iterator[Job]:
     """Jobs for the tickets that no job has yet (`taken`), each within the bounds of its provider."""
     by_backend: dict[str, list[Ticket]] = defaultdict(list)
@@ -49,7 +50,7 @@ def pack(
     for name, waiting in by_backend.items():
         backend = backends[name]
         for piece in _cut(
-            sorted(waiting, key=lambda t: (t.since, t.batch_id, t.number)), BOUNDS[backend.provider]
+            sorted(waiting, key=lambda t: (t.since, t.batch_id, t.number)), bounds[backend.provider]
         ):
             yield _job(name, backend.model, piece, now)
 

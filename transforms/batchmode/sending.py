@@ -45,7 +45,7 @@ class Sender:
         Raises:
             BatchRefusedError, BatchLostError: the provider's list could not be had; nothing has changed.
         """
-        if state.is_undecided:
+        if state.undecided:
             found = self._look(state, client, known)
             if found is not None:
                 return found
@@ -56,8 +56,8 @@ class Sender:
     def _look(self, state: JobState, client: BatchClient, known: Collection[str]) -> Sent | None:
         """What became of a submission whose end is unknown; None when it has made no batch."""
         job = state.job
-        undecided = [at for number, at in state.sent_at.items() if number not in state.refused]
-        finding = client.find(job.tag, job.requests, datetime.fromisoformat(min(undecided)), known)
+        first, last = (datetime.fromisoformat(state.undecided[n]) for n in (0, -1))
+        finding = client.find(job.tag, job.requests, first, known)
         if finding.batch_id is not None:
             self._submitted(state, finding.batch_id, adopted=True)
             more = f"; it has more batches of this tag: {', '.join(finding.more)}" if finding.more else ""
@@ -68,7 +68,7 @@ class Sender:
             )
         if finding.undecided:
             return Sent("later", f"a batch at {job.backend} may be that of {job.tag}: told when it has ended")
-        settled = datetime.fromisoformat(state.sent_at[state.last_attempt]) + timedelta(seconds=SETTLE_S)
+        settled = last + timedelta(seconds=SETTLE_S)
         if self._now < settled:
             return Sent(
                 "later",

@@ -69,6 +69,6 @@ def _word(state: JobState) -> str:
         return "cancelled"
     if state.provider_batch_id is not None:
         return "submitted"
-    if state.is_undecided:
+    if state.undecided:
         return "undecided"
     return "refused" if state.refused else "intended"
