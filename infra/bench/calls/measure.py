@@ -1,0 +1,101 @@
+"""Runs a command and tells its CPU time and memory, all processes that it starts included. Linux."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_EVERY_S = 0.1
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_MARK = "SWITCHGEAR_BENCH_MARK"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a command took. `finished` is False when it was stopped at its time limit."""
+
+    finished: bool
+    returncode: int
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+    last_words: str
+
+
+class _Watch:
+    """Adds up the processes that carry a mark in their environment, wherever they were moved to."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark.encode()
+        self._cpu: dict[tuple[int, str], float] = {}
+        self.peak = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            self.look()
+
+    def look(self) -> list[int]:
+        """One sample; gives the processes that are alive."""
+        resident, alive = 0, []
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit():
+                continue
+            try:
+                if self._mark not in (folder / "environ").read_bytes():
+                    continue
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                resident += int((folder / "statm").read_text().split()[1]) * _PAGE
+            except (OSError, IndexError):
+                continue
+            alive.append(int(folder.name))
+            self._cpu[int(folder.name), fields[19]] = (int(fields[11]) + int(fields[12])) / _TICKS
+        self.peak = max(self.peak, resident)
+        return alive
+
+    def end(self) -> float:
+        """CPU seconds of all of them."""
+        self._over.set()
+        self._thread.join()
+        return sum(self._cpu.values())
+
+
+def measure(command: Sequence[str], environ: Mapping[str, str], limit_s: float, log: Path) -> Measured:
+    """Runs `command` for at most `limit_s` seconds; what it prints goes to `log`."""
+    mark = secrets.token_hex(8)
+    started, before = time.monotonic(), _waited_for()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env={**environ, _MARK: mark}, stdout=out, stderr=out, start_new_session=True
+        )
+        watch = _Watch(f"{_MARK}={mark}")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(limit_s)
+        wall, finished = time.monotonic() - started, process.poll() is not None
+        for pid in watch.look():  # only what carries this run's mark
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        process.wait()
+    cpu = max(
+        watch.end(), _waited_for() - before
+    )  # samples miss the last moments, the system's count strangers
+    words = log.read_text(errors="replace").strip().splitlines()
+    return Measured(
+        finished, process.returncode, wall, cpu, watch.peak / 2**20, words[-1][:160] if words else ""
+    )
+
+
+def _waited_for() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

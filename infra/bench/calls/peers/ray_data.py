@@ -1,0 +1,37 @@
+"""Ray Data: the HTTP request processor of `ray.data.llm`, its way to call a hosted model.
+
+`python ray_data.py INPUT OUTPUT BASE_URL IN_FLIGHT`
+"""
+
+import sys
+
+import ray
+from ray.data.llm import HttpRequestProcessorConfig, build_processor
+
+SYSTEM = "Classify the document. Answer with one word: sports, politics, science or business."
+
+
+def main(source: str, target: str, base_url: str, in_flight: int) -> None:
+    """Read, ask, write."""
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    config = HttpRequestProcessorConfig(
+        url=f"{base_url}/chat/completions",
+        headers={"Authorization": "Bearer none"},
+        batch_size=in_flight,
+        concurrency=1,
+    )
+
+    def ask(row: dict) -> dict:
+        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": row["text"]}]
+        return {**row, "payload": {"model": "stub-1", "max_tokens": 32, "messages": messages}}
+
+    def answer(row: dict) -> dict:
+        text = row["http_response"]["choices"][0]["message"]["content"]
+        return {"id": row["id"], "text": row["text"], "answer": text}
+
+    processor = build_processor(config, preprocess=ask, postprocess=answer)
+    processor(ray.data.read_parquet(source)).write_parquet(target)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
