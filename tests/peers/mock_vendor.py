@@ -75,8 +75,8 @@ class MockVendor:
         self.process.stdout.close()
 
     def base_url(self, provider: str) -> str:
-        """The `base_url` of a backend of that provider; OpenAI's ends in `/v1`."""
-        return f"{self.url}/v1" if provider == "openai" else self.url
+        """The `base_url` of a backend of that provider; OpenAI's ends in `/v1`, Gemini's in `/v1beta`."""
+        return self.url + {"openai": "/v1", "gemini": "/v1beta"}.get(provider, "")
 
     def answer(self, content: str | dict[str, Any] | list[Any], **more: Any) -> None:
         """Answer every prompt with `content` (JSON unless it is a string); see `rules` for `more`."""

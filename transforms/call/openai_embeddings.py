@@ -2,7 +2,8 @@
 
 Source: the API reference of embeddings and the types of the official SDK (3.54), against which the
 tests check both directions. Vectors are asked for as base64 of little-endian float32, as the SDK does
-(a third of the bytes); a server that gives numbers instead is understood, too.
+(a third of the bytes), unless `parameters` have another `encoding_format`, for servers that refuse it;
+numbers are understood, too.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class OpenAIEmbeddingsCodec:
     name: str = "openai"
     version: str = "openai.embeddings/1"
     default_base_url: str = "https://api.openai.com/v1"
-    own_keys: frozenset[str] = frozenset({"model", "input", "dimensions", "encoding_format"})
+    own_keys: frozenset[str] = frozenset({"model", "input", "dimensions"})
 
     def path(self, backend: HostedBackend) -> str:  # noqa: ARG002
         """Path below the base URL."""
@@ -55,7 +56,9 @@ class OpenAIEmbeddingsCodec:
 
     def body(self, backend: HostedBackend, request: CallRequest) -> dict[str, Any]:
         """The request as a JSON object; ConfigurationError when `parameters` sets a key of ours."""
-        own: dict[str, Any] = {"model": backend.model, "input": request.prompt, "encoding_format": "base64"}
+        own: dict[str, Any] = {"model": backend.model, "input": request.prompt}
+        if "encoding_format" not in backend.parameters:
+            own["encoding_format"] = "base64"
         if backend.send_dimensions:
             own["dimensions"] = self.dimensions
         return merged_parameters(self, backend, own)

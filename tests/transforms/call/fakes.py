@@ -347,10 +347,7 @@ def make_core(
     workload = workload or make_workload()
     clock = clock or VirtualClock()
     backends = workload.hosted_backends()
-    places = {
-        name: place_of(name, base_url_of(b), Secret(CANARY))
-        for name, b in backends.items()
-    }
+    places = {name: place_of(name, base_url_of(b), Secret(CANARY)) for name, b in backends.items()}
     desk = Desk(
         sites=build_sites(backends, places, clock, PriceBook(), mode == "rehearsal", workload.shares()),
         clock=clock,

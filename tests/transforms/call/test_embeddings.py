@@ -94,6 +94,10 @@ def test_openais_requests_are_what_the_official_sdk_would_send() -> None:
     }
 
 
+def test_a_server_that_refuses_base64_can_be_asked_for_numbers() -> None:
+    assert sent(with_parameters(OPENAI, encoding_format="float"))[1]["encoding_format"] == "float"
+
+
 def test_geminis_requests_are_made_of_what_the_official_sdk_knows() -> None:
     url, body = sent(with_parameters(GEMINI, taskType="CLUSTERING"))
     assert url.endswith("/v1beta/models/gemini-embedding-001:embedContent")
@@ -114,7 +118,7 @@ def test_a_model_that_takes_no_length_is_not_sent_one_and_is_held_to_it_all_the_
 @pytest.mark.parametrize(
     ("backend", "key"),
     [
-        *((OPENAI, key) for key in ("model", "input", "dimensions", "encoding_format")),
+        *((OPENAI, key) for key in ("model", "input", "dimensions")),
         *((GEMINI, key) for key in ("model", "content", "outputDimensionality")),
     ],
 )
