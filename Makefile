@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types layers check lock peers setup clean kills bench-memory
+.PHONY: help demo test lint types layers check lock peers setup clean kills bench-memory bench-calls
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -17,7 +17,7 @@ WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, len(os.sched_getaff
 ARGS ?=
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## set up, then run the main job on the installed packages' documentation
 	@$(BIN)/switchgear demo
