@@ -74,6 +74,7 @@ class BatchEmulator:
     seen: list[tuple[str, str]] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
     results_url: str | None = None
+    redirect_to: str | None = None
     _files: dict[str, bytes] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _server: Any = None
@@ -400,10 +401,14 @@ class _Handler(BaseHTTPRequestHandler):
             except DroppedError:
                 self.close_connection = True
                 return
+        if emulator.redirect_to is not None:
+            status = 307
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         self.send_response(status)
         self.send_header("content-type", "application/x-jsonl" if payload is data else "application/json")
         self.send_header("content-length", str(len(data)))
+        if emulator.redirect_to is not None:
+            self.send_header("location", f"{emulator.redirect_to}{self.path}")
         self.end_headers()
         self.wfile.write(data)
 

@@ -22,10 +22,9 @@ _MILLION = 1_000_000
 _KINDS = (
     Usage(_MILLION, 0),
     Usage(0, _MILLION),
-    Usage(_MILLION, 0, _MILLION, 0),
     Usage(_MILLION, 0, 0, _MILLION),
 )
-"""Tokens of each kind that has a price of its own: plain, output, read from the cache, written to it."""
+"""The tokens that a worst case is made of: plain, output, written to the cache (reading it is cheaper)."""
 
 
 def charge_online(site: Site, answer: Answer, at: datetime) -> Charge:

@@ -1,0 +1,245 @@
+"""The two batch APIs through the official SDKs, against the emulator over real sockets."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+
+from schemas.failures import FailureClass
+from tests.peers.batch_emulator import BatchEmulator
+from transforms.batchmode.anthropic_api import AnthropicBatches
+from transforms.batchmode.clients import BatchClient, BatchLostError, BatchRefusedError, Finding, Request
+from transforms.batchmode.openai_api import OpenAIBatches
+from transforms.call.secret import Secret
+from transforms.call.site import place_of
+from transforms.call.wire import CallFailure, WireResponse
+
+CANARY = "sk-canary-2b61f0ce77"
+HOUR_AGO = timedelta(hours=1)
+MakeClient = Callable[..., BatchClient]
+
+
+@pytest.fixture
+def client_of(emulator: BatchEmulator) -> Iterator[MakeClient]:
+    made: list[BatchClient] = []
+
+    def make(provider: str, base_url: str | None = None) -> BatchClient:
+        place = place_of("mini", base_url or emulator.base_url(provider), Secret(CANARY))
+        kind = OpenAIBatches if provider == "openai" else AnthropicBatches
+        made.append(kind(place))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.close()
+
+
+@pytest.fixture
+def client(client_of: MakeClient, provider: str) -> BatchClient:
+    return client_of(provider)
+
+
+def requests(tag: str, count: int = 3) -> list[Request]:
+    body = {
+        "model": "m",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "line one\nline \u2028 two é"}],
+    }
+    return [Request(f"{tag}-{n}", orjson.dumps({**body, "seed": n})) for n in range(count)]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def test_what_is_submitted_arrives_as_it_was_written(
+    client: BatchClient, emulator: BatchEmulator, provider: str
+) -> None:
+    given = requests("t1")
+    batch_id = client.submit("t1", iter(given))
+    (batch,) = emulator.of(provider)
+    assert batch.id == batch_id
+    assert batch.requests == {r.custom_id: orjson.loads(r.body) for r in given}
+
+
+def test_results_come_back_by_custom_id_with_the_whole_answer(
+    client: BatchClient, emulator: BatchEmulator, provider: str
+) -> None:
+    batch_id = client.submit("t1", requests("t1"))
+    assert not client.standing(batch_id).ended
+    kinds = iter(["succeeded", "expired", "errored"])
+    emulator.finish(emulator.batches[0], lambda _prompt: next(kinds))
+    assert client.standing(batch_id).ended
+    found = {line.custom_id: line.result for line in client.results(batch_id)}
+    answer = found["t1-0"]
+    assert isinstance(answer, WireResponse)
+    said = orjson.loads(answer.body)
+    assert "line one" in str(said["choices"] if provider == "openai" else said["content"])
+    failures = [found["t1-1"], found["t1-2"]]
+    assert [f.failure for f in failures if isinstance(f, CallFailure)] == [
+        FailureClass.DEADLINE,
+        FailureClass.PROVIDER_ERROR if provider == "openai" else FailureClass.OVERLOADED,
+    ]
+
+
+def test_a_batch_is_found_again_among_many_by_its_tag_alone(
+    client: BatchClient, emulator: BatchEmulator, provider: str
+) -> None:
+    ids = {tag: client.submit(tag, requests(tag)) for tag in ("t1", "t2", "t3", "t4", "t5")}
+    for batch in emulator.batches:
+        emulator.finish(batch)
+    assert client.find("t2", 3, now() - HOUR_AGO, ()) == Finding(ids["t2"])
+    assert client.find("t9", 3, now() - HOUR_AGO, ()) == Finding()
+
+
+def test_further_batches_of_one_tag_are_reported_and_the_first_counts(
+    client: BatchClient, emulator: BatchEmulator
+) -> None:
+    emulator.now = lambda: now() - timedelta(minutes=5)
+    first = client.submit("t1", requests("t1"))
+    emulator.now = now
+    second = client.submit("t1", requests("t1"))
+    for batch in emulator.batches:
+        emulator.finish(batch)
+    assert client.find("t1", 3, now() - HOUR_AGO, ()) == Finding(first, more=(second,))
+
+
+def test_batches_from_long_before_the_submission_are_not_looked_at(
+    client: BatchClient, emulator: BatchEmulator
+) -> None:
+    emulator.now = lambda: now() - timedelta(hours=30)
+    client.submit("t1", requests("t1"))
+    emulator.finish(emulator.batches[0])
+    assert client.find("t1", 3, now(), ()) == Finding()
+
+
+def test_a_batch_of_anthropic_that_might_be_ours_is_told_only_when_it_has_ended(
+    client_of: MakeClient, emulator: BatchEmulator
+) -> None:
+    client = client_of("anthropic")
+    ours, other = client.submit("t1", requests("t1")), client.submit("t2", requests("t2"))
+    client.submit("t3", requests("t3", 4))
+    assert client.find("t1", 3, now() - HOUR_AGO, ()).undecided
+    assert client.find("t1", 3, now() - HOUR_AGO, {ours, other}) == Finding(), "another number of requests"
+    emulator.finish(emulator.batches[1])
+    assert client.find("t1", 3, now() - HOUR_AGO, {other}).undecided
+    emulator.finish(emulator.batches[0])
+    assert client.find("t1", 3, now() - HOUR_AGO, {other}) == Finding(ours)
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [
+        ("validating", False),
+        ("finalizing", False),
+        ("cancelling", False),
+        ("of_tomorrow", False),
+        ("completed", True),
+        ("failed", True),
+        ("expired", True),
+        ("cancelled", True),
+    ],
+)
+def test_only_the_known_ends_of_openai_are_ends(
+    client_of: MakeClient, emulator: BatchEmulator, status: str, ended: bool
+) -> None:
+    client = client_of("openai")
+    batch_id = client.submit("t1", requests("t1"))
+    emulator.batches[0].status = status
+    standing = client.standing(batch_id)
+    assert (standing.status, standing.ended) == (status, ended)
+    assert (standing.missing is None) == (status in ("completed",) or not ended)
+    assert ("too many enqueued" in standing.message) == (status == "failed")
+
+
+def test_cancelling_is_asked_for(client: BatchClient, emulator: BatchEmulator) -> None:
+    client.cancel(client.submit("t1", requests("t1")))
+    assert emulator.batches[0].cancel_asked
+
+
+def test_a_lost_response_is_no_refusal(client: BatchClient, emulator: BatchEmulator) -> None:
+    emulator.lose_creates = 1
+    with pytest.raises(BatchLostError):
+        client.submit("t1", requests("t1"))
+    assert len(emulator.batches) == 1, "and nothing was tried again behind our back"
+
+
+def test_a_lost_upload_has_made_no_batch(client_of: MakeClient, emulator: BatchEmulator) -> None:
+    emulator.lose_uploads = 1
+    with pytest.raises(BatchRefusedError) as caught:
+        client_of("openai").submit("t1", requests("t1"))
+    assert not caught.value.lasting
+    assert not emulator.batches
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "expected"),
+    [
+        (400, "invalid_request_error", (BatchRefusedError, "bad_request", True)),
+        (413, "request_too_large", (BatchRefusedError, "request_too_large", True)),
+        (401, "authentication_error", (BatchRefusedError, "authentication", False)),
+        (403, "permission_error", (BatchRefusedError, "permission", False)),
+        (429, "rate_limit_error", (BatchRefusedError, "rate_limited", False)),
+        (429, "insufficient_quota", (BatchRefusedError, "quota_exhausted", False)),
+        (409, "conflict", (BatchLostError, None, None)),
+        (500, "api_error", (BatchLostError, None, None)),
+        (503, "overloaded_error", (BatchLostError, None, None)),
+        (529, "overloaded_error", (BatchLostError, None, None)),
+    ],
+)
+def test_an_error_response_is_a_refusal_only_where_nothing_can_have_been_made(
+    client: BatchClient, emulator: BatchEmulator, status: int, kind: str, expected: tuple[Any, Any, Any]
+) -> None:
+    emulator.refuse_creates = [(status, kind, f"no, {CANARY}")]
+    with pytest.raises((BatchRefusedError, BatchLostError)) as caught:
+        client.submit("t1", requests("t1"))
+    error = caught.value
+    found = (type(error), getattr(error, "failure", None), getattr(error, "lasting", None))
+    assert found == (expected[0], expected[1] and FailureClass(expected[1]), expected[2])
+    assert len([path for method, path in emulator.seen if method == "POST" and "batches" in path]) == 1
+    assert CANARY not in "".join(traceback.format_exception(error))
+    assert error.__context__ is None, "the SDK's own exception holds the request, and the key in it"
+
+
+def test_where_nobody_listens_nothing_was_sent(client_of: MakeClient, provider: str) -> None:
+    dead = BatchEmulator.start()
+    dead.stop()
+    with pytest.raises(BatchRefusedError) as caught:
+        client_of(provider, dead.base_url(provider)).submit("t1", requests("t1"))
+    assert (caught.value.failure, caught.value.lasting) == (FailureClass.CONNECTION, False)
+
+
+def test_the_key_goes_to_no_other_address_even_if_the_provider_names_one(
+    client_of: MakeClient, emulator: BatchEmulator
+) -> None:
+    stranger = BatchEmulator.start()
+    try:
+        client = client_of("anthropic")
+        batch_id = client.submit("t1", requests("t1"))
+        emulator.finish(emulator.batches[0])
+        emulator.results_url = f"{stranger.url}/v1/messages/batches/{batch_id}/results"
+        with pytest.raises(BatchRefusedError):
+            list(client.results(batch_id))
+        assert not stranger.seen
+    finally:
+        stranger.stop()
+
+
+def test_a_redirect_is_not_followed(client_of: MakeClient, emulator: BatchEmulator, provider: str) -> None:
+    stranger = BatchEmulator.start()
+    try:
+        emulator.redirect_to = stranger.url
+        with pytest.raises(BatchRefusedError):
+            client_of(provider).standing("batch_1")
+        assert not stranger.seen
+    finally:
+        stranger.stop()
+
+
+def test_the_key_is_in_no_representation_of_a_client(client: BatchClient) -> None:
+    assert CANARY not in repr(client)
