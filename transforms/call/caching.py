@@ -109,8 +109,9 @@ def by_shared_prefix(numbered: Iterable[tuple[T, CallRequest]]) -> list[tuple[T,
 
     So that they meet while a cache entry lives, at providers that cache by themselves, too.
     """
-    groups: dict[tuple[str, str], list[tuple[T, CallRequest]]] = {}
+    groups: dict[tuple[int, int], list[tuple[T, CallRequest]]] = {}
     for number, request in numbered:
-        key = (request.system, request.prompt[:_COMPARED_CHARACTERS])
+        # hashes, so that a batch's prompts are not held twice; a collision costs an odd order
+        key = (hash(request.system), hash(request.prompt[:_COMPARED_CHARACTERS]))
         groups.setdefault(key, []).append((number, request))
     return [entry for group in groups.values() for entry in group]

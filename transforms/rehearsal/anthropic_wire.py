@@ -26,6 +26,7 @@ from transforms.rehearsal.schema_rules import not_a_schema, open_object
 
 PATH = "/v1/messages"
 _VERTEX_VERSIONS = ("vertex-2023-10-16", "2026-10-21")
+_LEAST_CACHED_TOKENS = 1024
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "refused": "refusal"}
 _LIMITS = (
     ("anthropic-ratelimit-requests-limit", "4000"),
@@ -97,7 +98,30 @@ def read(request: HttpRequest, key: bytes) -> Ask:
         max_output_tokens=body["max_tokens"],
         schema=schema,
         tool=tool,
+        cached_tokens=_cached_tokens(body, len(system)),
     )
+
+
+def _cached_tokens(body: dict[str, Any], system_characters: int) -> int:
+    """Tokens up to the last mark, when they are as many as a model caches; as if the entry were there.
+
+    A stand-in without memory gives the same answer to the same request; the one write for the many
+    reads is left out.
+    """
+    characters = system_characters if _marked(body.get("system")) else 0
+    content = body["messages"][0].get("content")
+    blocks = _marked(content)
+    if blocks:
+        characters = system_characters + len(text_of(content[:blocks]) or "")
+    tokens = tokens_of(characters)
+    return tokens if tokens >= _LEAST_CACHED_TOKENS else 0
+
+
+def _marked(content: Any) -> int:
+    """How many blocks stand up to the last one with a mark; 0 without any."""
+    blocks = content if isinstance(content, list) else []
+    marks = [i for i, block in enumerate(blocks, 1) if isinstance(block, dict) and block.get("cache_control")]
+    return max(marks, default=0)
 
 
 def from_vertex(request: HttpRequest, key: bytes) -> HttpRequest:
@@ -128,9 +152,9 @@ def reply(ask: Ask, answer: Answer, key: bytes) -> HttpReply:
         "stop_reason": "tool_use" if ask.tool and answer.finish == "stop" else _STOP_REASONS[answer.finish],
         "stop_sequence": None,
         "usage": {
-            "input_tokens": ask.input_tokens,
+            "input_tokens": ask.input_tokens - ask.cached_tokens,
             "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
+            "cache_read_input_tokens": ask.cached_tokens,
             "output_tokens": answer.output_tokens,
             "service_tier": "standard",
         },

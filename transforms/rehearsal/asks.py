@@ -41,7 +41,8 @@ class Ask:
 
     `schema` is the JSON Schema that the answer has to fit, or None for plain text; `tool` the name
     of the tool whose input the answer is, or empty. `input_tokens` counts prompt, system text and
-    schema. `texts`, `dimensions` and `encoding` are what is to be embedded, and how.
+    schema, `cached_tokens` those of them that are marked to be cached. `texts`, `dimensions` and
+    `encoding` are what is to be embedded, and how.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Ask:
     max_output_tokens: int | None
     schema: dict[str, Any] | None = None
     tool: str = ""
+    cached_tokens: int = 0
     texts: tuple[str, ...] = ()
     dimensions: int | None = None
     encoding: str = "float"

@@ -375,3 +375,36 @@ def test_no_request_is_too_strange_for_an_answer_or_a_refusal(provider, key, val
     reply, answer = ask(request(provider, {**body(provider), **more, key: value}))
     assert reply.status in (200, 400)
     assert ("error" in answer) == (reply.status == 400)
+
+
+MARK = {"cache_control": {"type": "ephemeral"}}
+
+
+@pytest.mark.parametrize(
+    ("system", "content", "cached"),
+    [
+        ([{"type": "text", "text": "s" * 8000, **MARK}], PROMPT, 2000),
+        ("s" * 4000, [{"type": "text", "text": "h" * 4000, **MARK}, {"type": "text", "text": PROMPT}], 2000),
+        ("s" * 8000, PROMPT, 0),
+        ([{"type": "text", "text": "s" * 400, **MARK}], PROMPT, 0),
+    ],
+)
+def test_what_is_marked_and_long_enough_counts_as_read_from_the_cache(system, content, cached):
+    plain = text_of("anthropic", ask(request("anthropic"))[1])
+    asked = request("anthropic", system=system, messages=[{"role": "user", "content": content}])
+    _, answer = ask(asked)
+    usage = anthropic.types.Message.model_validate(answer).usage
+    assert usage.cache_read_input_tokens == cached
+    assert usage.input_tokens + cached > cached
+    assert text_of("anthropic", answer) == plain
+
+
+def test_the_document_is_found_in_the_first_question_when_a_better_answer_is_asked_for():
+    turns = [
+        {"role": "user", "content": PROMPT},
+        {"role": "assistant", "content": "no JSON"},
+        {"role": "user", "content": "That can't be used. Answer again."},
+    ]
+    for provider in PROVIDERS:
+        _, answer = ask(request(provider, messages=turns))
+        assert "Frames hold data in columns." in text_of(provider, answer)
