@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from schemas.errors import LedgerError
+from schemas.failures import FailureClass
 from schemas.outcomes import SharedFrom
 from transforms.batchmode.jobs import JobState, TicketRange
 from transforms.batchmode.results import Result, Spool
@@ -108,7 +109,8 @@ class Collector:
             result = answer
         failure = result if site.key is None else replace(result, message=site.key.mask_text(result.message))
         if failure.ambiguous:
-            book.unknown(call, "malformed", failure.message)
+            cause = "timeout" if failure.failure is FailureClass.TIMEOUT else "malformed"
+            book.unknown(call, cause, failure.message)
         else:
             book.failed(call, failure)
 

@@ -1,0 +1,121 @@
+"""Open jobs through the hours, on a clock of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+
+from schemas.errors import MissingSecretError
+from schemas.load import load_workload
+from schemas.run import Manifest, RunContext
+from tests.support.drive import drive
+from tests.transforms.batchmode.conftest import FULL, Job
+from tests.transforms.batchmode.crashes import step
+from transforms.batchmode.driving import open_provider_batches
+from transforms.call.ledger_file import LocalLedgers
+
+TEXTS = Counter(f"text d{n}" for n in range(6))
+
+
+def run_at(job: Job, hours: float) -> Manifest:
+    """A run whose driver's steps see the clock so many hours ahead."""
+    ahead = timedelta(hours=hours)
+    return drive(job.workload, collect=step("collect", ahead=ahead), submit=step("submit", ahead=ahead))
+
+
+def said_at(job: Job, hours: float) -> list[str]:
+    """What collecting says at that time; no worker runs."""
+    loaded = load_workload(job.workload)
+    run = RunContext("r", loaded.output_uri, loaded.workload.digest(), False, 8)
+    return step("collect", ahead=timedelta(hours=hours))(loaded.workload, run)
+
+
+def test_a_batch_is_cancelled_once_when_its_deadline_has_passed(job: Job) -> None:
+    job.run()
+    said_at(job, 23.9)
+    assert not job.batches[0].cancel_asked
+    assert "cancelled" in said_at(job, 24.1)[0]
+    assert job.batches[0].cancel_asked
+    job.batches[0].cancel_asked = False
+    said_at(job, 25)
+    assert not job.batches[0].cancel_asked
+
+
+def test_a_batch_that_never_ends_is_given_up_and_its_requests_are_ambiguous(job: Job) -> None:
+    job.run()
+    run_at(job, 30)
+    run_at(job, 47)
+    assert job.records().get("ended") is None
+    job.configure(limits={"batch_deadline_h": 1e-7})  # the workers' clock: what comes back goes online
+    done = run_at(job, 48.1)
+    assert (done.state, done.results) == ("complete", 6)
+    assert [call.cause for call in done.ambiguous] == ["timeout"] * 6
+    assert all(float(call.worst_amount or 0) > 0 for call in done.ambiguous)
+    assert job.emulator.online == TEXTS
+    assert job.cost() == 6 * FULL[job.provider]
+
+
+def test_a_batch_that_the_provider_has_forgotten_is_given_up_too(job: Job) -> None:
+    job.run()
+    job.emulator.batches.clear()
+    job.configure(limits={"batch_deadline_h": 1e-7})
+    assert "could not be asked" in said_at(job, 1)[0]
+    done = run_at(job, 48.1)
+    assert (done.state, len(done.ambiguous)) == ("complete", 6)
+
+
+def test_a_refusal_that_lasts_sends_the_documents_online_in_the_end(job: Job) -> None:
+    job.emulator.refuse_creates = [(400, "invalid_request_error", "no batches for this model")] * 2
+    job.run()
+    job.run()
+    done = job.run()
+    assert (done.state, done.results, len(job.batches)) == ("complete", 6, 0)
+    assert job.emulator.online == TEXTS
+    assert not done.ambiguous
+
+
+@pytest.mark.parametrize("provider", ["openai"], indirect=True)  # Anthropic's don't fail as a whole
+def test_a_batch_of_openai_that_failed_as_a_whole_is_tried_once_more(job: Job) -> None:
+    job.run()
+    job.batches[0].status = "failed"
+    job.run()
+    assert [len(batch.requests) for batch in job.batches] == [6, 6]
+    job.emulator.finish(job.batches[1])
+    done = job.run()
+    assert (done.state, job.emulator.bill) == ("complete", TEXTS)
+
+
+def test_a_ledger_that_another_process_holds_is_collected_by_the_next_run(job: Job) -> None:
+    job.run()
+    job.emulator.finish(job.batches[0])
+    (held, *_) = sorted(path.name for path in (job.output / "ledger").iterdir())
+    other = LocalLedgers(str(job.output))
+
+    async def hold() -> list[str]:
+        log = await other.open(held)
+        try:
+            return await asyncio.to_thread(said_at, job, 0)
+        finally:
+            await log.close()
+
+    said = asyncio.run(hold())
+    other.close()
+    assert "could not be collected" in said[0]
+    done = job.run()
+    assert (done.state, done.results, job.emulator.bill) == ("complete", 6, TEXTS)
+
+
+def test_an_output_without_provider_batches_needs_no_keys_and_no_client(job: Job) -> None:
+    job.configure(backend={"mode": "online"})
+    loaded = load_workload(job.workload)
+    run = RunContext("r", loaded.output_uri, loaded.workload.digest(), False, 8)
+    assert open_provider_batches(loaded.workload, run, environ={}) is None
+    job.configure()
+    loaded = load_workload(job.workload)
+    with pytest.raises(MissingSecretError):
+        open_provider_batches(loaded.workload, run, environ={})
+    rehearsed = RunContext("r", loaded.output_uri, loaded.workload.digest(), True, 8)
+    assert open_provider_batches(loaded.workload, rehearsed, environ={}) is None
