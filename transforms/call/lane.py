@@ -112,6 +112,7 @@ class Lane:
         self._closed_by: CallFailure | None = None
         self._next_refusal_at = -math.inf
         self._wake: asyncio.TimerHandle | None = None
+        self._wake_at = math.inf  # uvloop's handles don't always know it
 
     async def acquire(
         self, route: str, priority: int, *, falls_back: bool = False, within_s: float = math.inf
@@ -276,10 +277,10 @@ class Lane:
         loop = asyncio.get_running_loop()
         due = loop.time() + max(seconds, _SHORTEST_WAIT_S)
         if self._wake is not None:
-            if self._wake.when() <= due:
+            if self._wake_at <= due:
                 return
             self._wake.cancel()
-        self._wake = loop.call_at(due, self._woken)
+        self._wake, self._wake_at = loop.call_at(due, self._woken), due
 
     def _woken(self) -> None:
         self._wake = None
