@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types layers check lock peers setup clean kills bench-memory bench-calls
+.PHONY: help demo test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -56,6 +56,12 @@ peers: ## install the peers of the tests (needs npm; tests without their peer ar
 
 kills: $(INSTALLED) peers ## kill -9 a thousand small runs (JOBS=)
 	@SWITCHGEAR_KILL_JOBS="$(or $(JOBS),1000)" $(BIN)/python -m pytest -n $(WORKERS) tests/e2e/test_light_kills.py $(ARGS)
+
+mutants: $(INSTALLED) ## read 50,000 damaged Parquet files (a few minutes; COUNT=)
+	@SWITCHGEAR_MUTANTS="$(or $(COUNT),50000)" $(BIN)/python -m pytest -n $(WORKERS) tests/hostile/test_mutants.py $(ARGS)
+
+storm: $(INSTALLED) ## 50,000 documents through a storm of faults, held to the provider's journal (ROWS=)
+	@$(BIN)/python -m tests.e2e.storm --rows $(or $(ROWS),50000)
 
 bench-memory: $(INSTALLED) ## peak memory over 100,000 and 1,000,000 documents (about 15 minutes; SIZES=)
 	@$(BIN)/python infra/bench/memory.py
