@@ -17,5 +17,7 @@
     caching.py      shared prefixes: marked, ordered, filled by one request before the others
     ledger.py, ledger_file.py    frames and their fold; the local file
     budget.py, budget_file.py    leases on the shared cap; the local record
+    caps.py, caps_file.py, centre.py    further caps: tokens, routes, a cost centre's month
+    share.py, share_index.py    identical requests: who asks, who waits, what other processes know
     transport.py, address.py, secret.py, vertex.py    sockets, addresses that may be reached, keys, tokens
 """
