@@ -346,6 +346,11 @@ class Limits(Section):
 
     batch_rows: int = Field(4096, ge=1, le=1_000_000, description="rows of a batch at most")
     batch_bytes: int = Field(32 * MEBIBYTE, ge=1024, description="uncompressed bytes of the columns read")
+    reader_bytes: int = Field(
+        1024 * MEBIBYTE,
+        ge=256 * MEBIBYTE,
+        description="memory of a process that decodes input files; a batch is a fourth of it at most",
+    )
     max_in_flight: int = Field(256, ge=1, le=16384, description="calls at a time of the whole run")
     max_calls: int = Field(6, ge=1, le=100, description="calls for a document and backend at most")
     request_timeout_s: float = Field(60.0, gt=0, le=3600, description="for one call, from sending to the end")

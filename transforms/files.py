@@ -70,7 +70,7 @@ def find_input(uri: str, settings: Input) -> InputFiles:
             `unreadable_files` is `skip`), a needed column is missing or of an unusable type.
     """
     paths = list_files(uri)
-    described = _describe_all(paths, settings.needed_columns)
+    described = describe_all(paths, settings.needed_columns)
     broken = [d for d in described if isinstance(d, str)]
     files = tuple(d for d in described if isinstance(d, InputFile))
     if broken and (settings.unreadable_files == "fail" or not files):
@@ -107,7 +107,7 @@ def _is_document_file(path: Path, folder: str) -> bool:
     return not hidden and not path.is_dir()
 
 
-def _describe_all(paths: Sequence[str], columns: Sequence[str]) -> list[InputFile | str]:
+def describe_all(paths: Sequence[str], columns: Sequence[str]) -> list[InputFile | str]:
     """Each file's description, or the sentence that says why it can't be used.
 
     Footers are read in reader processes while the contents' digests are taken here.
@@ -127,6 +127,9 @@ def _describe_all(paths: Sequence[str], columns: Sequence[str]) -> list[InputFil
 
 
 def _stat(path: str) -> os.stat_result | str:
+    shown = path.encode(errors="backslashreplace").decode()
+    if shown != path:  # lineage names the file, in columns of UTF-8
+        return f"{shown}: the file's name is not valid UTF-8: rename it"
     try:
         stat = os.stat(path)
     except (OSError, ValueError) as error:

@@ -23,6 +23,9 @@ from transforms.probe_rows import RowGroupRows
 
 _PROGRESS_S = 1.0
 _CUT_OFF = 3
+# Of the memory, a fourth may be handed over: the process that asked holds it at the same time.
+_HANDED_OVER = 4
+_TOO_MUCH = "it needs more memory than limits.reader_bytes allows; raise that, or lower limits.batch_rows"
 
 
 def main() -> None:
@@ -34,7 +37,7 @@ def main() -> None:
     pa.set_io_thread_count(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(memory)
-    _Server(answers, seconds).serve(sys.stdin.buffer)
+    _Server(answers, seconds, memory // _HANDED_OVER).serve(sys.stdin.buffer)
 
 
 def _limit_memory(allowed: int) -> None:
@@ -50,9 +53,10 @@ def _limit_memory(allowed: int) -> None:
 
 
 class _Server:
-    def __init__(self, answers: BinaryIO, seconds: float) -> None:
+    def __init__(self, answers: BinaryIO, seconds: float, handed_over: int) -> None:
         self._answers = answers
         self._seconds = seconds
+        self._handed_over = handed_over
         self._rows: RowGroupRows | None = None
         self._last_schema = b""
         self._told_at = 0.0
@@ -70,7 +74,7 @@ class _Server:
             try:
                 self._operations[request["op"]](request)
             except MemoryError:
-                self._fail("it needs more memory than a reader may use")
+                self._fail(_TOO_MUCH)
             except Exception as error:
                 self._fail(str(error).strip().split("\n")[0] or type(error).__name__)
 
@@ -110,6 +114,8 @@ class _Server:
                 request["uri"], request["group"], request["first"], request["count"], self._on_the_way
             )
             table.validate()
+            if table.nbytes > self._handed_over:
+                raise MemoryError
         except Exception:
             self._rows.close()
             raise
