@@ -30,6 +30,7 @@ from transforms.commit import commit, make_record
 from transforms.decide import decide
 from transforms.layout import commit_path, read_commit
 from transforms.previous import load_previous
+from transforms.probe import ReaderLimits
 from transforms.read import BatchReader, place
 from transforms.work import WorkBatch
 from transforms.worker import Worker, WorkerConfig, worker_of
@@ -84,7 +85,8 @@ class _ReadDoFn(_StageDoFn):
             yield self.reported(BatchReport(ref.batch_id, ref.attempt, "already_committed", record=record))
             return
         if self._reader is None:
-            self._reader = BatchReader(self._config.schema())
+            limits = ReaderLimits(memory=self._config.workload.limits.reader_bytes)
+            self._reader = BatchReader(self._config.schema(), limits)
         yield ref, self._reader.read(ref)
 
     def teardown(self) -> None:
