@@ -21,6 +21,7 @@ from schemas.workload import HostedBackend, TokenPrice
 
 PRICE_SOURCE = f"genai-prices {version('genai-prices')}"
 _MILLION = Decimal(1_000_000)
+_MOST_KEPT = 4096
 _QUANTUM = Decimal(1).scaleb(-MONEY_SCALE)
 _BOOK_NAMES = {"gemini": "google"}  # where the price book calls a provider otherwise than we do
 _Context = tuple[tuple[str, str], ...]
@@ -49,6 +50,8 @@ class PriceBook:
 
     def __init__(self) -> None:
         self._rates: dict[tuple[Any, ...], _Rates | None] = {}
+        # By identity of the backend, which is kept alive: equal bounds are common among short documents.
+        self._worst_cases: dict[tuple[Any, ...], tuple[HostedBackend, Decimal | None]] = {}
 
     def price(
         self,
@@ -90,6 +93,24 @@ class PriceBook:
         Takes the dearest reading of the input tokens (plain, or all written to the cache) and the
         service tier or speed that `parameters` ask for.
         """
+        key = (id(backend), input_token_bound, max_output_tokens, at.date())
+        kept = self._worst_cases.get(key)
+        if kept is not None and kept[0] is backend:
+            return kept[1]
+        worst = self._worst_case(backend, input_token_bound, max_output_tokens, at)
+        if backend.price is not None or self._is_flat(backend, at):  # other prices may change by the hour
+            if len(self._worst_cases) >= _MOST_KEPT:
+                self._worst_cases.clear()
+            self._worst_cases[key] = (backend, worst)
+        return worst
+
+    def _is_flat(self, backend: HostedBackend, at: datetime) -> bool:
+        provider = _BOOK_NAMES.get(backend.provider, backend.provider)
+        return self._rates.get((provider, backend.model, at.date(), asked_context(backend))) is not None
+
+    def _worst_case(
+        self, backend: HostedBackend, input_token_bound: int, max_output_tokens: int, at: datetime
+    ) -> Decimal | None:
         context = asked_context(backend)
         plain = Usage(input_token_bound, max_output_tokens)
         written = Usage(input_token_bound, max_output_tokens, 0, input_token_bound)

@@ -18,6 +18,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam import typehints
 from apache_beam.pvalue import PCollection, TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
@@ -237,16 +238,17 @@ class ProcessBatches(beam.PTransform):
         config = self.config
         main: PCollection = refs | "SpreadRefs" >> beam.Reshuffle()
         reports = []
-        stages: list[tuple[str, beam.DoFn]] = [
-            ("ReadBatches", _ReadDoFn(config)),
-            ("RouteDocuments", _RouteDoFn(config)),
-            ("CallModels", _CallDoFn(config)),
-            ("EmbedDocuments", _EmbedDoFn(config)),
-            ("WriteParts", _WriteDoFn(config)),
-            ("CommitBatches", _CommitDoFn(config)),
+        stages: list[tuple[str, beam.DoFn, Any]] = [
+            ("ReadBatches", _ReadDoFn(config), typehints.Tuple[BatchRef, pa.Table]),
+            ("RouteDocuments", _RouteDoFn(config), WorkBatch),
+            ("CallModels", _CallDoFn(config), WorkBatch),
+            ("EmbedDocuments", _EmbedDoFn(config), WorkBatch),
+            ("WriteParts", _WriteDoFn(config), typehints.Tuple[WorkBatch, str, Any]),
+            ("CommitBatches", _CommitDoFn(config), Any),
         ]
-        for label, stage in stages:
+        for label, stage, element_type in stages:
             outputs = main | label >> beam.ParDo(stage).with_outputs(REPORTS, main="batches")
             main = outputs["batches"]
+            main.element_type = element_type  # with it comes the coder, which Beam asks for sizes
             reports.append(outputs[REPORTS])
         return tuple(reports) | "AllReports" >> beam.Flatten()

@@ -1,13 +1,17 @@
 import pickle
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 import pytest
+from apache_beam import typehints
 from apache_beam.coders import registry
 from apache_beam.testing.util import assert_that
 
 from pipelines.options import pipeline_options
+from schemas.batches import BatchRef
 from transforms.coders import RecordBatchCoder, TableCoder, register_arrow_coders
+from transforms.work import WorkBatch
 
 BIG = pa.table({"id": range(10_000), "text": ["some text that is long enough to weigh"] * 10_000})
 
@@ -78,3 +82,20 @@ def test_tables_cross_a_real_shuffle_as_arrow() -> None:
         shuffled = tables | beam.Reshuffle()
         assert shuffled.element_type is pa.Table
         assert_that(shuffled | beam.Map(_ids), check)
+
+
+def test_a_batch_at_work_is_never_pickled_only_to_know_how_large_it_is() -> None:
+    class Unpicklable(WorkBatch):
+        def __reduce__(self) -> Any:
+            raise AssertionError("pickled")
+
+    table = pa.table({"id": ["a"], "text": ["x" * 1000]})
+    ref = BatchRef("b", "in.parquet", "1", 0, 0, 1, 1)
+    batch = Unpicklable(ref, table, [None], 0, [], [])
+    register_arrow_coders()
+    for hint, value in (
+        (WorkBatch, batch),
+        (typehints.Tuple[WorkBatch, str, Any], (batch, "w", ())),
+    ):
+        size, _ = registry.get_coder(hint).get_impl().get_estimated_size_and_observables(value)
+        assert 1000 <= size < 4000

@@ -161,3 +161,12 @@ def test_prices_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     assert price().amount is not None
+
+
+def test_a_worst_case_that_was_asked_for_before_is_the_same_again_and_only_for_the_same_question() -> None:
+    book, cheap = PriceBook(), HostedBackend(provider="openai", model="gpt-4.1-mini")
+    dear = HostedBackend(provider="openai", model="gpt-4.1")
+    first = book.worst_case(cheap, 1000, 100, AT)
+    assert book.worst_case(cheap, 1000, 100, AT) == first
+    assert book.worst_case(cheap, 1001, 100, AT) != first
+    assert book.worst_case(dear, 1000, 100, AT) == PriceBook().worst_case(dear, 1000, 100, AT) != first

@@ -210,9 +210,7 @@ class DocumentRun:
             if last and result.failure is FailureClass.DEADLINE:  # it passed while the lane was waited for
                 return replace(result, message=f"{result.message}; the last call: {last}")
             last = result.message
-            is_limited = result.failure is FailureClass.RATE_LIMITED
-            if not is_limited or self._falls_back(site):
-                calls += result.sent  # a rate limit fails no document that has nowhere else to go
+            calls += self._counts(site, result)
             ambiguous += result.ambiguous
             closed = site.lane.refusal(falls_back=self._falls_back(site))
             if closed is not None:
@@ -221,10 +219,13 @@ class DocumentRun:
             if verdict.word != "again":
                 return _last_failure(result, verdict, calls, self._desk.limits)
             self._check_going_on()
-            if is_limited and result.retry_after_s is None:
-                continue  # the lane's pace does the waiting, as it does while the lane is parked
-            if site.lane.park_wait() <= 0:
+            if not _waits_in_lane(site, result):
                 await self._desk.clock.sleep(verdict.wait_s)
+
+    def _counts(self, site: Site, failure: CallFailure) -> int:
+        """Calls that count against max_calls: a rate limit fails no document that has nowhere else to go."""
+        is_limited = failure.failure is FailureClass.RATE_LIMITED
+        return 0 if is_limited and not self._falls_back(site) else int(failure.sent)
 
     def _check_going_on(self) -> None:
         if self._desk.closing or self._book.stopped:
@@ -420,6 +421,12 @@ def _tokens_of(result: Answered | CallFailure, need: Need) -> int:
     if usage.input_tokens is None:
         return need.tokens
     return usage.input_tokens + (usage.output_tokens or 0)
+
+
+def _waits_in_lane(site: Site, failure: CallFailure) -> bool:
+    """Whether the lane does the waiting: it is parked, or it paces calls after a 429 that names no time."""
+    is_limited = failure.failure is FailureClass.RATE_LIMITED
+    return site.lane.park_wait() > 0 or (is_limited and failure.retry_after_s is None)
 
 
 def _unknown_before(site: Site, calls: int) -> CallFailure:

@@ -69,7 +69,7 @@ class Pacer:
         self._good = 0.0
         self._high, self._high_at = 0.0, -math.inf  # the best good rate of the last _REMEMBERED_S
         self._refused = 0  # of the calls sent since the last cut
-        self._passed_at = -math.inf
+        self._began_at = self._passed_at = -math.inf
         self._moments: deque[_Moment] = deque()
         self._noise = _Noise()
 
@@ -88,6 +88,8 @@ class Pacer:
             while moments[0].start < now - _KEPT_S:
                 moments.popleft()
         moments[-1].sent += 1
+        if not self._serial:
+            self._began_at = now
         self._serial += 1
         if self.rate is not None:
             self._next_at = max(self._next_at, now - _SLACK_S) + 1.0 / self.rate
@@ -122,7 +124,7 @@ class Pacer:
                 break
             passed += moment.sent - moment.refused
             refused += moment.refused
-        return passed >= _FEWEST and refused <= passed and self._passed_at >= now - _MEASURED_S / 2
+        return passed >= _FEWEST and refused <= passed and self._passed_at >= now - _MEASURED_S
 
     def _cut(self, sent_at: float, since_cut: int, now: float) -> None:
         before = self.rate
@@ -131,7 +133,7 @@ class Pacer:
         is_silenced = self._silenced and before is not None
         # Once nothing is let through any more, what was let through before says nothing.
         rate = (before or 0.0) / 2 if is_silenced else CUT * self._measure(sent_at, now)
-        silence = now - self._passed_at if self._passed_at > -math.inf else 0.0
+        silence = now - max(self._passed_at, self._began_at)
         self.rate = max(rate, 1.0 / (_FIRST_PROBE_S + _SLOWER_PROBE * silence))
         is_below = before is None or before < self._good
         if self._silenced:

@@ -35,6 +35,8 @@ _FIRST_SLOTS = 1 << 14
 _GROWTH = 8
 _MOST_TABLES = 6  # of 2**14 to 2**29 slots
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
+# The system goes through all locks of a file to set one: spread over few files that costs a third.
+_LOCK_FILES = 32
 _SET_LOCK = getattr(fcntl, "F_OFD_SETLK", None)  # locks of an open file; Linux only
 
 
@@ -51,7 +53,7 @@ class SharedAnswers:
         self._tables: list[mmap.mmap] = []
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self._folder / "asking.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._locks = [self._open_lock(number) for number in range(_LOCK_FILES)]
             self._open_table()
         except OSError as error:
             raise StoreError(
@@ -59,11 +61,16 @@ class SharedAnswers:
                 f"the disk, or set limits.share_identical = false"
             ) from None
 
+    def _open_lock(self, number: int) -> int:
+        name = f"asking.{number}.lock"
+        return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
     def close(self) -> None:
         """Lets go of files and locks."""
         for table in self._tables:
             table.close()
-        os.close(self._lock)
+        for lock in self._locks:
+            os.close(lock)
 
     def claim(self, key: bytes) -> bool:
         """See `AnswerIndex`. Two keys may share a byte: one then waits for the other."""
@@ -78,7 +85,8 @@ class SharedAnswers:
             return True
         place = int.from_bytes(key[:7], "little")
         try:
-            fcntl.fcntl(self._lock, _SET_LOCK, _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0))
+            file = self._locks[key[7] % _LOCK_FILES]
+            fcntl.fcntl(file, _SET_LOCK, _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0))
         except (BlockingIOError, PermissionError):
             return False
         except OSError:

@@ -45,6 +45,7 @@ class Site:
     rehearsal: bool
     gate: PrefixGate
     tokens: TokenSource | None = None
+    is_estimated: bool = False  # the price book's price may not be this server's
 
     @property
     def _factor(self) -> Decimal:
@@ -93,7 +94,7 @@ class Site:
             at,
             context=answer.price_context,
             own=backend.price,
-            estimated=not is_at_list_price(backend),
+            estimated=self.is_estimated,
         )
         factor = self._factor
         if factor != 1 and charge.list_amount is not None:
@@ -150,7 +151,17 @@ def build_sites(
         lane.limit = min(lane.limit, backend.max_in_flight)
         codec = codec_of(backend)
         sites[name] = Site(
-            name, backend, codec, place.base_url, place.key, lane, prices, rehearsal, gate, place.tokens
+            name=name,
+            backend=backend,
+            codec=codec,
+            base_url=place.base_url,
+            key=place.key,
+            lane=lane,
+            prices=prices,
+            rehearsal=rehearsal,
+            gate=gate,
+            tokens=place.tokens,
+            is_estimated=not is_at_list_price(backend),
         )
     return sites
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 from schemas.failures import is_retryable
 from schemas.outcomes import FREE, ZERO, Basis, Charge, Outcome, SharedFrom, Usage
@@ -65,8 +66,8 @@ class Tally:
     def answered(self, answered: Answered) -> Outcome:
         """The outcome that an answer is: a result, or a paid failure."""
         answer = answered.answer
-        return replace(
-            self._outcome(answered.site),
+        return self._outcome(
+            answered.site,
             failure=answer.failure,
             message=answer.message,
             answer=answer.text,
@@ -90,8 +91,8 @@ class Tally:
             ((site, failure) for site, failure in reversed(failures) if is_retryable(failure.failure)),
             failures[-1],
         )
-        return replace(
-            self._outcome(site),
+        return self._outcome(
+            site,
             failure=failure.failure,
             refused_by=failure.refused_by,
             refused_need=failure.refused_need,
@@ -99,7 +100,7 @@ class Tally:
             request_sha256=self.request_sha256,
         )
 
-    def _outcome(self, site: Site) -> Outcome:
+    def _outcome(self, site: Site, **of_its_end: Any) -> Outcome:
         return Outcome(
             assignment=self.request.assignment,
             operation=site.backend.operation,
@@ -116,6 +117,7 @@ class Tally:
             document_sha256=self.request.document_sha256,
             prompt_sha256=self.request.prompt_sha256 or None,
             shared_from=self.shared_from,
+            **of_its_end,
         )
 
 

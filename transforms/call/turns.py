@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 
 from transforms.call.permit import Permit
 
 
-@dataclass(slots=True, order=True)
+@dataclass(slots=True, eq=False)
 class Turn:
     """Someone who waits. `falls_back`: has somewhere else to go when the provider is down."""
 
-    priority: int
-    arrival: int
-    falls_back: bool = field(compare=False)
-    granted: asyncio.Future[Permit] = field(compare=False)
+    falls_back: bool
+    granted: asyncio.Future[Permit]
 
 
 class Turns:
@@ -31,7 +29,7 @@ class Turns:
 
     def __init__(self, weights: Mapping[str, int]) -> None:
         self._weights = weights
-        self._waiting: dict[str, list[Turn]] = {}
+        self._waiting: dict[str, list[tuple[int, int, Turn]]] = {}
         self._progress: dict[str, float] = {}
         self._reached = 0.0
         self._arrival = count()
@@ -41,12 +39,12 @@ class Turns:
 
     def join(self, route: str, priority: int, falls_back: bool, granted: asyncio.Future[Permit]) -> Turn:
         """Queues up."""
-        turn = Turn(priority, next(self._arrival), falls_back, granted)
+        turn = Turn(falls_back, granted)
         queue = self._waiting.get(route)
         if queue is None:
             queue = self._waiting[route] = []
             self._progress[route] = max(self._progress.get(route, 0.0), self._reached)
-        heapq.heappush(queue, turn)
+        heapq.heappush(queue, (priority, next(self._arrival), turn))
         return turn
 
     def next(self) -> Turn | None:
@@ -54,7 +52,7 @@ class Turns:
         while self._waiting:
             route = self._least_far() if len(self._waiting) > 1 else next(iter(self._waiting))
             queue = self._waiting[route]
-            turn = heapq.heappop(queue)
+            turn = heapq.heappop(queue)[2]
             if not queue:
                 del self._waiting[route]
             if turn.granted.done():
@@ -70,4 +68,4 @@ class Turns:
     def waiting(self) -> Iterator[Turn]:
         """All who wait; they stay in the queue, and whoever is granted something is passed over later."""
         for queue in self._waiting.values():
-            yield from (turn for turn in queue if not turn.granted.done())
+            yield from (turn for _, _, turn in queue if not turn.granted.done())
