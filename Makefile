@@ -72,9 +72,6 @@ bench-embed: $(INSTALLED) ## race our embedder against its peers on the CPU (fir
 bench-calls: $(INSTALLED) ## the call engine beside what one would use instead (ARGS="--rows 2000 --rounds 1")
 	@$(BIN)/python -m infra.bench.calls.bench $(ARGS)
 
-bench-calls: $(INSTALLED) ## the call engine beside what one would use instead (ARGS="--rows 2000 --rounds 1")
-	@$(BIN)/python -m infra.bench.calls.bench $(ARGS)
-
 lock: $(INSTALLED) ## compile infra/locks/requirements.txt from pyproject.toml (UPGRADE=1: newest versions)
 	@echo "lock: resolving, about ten seconds"
 	@$(BIN)/python -m uv pip compile --quiet --python-version 3.11 --extra dev --extra model \
