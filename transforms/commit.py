@@ -139,10 +139,14 @@ def _failures_by_route(batch: WorkBatch, failed: Sequence[Outcome]) -> dict[str,
 
 
 def _totals(outcomes: Sequence[Outcome]) -> dict[str, dict[str, BackendTotals]]:
-    """What this attempt spent, by route and backend (the last backend that was tried)."""
+    """What this attempt spent, by route and backend (the last backend that was tried).
+
+    A document that only waits for a provider batch was not worked on, and is counted when it is.
+    """
     grouped: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        if outcome.backend is not None:
+        waits = outcome.failure is FailureClass.AWAITING_BATCH and not outcome.calls
+        if outcome.backend is not None and not waits:
             grouped[outcome.assignment.route, outcome.backend].append(outcome)
     totals: dict[str, dict[str, BackendTotals]] = defaultdict(dict)
     for (route, backend), members in grouped.items():

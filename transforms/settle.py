@@ -120,8 +120,8 @@ def _reason(
     waiting = sum(g.count for g in groups if g.error_class == FailureClass.AWAITING_BATCH)
     if waiting and waiting == retryable:
         return "provider_batches", (
-            f"{_documents(waiting)} in provider batches that have not come back yet: nothing is left to do "
-            f"but to run again later, which collects the answers"
+            f"{_documents(waiting)} still in provider batches, all else is done. Run again later: that "
+            f"collects the answers"
         )
     if retryable:
         worst = max((g for g in groups if g.retryable), key=lambda g: g.count)

@@ -38,6 +38,8 @@ def test_a_run_submits_one_ends_and_a_later_run_collects_every_row_once_at_half_
     half = FULL[job.provider] / 2
     assert {row["cost"]["amount"] for row in job.rows("results")} == {half}
     assert Decimal(done.amount) == 6 * half == job.cost()
+    totals = done.totals["ask"]["mini"]
+    assert (totals.documents, totals.calls, totals.ambiguous) == (6, 6, 0), "waiting is no work"
 
     again = job.run()
     assert (again.state, again.calls_by_this_run) == ("complete", 0)
