@@ -28,7 +28,8 @@ def encode(
         positions: position of each token in its own text, `[rows, length]` int32.
         segments: 1, 2, ... for the texts of a row, 0 for empty slots, `[rows, length]` int32. Tokens
             see those of their own segment only.
-        token_tile: tokens that the dense part of a layer works on at a time; 0: all at once.
+        token_tile: tokens that the dense part of a layer works on at a time, and attention goes head by
+            head, as is best on CPUs; 0: all at once.
     """
     rows, length = tokens.shape
     hidden = params["words"][tokens] + params["positions"][positions]
@@ -36,7 +37,7 @@ def encode(
     hidden = hidden.reshape(rows * length, arch.dim)
     bias = _relative_bias(params["relative"], positions) if "relative" in params else None
     for layer in params["layers"]:
-        attended = _attention(arch, layer["qkv"], hidden, segments, positions, bias)
+        attended = _attention(arch, layer["qkv"], hidden, segments, positions, bias, token_tile > 0)
         hidden = by_tiles(_finish(arch, layer), hidden, attended, token_tile)
     return hidden.reshape(rows, length, arch.dim)
 
@@ -48,12 +49,13 @@ def _attention(
     segments: jax.Array,
     positions: jax.Array,
     bias: jax.Array | None,
+    head_by_head: bool,
 ) -> jax.Array:
     rows, length = segments.shape
     mixed = dense(hidden, qkv).astype(qkv["weight"].dtype)
     mixed = mixed.reshape(rows, length, 3, arch.heads, arch.head_dim)
     query, key, value = (mixed[:, :, part].transpose(0, 2, 1, 3) for part in range(3))
-    return attend(query, key, value, segments, positions, bias=bias)
+    return attend(query, key, value, segments, positions, bias=bias, head_by_head=head_by_head)
 
 
 def _relative_bias(table: jax.Array, positions: jax.Array) -> jax.Array:

@@ -37,6 +37,7 @@ def attend(
     positions: jax.Array,
     sight: Sight = Sight(),
     bias: jax.Array | None = None,
+    head_by_head: bool = False,
 ) -> jax.Array:
     """Attention of every token to those of its own segment; flat, `[rows * length, heads * width]`.
 
@@ -48,29 +49,72 @@ def attend(
         positions: position of each token in its own text, `[rows, length]`.
         sight: what a token sees of its own segment.
         bias: added to the scores, `[rows, heads, length, length]`; None: nothing.
+        head_by_head: for CPUs: long rows go one head and one block of queries at a time, so that the
+            scores stay in a core's cache.
     """
     rows, heads, length, width = query.shape
-    groups = heads // key.shape[1]
-    key, value = (jnp.repeat(part, groups, axis=1) if groups > 1 else part for part in (key, value))
+    key, value, segments, positions = (jnp.asarray(part) for part in (key, value, segments, positions))
+    bias = None if bias is None else jnp.asarray(bias)
 
     def block(part: tuple[jax.Array, ...]) -> jax.Array:
-        queries, query_segments, query_positions, *added = part
-        scores = product(queries, key, 3, 3)
+        queries, keys, values, query_segments, query_positions, *added = part
+        scores = product(queries, keys, 3, 3)
         if added:
             scores = scores + added[0]
         seen = _seen(sight, query_segments, query_positions, segments, positions)
-        scores = jnp.where(seen[:, None], scores, MASKED)
-        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-        mixed = product(weights.astype(value.dtype), value, 3, 2)
-        return mixed / weights.sum(-1, keepdims=True)
+        return _mixed(jnp.where(seen[:, None], scores, MASKED), values)
 
-    parts = (query, segments, positions) if bias is None else (query, segments, positions, bias)
-    if length <= QUERY_BLOCK:
-        mixed = block(parts)
+    if length > QUERY_BLOCK and head_by_head:
+        mixed = _head_by_head(query, key, value, segments, positions, sight, bias)
     else:
-        mixed = lax.map(block, tuple(_in_blocks(part, length) for part in parts))
-        mixed = mixed.transpose(1, 2, 0, 3, 4).reshape(rows, heads, length, width)
+        groups = heads // key.shape[1]
+        key, value = (jnp.repeat(part, groups, axis=1) if groups > 1 else part for part in (key, value))
+        added = () if bias is None else (bias,)
+        if length <= QUERY_BLOCK:
+            mixed = block((query, key, value, segments, positions, *added))
+        else:
+            parts = tuple(_in_blocks(part, length) for part in (query, segments, positions, *added))
+            mixed = lax.map(lambda part: block((part[0], key, value, *part[1:])), parts)
+            mixed = mixed.transpose(1, 2, 0, 3, 4).reshape(rows, heads, length, width)
     return mixed.astype(value.dtype).transpose(0, 2, 1, 3).reshape(rows * length, heads * width)
+
+
+def _head_by_head(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segments: jax.Array,
+    positions: jax.Array,
+    sight: Sight,
+    bias: jax.Array | None,
+) -> jax.Array:
+    rows, heads, length, width = query.shape
+    blocks, groups = length // QUERY_BLOCK, heads // key.shape[1]
+
+    def block(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+        number, queries = part
+        row, head, start = number // (heads * blocks), number // blocks % heads, number % blocks * QUERY_BLOCK
+        scores = product(queries, key[row, head // groups], 1, 1)
+        if bias is not None:
+            scores = scores + lax.dynamic_slice_in_dim(bias[row, head], start, QUERY_BLOCK)
+        seen = _seen(
+            sight,
+            lax.dynamic_slice_in_dim(segments[row], start, QUERY_BLOCK)[None],
+            lax.dynamic_slice_in_dim(positions[row], start, QUERY_BLOCK)[None],
+            segments[row][None],
+            positions[row][None],
+        )
+        return _mixed(jnp.where(seen[0], scores, MASKED), value[row, head // groups])
+
+    queries = query.reshape(rows * heads * blocks, QUERY_BLOCK, width)
+    return lax.map(block, (jnp.arange(len(queries)), queries)).reshape(query.shape)
+
+
+def _mixed(scores: jax.Array, values: jax.Array) -> jax.Array:
+    """The values mixed by the softmax of the scores, divided after the product: it has fewer numbers."""
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    mixed = product(weights.astype(values.dtype), values, values.ndim - 1, values.ndim - 2)
+    return mixed / weights.sum(-1, keepdims=True)
 
 
 def _seen(

@@ -27,8 +27,9 @@ def encode(
     turns = {theta: _turns(positions, arch.head_dim, theta) for theta in set(arch.thetas)}
     for layer, theta, window in zip(params["layers"], arch.thetas, arch.windows, strict=True):
         normed = _norm(arch, hidden, layer["in_norm"]) if "in_norm" in layer else hidden
-        attended = _attention(arch, layer, normed, segments, positions, turns[theta], window)
-        hidden = by_tiles(_finish(arch, layer), hidden, attended, token_tile)
+        sight = Sight(arch.causal, window)
+        mixed = _attention(arch, layer, normed, segments, positions, turns[theta], sight, token_tile > 0)
+        hidden = by_tiles(_finish(arch, layer), hidden, mixed, token_tile)
     return _norm(arch, hidden, params["final_norm"]).reshape(rows, length, arch.dim)
 
 
@@ -39,7 +40,8 @@ def _attention(
     segments: jax.Array,
     positions: jax.Array,
     turn: tuple[jax.Array, jax.Array],
-    window: int,
+    sight: Sight,
+    head_by_head: bool,
 ) -> jax.Array:
     rows, length = segments.shape
     dtype = layer["qkv"]["weight"].dtype
@@ -50,7 +52,7 @@ def _attention(
         key = rms_norm(key, layer["key_norm"], arch.epsilon)
     query, key = _turned(query, turn), _turned(key, turn)
     query, key, value = (part.astype(dtype).transpose(0, 2, 1, 3) for part in (query, key, value))
-    return attend(query, key, value, segments, positions, Sight(arch.causal, window))
+    return attend(query, key, value, segments, positions, sight, head_by_head=head_by_head)
 
 
 def _turns(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
