@@ -148,7 +148,7 @@ class Shares:
         try:
             return await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.result() is None:
+            if turn.done() and not turn.cancelled() and not turn.exception() and turn.result() is None:
                 self.failed(asking)  # it was given the turn in the same moment
             raise
         finally:
