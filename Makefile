@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm
+.PHONY: help demo test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -15,6 +15,7 @@ LOCKS := infra/locks/requirements.txt infra/locks/uv.txt
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, len(os.sched_getaffinity(0))))' 2>/dev/null || echo 2)
 # More for pytest, for example: make test ARGS="-k ledger"
 ARGS ?=
+SEEDS ?= 1000000
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +25,9 @@ demo: $(INSTALLED) ## set up, then run the main job on the installed packages' d
 
 test: $(INSTALLED) peers ## set up, then run every test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+simulate: $(INSTALLED) ## play SEEDS jobs (a million, hours) in the simulator, crashes and all
+	@SWITCHGEAR_SEEDS=$(SEEDS) $(BIN)/python -m pytest -n $(WORKERS) tests/simulator $(ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format
 	@$(BIN)/ruff check .

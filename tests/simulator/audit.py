@@ -1,0 +1,187 @@
+"""Looking over the shoulder of every call: is it recorded, in time, within the cap, and not paid for yet?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from decimal import Decimal
+from typing import Any
+
+from tests.simulator.disk import LedgerInode, SimulatedDisk
+from tests.simulator.frames import LedgerView, SeenCall
+from tests.simulator.shape import Shape
+from tests.simulator.vendor import Entry, Vendor
+from tests.simulator.world import Process, World
+
+MOST_AMBIGUOUS = 2
+"""Calls of a row to one backend, in one life, that may have been paid without an answer."""
+_SLACK_S = 1e-6
+_ASK_AGAIN_S = 0.25  # after a refusal the budget record is left alone for so long
+
+
+class Audit:
+    """The checks that are made at every request, and what is known for those at the end."""
+
+    def __init__(self, world: World, shape: Shape, disk: SimulatedDisk, vendor: Vendor) -> None:
+        self.world, self.shape, self.disk, self.vendor = world, shape, disk, vendor
+        self.views: dict[str, LedgerView] = {}
+        self.finished: set[tuple[str, int]] = set()  # (batch, row) with a committed result
+        self._closed_until: dict[tuple[Process, str], float] = defaultdict(float)
+        self._rightly_refused_at: dict[Process, float] = defaultdict(lambda: -1.0)
+        self._first_sent: dict[tuple[Process, str, int], float] = {}
+        self._ended: set[tuple[Process, str, int, str, bytes]] = set()
+        self._calls: dict[tuple[Process, str, int, str], int] = defaultdict(int)
+        self._ambiguous: dict[tuple[Process, str, int, str], int] = defaultdict(int)
+        self._in_flight: dict[tuple[Process, str], int] = defaultdict(int)
+        world.on_power_cut.append(self._after_power_cut)
+
+    def view(self, batch: str) -> dict[int, SeenCall]:
+        """The calls in a batch's ledger as programs see it now."""
+        if batch not in self.views:
+            self.views[batch] = LedgerView(self.disk.inode(batch))
+        return self.views[batch].update()
+
+    # ---- a request goes out
+
+    def sent(self, process: Process, entry: Entry, timeout_s: float) -> None:
+        """All that must hold when a request leaves."""
+        calls = self.view(entry.batch)
+        call = self._record_of(entry, calls)
+        if call is not None:
+            self._check_paid_once(entry, call, calls)
+        if (entry.batch, entry.row) in self.finished:
+            self.world.violate("an answered row is never sent again", f"{entry.who} is a committed result")
+        self._check_flow(process, entry, timeout_s)
+        self._check_exposure(entry)
+
+    def _record_of(self, entry: Entry, calls: dict[int, SeenCall]) -> SeenCall | None:
+        linked = {e.call_id for e in self.vendor.journal if e.batch == entry.batch and not e.lost}
+        for number, call in calls.items():
+            told = call.intended
+            same = (told["row"], told["backend"]) == (entry.row, entry.backend)
+            if same and call.end is None and number not in linked:
+                entry.call_id, entry.intended_at = number, told["at"]
+                return call
+        self.world.violate("no request leaves without a record", f"{entry.who} has none")
+        return None
+
+    def _check_paid_once(self, entry: Entry, call: SeenCall, calls: dict[int, SeenCall]) -> None:
+        for other in calls.values():
+            if other.kind == "answered" and other.key == call.key:
+                self.world.violate(
+                    "an answered row is never sent again", f"{entry.who}: the ledger has its answer"
+                )
+
+    def _check_flow(self, process: Process, entry: Entry, timeout_s: float) -> None:
+        now, limits = entry.sent_at, self.shape.limits
+        where = (process, entry.batch, entry.row, entry.backend)
+        # a process whose ledger failed as it noted the answer may not have come to heeding it
+        if now < self._closed_until[process, entry.backend] - _SLACK_S and not self.world.io_failed:
+            self.world.violate("a lane that was told to wait waits", entry.who)
+        if (*where, entry.body) in self._ended:
+            self.world.violate("what was refused for good is not asked again", entry.who)
+        first = self._first_sent.setdefault(where[:3], now)
+        if now > first + limits.document_deadline_s + _SLACK_S:
+            self.world.violate("no row waits for ever", f"{entry.who} was sent after its deadline")
+        if timeout_s > min(limits.request_timeout_s, first + limits.document_deadline_s - now) + _SLACK_S:
+            self.world.violate("no row waits for ever", f"{entry.who} may take {timeout_s} s")
+        self._calls[where] += 1
+        if self._calls[where] > limits.max_calls:
+            self.world.violate("calls of a row are bounded", f"{entry.who} is number {self._calls[where]}")
+        self._in_flight[process, entry.backend] += 1
+        total = sum(n for (p, _), n in self._in_flight.items() if p is process)
+        if (
+            total > self.shape.in_flight
+            or self._in_flight[process, entry.backend] > self.shape.backend_in_flight
+        ):
+            self.world.violate("calls in flight are bounded", f"{total} with {entry.who}")
+
+    def _check_exposure(self, entry: Entry) -> None:
+        if self.shape.cap is None:
+            return
+        exposed = self.exposure()
+        if exposed > self.shape.cap:
+            self.world.violate(
+                "spend never passes the cap",
+                f"bill and worst cases come to {exposed} of {self.shape.cap} with {entry.who}",
+            )
+
+    def exposure(self) -> Decimal:
+        """The most that the vendor's bill can come to by all that is known."""
+        total = sum((e.cost for e in self.vendor.journal if e.lost), Decimal(0))
+        for batch in self.disk.ledgers:
+            for call in self.view(batch).values():
+                if call.kind == "answered":
+                    total += call.amount
+                elif call.kind != "failed":
+                    total += call.worst
+        return total
+
+    def call_of(self, entry: Entry) -> SeenCall | None:
+        """What the ledger has of a request; None when a power cut took it."""
+        if entry.call_id is None or entry.lost:
+            return None
+        call = self.view(entry.batch).get(entry.call_id)
+        return call if call is not None and call.intended["at"] == entry.intended_at else None
+
+    # ---- what comes back
+
+    def left(self, process: Process, entry: Entry) -> None:
+        """The request is no longer in flight for the process."""
+        self._in_flight[process, entry.backend] -= 1
+
+    def arrived(self, process: Process, entry: Entry) -> None:
+        """The response is in the process's hands: from now on it must heed it."""
+        entry.arrived = True
+        now = asyncio.get_running_loop().time()
+        if entry.kind.startswith("429"):  # a rate limit fails no row, so it does not count
+            self._calls[process, entry.batch, entry.row, entry.backend] -= 1
+        waits = {"429 wait": self.shape.retry_after_s, "429 long": 500.0, "401": float("inf")}
+        if entry.kind in waits:
+            key = (process, entry.backend)
+            self._closed_until[key] = max(self._closed_until[key], now + waits[entry.kind])
+        if entry.kind in ("400", *_PAID_ENDS):
+            self._ended.add((process, entry.batch, entry.row, entry.backend, entry.body))
+
+    def may_be_paid(self, process: Process, entry: Entry) -> None:
+        """The process can't know whether a request was paid."""
+        where = (process, entry.batch, entry.row, entry.backend)
+        self._ambiguous[where] += 1
+        if self._ambiguous[where] > MOST_AMBIGUOUS:
+            self.world.violate("calls that may have been paid are bounded", entry.who)
+
+    # ---- a commit
+
+    def committed(self, record: dict[str, Any]) -> None:
+        """Every call of the attempt that has ended must be so on the platter."""
+        inode = self.disk.inode(record["batch_id"])
+        durable = LedgerView(LedgerInode(inode.batch_id, inode.cache[: inode.synced])).update()
+        for number, call in self.view(inode.batch_id).items():
+            kept = durable.get(number)
+            if call.intended["attempt"] == record["attempt"] and (kept is None or kept.kind != call.kind):
+                self.world.violate("what is committed is durable in the ledger", f"call {number} is not")
+
+    def refused(self, process: Process, worst: Decimal) -> None:
+        """The budget said no: is it used up? Other workers' leases and faults of the record excuse it."""
+        self.world.seen.add("budget refused")
+        excused = self.world.io_failed or self.world.power_cuts or self.world.lost_workers
+        if excused or self.world.working > 1 or self.shape.cap is None:
+            return
+        now = asyncio.get_running_loop().time()
+        if self.exposure() + worst > self.shape.cap:
+            self._rightly_refused_at[process] = now
+        elif now > self._rightly_refused_at[process] + _ASK_AGAIN_S:
+            self.world.violate(
+                "the budget is refused only when it is used up",
+                f"{self.exposure()} of {self.shape.cap} is spent, and {worst} was refused",
+            )
+
+    # ---- crashes
+
+    def _after_power_cut(self) -> None:
+        for entry in self.vendor.journal:
+            if entry.call_id is not None and not entry.lost and self.call_of(entry) is None:
+                entry.lost = True
+
+
+_PAID_ENDS = ("answer", "refused", "cut off", "no json", "empty")

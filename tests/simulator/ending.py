@@ -1,0 +1,209 @@
+"""What must be true of a job that has ended: every row once, every charge explained, all sums equal."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+from schemas.failures import FAILURE_KINDS, FailureClass
+from tests.simulator.job import Job
+from tests.simulator.shape import route_of
+from tests.simulator.store import read_part
+from tests.simulator.vendor import GOOD
+
+ZERO = Decimal(0)
+
+
+def rows(job: Job, kind: str) -> list[dict[str, Any]]:
+    """All rows that readers of `results` or `failures` see."""
+    found = []
+    for path, thing in job.objects.objects.items():
+        if path.startswith(f"{kind}/"):
+            found.extend(read_part(thing.data))
+    return found
+
+
+def _place(row: dict[str, Any]) -> tuple[str, int]:
+    return row["lineage"]["batch_id"], row["lineage"]["source"]["row"]
+
+
+def note_committed(job: Job) -> None:
+    """Results that are committed now: their rows must not be sent again."""
+    seen = job.around.audit.finished
+    for path in job.objects.shown:
+        if path not in job.objects.noted:
+            job.objects.noted.add(path)
+            seen.update(_place(row) for row in read_part(job.objects.shown[path]))
+
+
+def unfinished(job: Job) -> dict[tuple[str, int], str]:
+    """The rows that another run would work on, and why."""
+    left = {
+        (ref.batch_id, row): "nothing is committed"
+        for ref in job.refs
+        for row in range(ref.first_row, ref.first_row + ref.row_count)
+    }
+    for row in rows(job, "results"):
+        left.pop(_place(row), None)
+    for row in rows(job, "failures"):
+        if FAILURE_KINDS[FailureClass(row["error_class"])].retryable:
+            left[_place(row)] = row["error_class"]
+        else:
+            left.pop(_place(row), None)
+    return left
+
+
+def check_ending(job: Job) -> None:
+    """All checks; the first that fails is the world's violation."""
+    results, failures = rows(job, "results"), rows(job, "failures")
+    for invariant, detail in _troubles(job, results, failures):
+        job.around.world.violate(invariant, detail)
+        return
+
+
+def _troubles(
+    job: Job, results: list[dict[str, Any]], failures: list[dict[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    yield from _every_row_once(job, results, failures)
+    yield from _results_are_answers(job, results)
+    yield from _failures_have_reasons(job, failures)
+    yield from _paid_once(job)
+    yield from _all_listed(job)
+    yield from _sums(job, results + failures)
+    yield from _nothing_left_over(job)
+
+
+def _every_row_once(
+    job: Job, results: list[dict[str, Any]], failures: list[dict[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    wanted = Counter(
+        (ref.batch_id, row, route_of(row))
+        for ref in job.refs
+        for row in range(ref.first_row, ref.first_row + ref.row_count)
+    )
+    found = Counter((*_place(row), row["lineage"]["route"]) for row in results + failures)
+    if found != wanted:
+        yield "every row exactly once", f"missing {wanted - found}, too many {found - wanted}"
+
+
+def _results_are_answers(job: Job, results: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    good = {(e.batch, e.row, e.text): e for e in job.around.vendor.journal if e.kind == GOOD}
+    for row in results:
+        entry = good.get((*_place(row), row["answer"]))
+        if entry is None:
+            yield "only whole, valid answers are results", f"{_place(row)}: {row['answer']!r}"
+            continue
+        call = job.around.audit.call_of(entry)
+        request = row["lineage"]["request_sha256"]
+        if call is not None and call.intended["request"] != request:
+            yield "an answer belongs to its question", f"{entry.who} answered another request"
+        committed = job.around.shape.changes_question and row["lineage"]["run_id"]
+        asked = f"question {job.asked_in[committed]}" if committed else ""
+        if asked and asked.encode() not in entry.body:
+            yield "an answer belongs to its question", f"{entry.who} is not the answer to {asked}"
+
+
+_SAID = {
+    FailureClass.REFUSED: "refused",
+    FailureClass.TRUNCATED: "cut off",
+    FailureClass.INVALID_JSON: "no json",
+    FailureClass.EMPTY_ANSWER: "empty",
+    FailureClass.BAD_REQUEST: "400",
+}
+
+
+def _failures_have_reasons(job: Job, failures: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    said: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for entry in job.around.vendor.journal:
+        said[entry.batch, entry.row].add(entry.kind)
+    for row in failures:
+        kind = _SAID.get(FailureClass(row["error_class"]))
+        mute = _place(row) in job.around.shape.no_text
+        if (kind is None and not mute) or (kind is not None and kind not in said[_place(row)]):
+            yield "a failure says what happened", f"{_place(row)}: {row['error_class']}"
+
+
+def _paid_once(job: Job) -> Iterator[tuple[str, str]]:
+    """Each charge is an answer in the ledger, a call that is listed as ambiguous, or lost to a power cut."""
+    audit = job.around.audit
+    for ref in job.refs:
+        answered = Counter(c.key for c in audit.view(ref.batch_id).values() if c.kind == "answered")
+        for key, times in answered.items():
+            if times > 1:
+                yield "an answered row is never sent again", f"{key} was answered {times} times"
+    for entry in job.around.vendor.journal:
+        if not entry.charged:
+            continue
+        call = audit.call_of(entry)
+        if call is None and not entry.lost:
+            yield "every charge is in the ledger", f"{entry.who} is in no ledger"
+        elif call is not None and call.kind not in ("answered", "unknown"):
+            yield "every charge is in the ledger", f"{entry.who} ended as {call.kind}"
+        elif call is not None and call.kind == "answered" and call.amount != entry.cost:
+            yield "every charge is in the ledger", f"{entry.who} cost {entry.cost}, not {call.amount}"
+        elif call is not None and call.worst < entry.cost:
+            yield "the worst case is the worst case", f"{entry.who} cost {entry.cost}, at most {call.worst}"
+
+
+def _records(job: Job) -> list[dict[str, Any]]:
+    return [
+        json.loads(thing.data) for path, thing in job.objects.objects.items() if path.startswith("commits/")
+    ]
+
+
+def _all_listed(job: Job) -> Iterator[tuple[str, str]]:
+    """Commit records name each call without a known end, with its worst cost, and no other."""
+    listed = Counter(
+        (c["batch_id"], c["attempt"], c["row"], c["backend"], c["cause"], Decimal(c["worst_amount"]))
+        for record in _records(job)
+        for c in record["ambiguous"]
+    )
+    known: Counter[Any] = Counter()
+    for ref in job.refs:
+        for call in job.around.audit.view(ref.batch_id).values():
+            told = call.intended
+            if call.kind in ("unknown", None):
+                cause = call.end["cause"] if call.end else "none"
+                known[ref.batch_id, told["attempt"], told["row"], told["backend"], cause, call.worst] += 1
+    if listed != known:
+        yield "every ambiguous call is listed", f"missing {known - listed}, too many {listed - known}"
+
+
+def _sums(job: Job, every: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    calls = [c for ref in job.refs for c in job.around.audit.view(ref.batch_id).values()]
+    in_ledger = sum((c.amount for c in calls if c.kind == "answered"), ZERO)
+    at_stake = sum((c.worst for c in calls if c.kind != "answered" and c.kind != "failed"), ZERO)
+    columns = sum((row["cost"]["amount"] for row in every), ZERO)
+    ambiguous = sum((row["cost"]["ambiguous_amount"] for row in every), ZERO)
+    totals = [t for r in _records(job) for backends in r["totals"].values() for t in backends.values()]
+    recorded = sum((Decimal(t["amount"]) for t in totals), ZERO)
+    if not columns == in_ledger == recorded:
+        yield "the cost column adds up", f"rows {columns}, ledgers {in_ledger}, commit records {recorded}"
+    if ambiguous != at_stake:
+        yield "the cost column adds up", f"ambiguous: rows {ambiguous}, ledgers {at_stake}"
+    if sum(row["cost"]["calls"] for row in every) != len(calls):
+        yield (
+            "the cost column adds up",
+            f"rows have {sum(r['cost']['calls'] for r in every)} calls of {len(calls)}",
+        )
+    lost = sum((e.cost for e in job.around.vendor.journal if e.lost and e.charged), ZERO)
+    if job.around.vendor.bill > columns + ambiguous + lost:
+        yield (
+            "the cost column adds up",
+            f"the bill is {job.around.vendor.bill}, the rows say {columns + ambiguous}",
+        )
+
+
+def _nothing_left_over(job: Job) -> Iterator[tuple[str, str]]:
+    staged = [path for path in job.objects.objects if path.startswith("_staging/")]
+    newest = {f"failures/{r['batch_id']}.{r['attempt']:04d}.parquet" for r in _newest(_records(job))}
+    old = [p for p in job.objects.objects if p.startswith("failures/") and p not in newest]
+    if staged or old:
+        yield "nothing is left over", f"{staged + old}"
+
+
+def _newest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list({r["batch_id"]: r for r in sorted(records, key=lambda r: r["attempt"])}.values())

@@ -1,0 +1,8 @@
+"""All seeded defects, by name."""
+
+from __future__ import annotations
+
+from tests.simulator import mutants_budget, mutants_commit, mutants_flow, mutants_ledger
+from tests.simulator.planting import MUTANTS
+
+__all__ = ["MUTANTS", "mutants_budget", "mutants_commit", "mutants_flow", "mutants_ledger"]

@@ -1,0 +1,72 @@
+"""Thousands of jobs through the production code, in virtual time, with everything around it going wrong.
+
+`SWITCHGEAR_SEEDS` sets how many seeds are played (default 5,000). A seed that fails prints its trace and
+the command that plays it alone; add it to `regressions`, mend the code, and it is played ever after.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.simulator.simulate import Ended, simulate
+
+SEEDS = int(os.environ.get("SWITCHGEAR_SEEDS", "5000"))
+CHUNK = 250
+REGRESSIONS = Path(__file__).with_name("regressions")
+MUST_HAPPEN = {
+    "kill",
+    "kill run",
+    "power",
+    "stop",
+    "ENOSPC",
+    "EIO",
+    "cancelled",
+    "claimed",
+    "committed",
+    "lost the race",
+    "lost acknowledgement",
+    "budget refused",
+    "cap raised",
+}
+"""A chunk that does not go through all of this tests less than it says."""
+
+
+def regressions() -> list[int]:
+    lines = REGRESSIONS.read_text(encoding="utf-8").splitlines()
+    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
+
+
+def hold(seed: int) -> Ended:
+    """Play a seed; what it breaks fails the test, with all that one needs to look into it."""
+    ended = simulate(seed)
+    if ended.violation is not None:
+        pytest.fail(
+            f"seed {seed}: {ended.violation}\n\n{ended.story}\n\n"
+            f"play it alone: .venv/bin/python -m tests.simulator.play {seed}",
+            pytrace=False,
+        )
+    return ended
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_no_seed_breaks_a_promise(first: int) -> None:
+    seen: set[str] = set()
+    for seed in range(first, min(first + CHUNK, SEEDS)):
+        seen |= hold(seed).world.seen
+    if SEEDS - first >= CHUNK:
+        assert seen >= MUST_HAPPEN
+
+
+@pytest.mark.parametrize("seed", regressions())
+def test_a_seed_that_once_failed_holds(seed: int) -> None:
+    hold(seed)
+
+
+def test_a_seed_is_the_same_story_every_time() -> None:
+    for seed in (7, 68, 105, 410):
+        first, second = simulate(seed), simulate(seed)
+        assert first.world.trace == second.world.trace
+        assert len(first.world.trace) > 10
