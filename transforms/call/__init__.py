@@ -8,7 +8,8 @@
     book.py         one batch's ledger while it is open
     ports.py        what the core needs from outside: clock, transport, ledger store, budget record
     site.py         a backend made ready: codec, address, key, lane, price
-    lane.py         slots, parking and closing per (provider, model, key)
+    lane.py         who may call now, per (provider, model, key): permits, parking, closing
+    pace.py, quota.py, breaker.py, turns.py    its parts: rate, stated limits, outages, whose turn it is
     retry.py        which failure is tried again, when, and which goes to the next backend
     codecs.py       which of the wire formats a backend speaks, and where
     wire.py, classify.py, anthropic.py, openai.py, gemini.py, openai_embeddings.py, gemini_embeddings.py,
@@ -19,5 +20,5 @@
     budget.py, budget_file.py    leases on the shared cap; the local record
     caps.py, caps_file.py, centre.py    further caps: tokens, routes, a cost centre's month
     share.py, share_index.py    identical requests: who asks, who waits, what other processes know
-    transport.py, address.py, secret.py, vertex.py    sockets, addresses that may be reached, keys, tokens
+    transport.py, connection.py, address.py, secret.py, vertex.py    sockets, HTTP, addresses that may be reached, keys, tokens
 """
