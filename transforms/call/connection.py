@@ -129,6 +129,11 @@ class Connection(asyncio.Protocol):
 
     # httptools calls these
 
+    def on_message_begin(self) -> None:
+        """More than was asked for: whatever it is, it must not be taken for the next answer."""
+        if self._response is None or self._response.done():
+            self._keeps_alive = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
