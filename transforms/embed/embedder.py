@@ -62,7 +62,9 @@ class Embeddings:
 class EmbedStats:
     """What an embedder has done since it was opened. `tokens / slots` is how full the steps were.
 
-    `texts` grows with every step, the other counters of a call when it is through.
+    `texts` grows with every step, the other counters of a call when it is through. Warming up is
+    `compile_seconds`, and no device time; `late_compilations` are those after the first step, which a
+    run of one kind of documents has at its beginning only.
     """
 
     texts: int
@@ -72,6 +74,12 @@ class EmbedStats:
     compilations: int
     compile_seconds: float
     device_seconds: float
+    late_compilations: int = 0
+
+    @property
+    def padding_seconds(self) -> float:
+        """Device seconds that were spent on empty slots, by their share of all slots."""
+        return self.device_seconds * (1 - self.filled)
 
     @property
     def filled(self) -> float:
@@ -137,6 +145,7 @@ class Embedder:
                 compilations=done.compilations,
                 compile_seconds=done.compile_seconds,
                 device_seconds=done.device_seconds,
+                late_compilations=done.late_compilations,
             )
 
     def _embed(self, texts: Sequence[str], tokenizer: TextTokenizer) -> Embeddings:

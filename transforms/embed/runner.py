@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,9 @@ from transforms.embed.program import Head, step_program
 from transforms.embed.tokenization import TokenizedTexts
 
 MATRICES = ("qkv", "out", "up", "down")
+STEADY_STEPS = 64
+"""From so many steps on, a shape that was not seen before is worth a warning: shapes are few."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class RunnerStats:
     compilations: int = 0
     compile_seconds: float = 0.0
     device_seconds: float = 0.0
+    late_compilations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,7 @@ class StepRunner:
         self._enqueue = threading.Lock() if devices.count > 1 or devices.platform != "cpu" else None
         self._steps = self._slots = self._texts = 0
         self._compile_seconds = 0.0
+        self._late = 0
 
     def run(self, tokens: TokenizedTexts, steps: Sequence[Step]) -> list[StepResult]:
         """Every step's vectors and device seconds, in the order of `steps`."""
@@ -95,12 +101,18 @@ class StepRunner:
                 len(self._compiled),
                 self._compile_seconds,
                 self._clock.busy_seconds,
+                self._late,
             )
 
     def _warm_up(self, shapes: set[Shape]) -> None:
         """Compiles what is missing, several at a time, each once however many threads ask."""
         with self._lock:
-            for shape in sorted(shapes - self._compiled.keys()):
+            missing = sorted(shapes - self._compiled.keys())
+            if missing and self._steps:
+                self._late += len(missing)
+            if missing and self._steps >= STEADY_STEPS:
+                _LOG.warning("compiling for %s after %d steps, in steady state", missing, self._steps)
+            for shape in missing:
                 self._compiled[shape] = self._pool.submit(self._compile, shape)
             programs = [self._compiled[shape] for shape in shapes]
         for program in programs:

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from tests.transforms.embed.tiny_model import backend, tiny_tensors
 from transforms.embed.embedder import COMPANY_TOLERANCE, Embedder, open_embedder
+from transforms.embed.runner import STEADY_STEPS
 
 TOLERANCE = COMPANY_TOLERANCE["float32"]
 POOL = [
@@ -127,7 +128,38 @@ def test_compiling_is_counted_and_is_no_device_time(tiny_model: Path, tmp_path: 
     assert first.compilations == 1
     assert first.compile_seconds > first.device_seconds > 0
     embedder.embed(["b"] * 100)
-    assert embedder.stats().compilations == 1
+    assert (embedder.stats().compilations, embedder.stats().late_compilations) == (1, 0)
+
+
+def test_compiling_after_the_first_step_is_counted_as_late(tiny_model: Path, tmp_path: Path):
+    embedder = open_embedder(backend(tiny_model), base_dir=tiny_model, cache_dir=tmp_path / "late")
+    embedder.embed(["a"])
+    embedder.embed(["w " * 90])
+    assert (embedder.stats().compilations, embedder.stats().late_compilations) == (2, 1)
+
+
+def test_compiling_in_steady_state_is_warned_of(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    embedder = open_embedder(backend(tiny_model), base_dir=tiny_model, cache_dir=tmp_path / "steady")
+    embedder.embed(["a"])
+    embedder.embed(["w " * 90])
+    assert "steady state" not in caplog.text
+    settled = backend(tiny_model, pooling="cls")
+    embedder = open_embedder(settled, base_dir=tiny_model, cache_dir=tmp_path / "steady")
+    embedder.embed(["a"] * (STEADY_STEPS * 1024 // 8))  # eight texts are the most of a row of 64 slots
+    assert embedder.stats().steps >= STEADY_STEPS
+    embedder.embed(["w " * 90])
+    assert f"after {embedder.stats().steps - 1} steps, in steady state" in caplog.text
+
+
+def test_padding_has_its_share_of_the_device_seconds(tiny: Embedder):
+    tiny.embed(["a"])
+    stats = tiny.stats()
+    assert stats.padding_seconds == pytest.approx(
+        stats.device_seconds * (stats.slots - stats.tokens) / stats.slots
+    )
+    assert 0 < stats.padding_seconds < stats.device_seconds
 
 
 def test_stats_count_texts_tokens_and_slots(tiny: Embedder):
