@@ -22,7 +22,8 @@ def run(folder: Path, rows: int = ROWS, **changes: Any) -> Manifest:
     """A rehearsal of distinct documents in a folder of its own; caps count list prices there."""
     table = documents.rows([f"d{n}" for n in range(rows)], text=[f"text {n}" for n in range(rows)])
     documents.write(folder / "in" / "a.parquet", table, row_group=rows)
-    return drive(workloads.write_workload(folder, rehearsal=QUICK, backends__mini=BRIEF, **changes), rehearsal=True)
+    workload = workloads.write_workload(folder, rehearsal=QUICK, backends__mini=BRIEF, **changes)
+    return drive(workload, rehearsal=True)
 
 
 def centre(amount: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 key, and where in which ledger its answer stands. They hold hints only. A slot that is torn, lost or out
 of date costs another call at worst: what it points to is checked before it is used.
 
-`asking.lock` has no content: who asks a request holds the lock of one byte of it, at the place that the
+`asking.N.lock` have no content: who asks a request holds the lock of one byte of one of them, where the
 key says. The kernel lets go of the locks of a process that dies.
 """
 
