@@ -123,8 +123,10 @@ class Reader:
         data = json.dumps(request).encode()
         self._deadline = time.monotonic() + self.limits.seconds
         assert self._process.stdin is not None
+        unsent = memoryview(struct.pack("<I", len(data)) + data)
         try:
-            self._process.stdin.write(struct.pack("<I", len(data)) + data)
+            while unsent:
+                unsent = unsent[self._process.stdin.write(unsent) or 0 :]
         except OSError:
             raise self._died() from None
         answer = self._frame()
@@ -138,7 +140,10 @@ class Reader:
         (length,) = struct.unpack("<I", self.receive(4))
         if length > _MAX_FRAME:
             raise self._died()
-        frame: dict[str, Any] = json.loads(self.receive(length))
+        try:
+            frame: dict[str, Any] = json.loads(self.receive(length))
+        except ValueError:
+            raise self._died() from None
         self._deadline = time.monotonic() + self.limits.seconds
         return frame
 

@@ -23,6 +23,7 @@ from transforms.probe_rows import RowGroupRows
 
 _PROGRESS_S = 1.0
 _CUT_OFF = 3
+_KEPT_BACK = 64 << 20
 # Of the memory, a fourth may be handed over: the process that asked holds it at the same time.
 _HANDED_OVER = 4
 _TOO_MUCH = "it needs more memory than limits.reader_bytes allows; raise that, or lower limits.batch_rows"
@@ -43,13 +44,14 @@ def main() -> None:
 def _limit_memory(allowed: int) -> None:
     """Let the process grow until `allowed` bytes are resident.
 
-    Address space that was mapped by now and is not resident (libraries, arenas) comes on top.
+    Address space that was mapped by now and is not resident comes on top; some is kept back for the
+    pages of libraries that become resident later.
     """
     mapped = resident = 0
     if os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm", encoding="ascii") as stream:
             mapped, resident = (int(v) * resource.getpagesize() for v in stream.read().split()[:2])
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + max(0, allowed - resident),) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + max(0, allowed - resident - _KEPT_BACK),) * 2)
 
 
 class _Server:

@@ -49,6 +49,7 @@ def read_footer(path: str, size: int, columns: Sequence[str]) -> Footer:
         _require("levels of nesting", max((_depth(field.type) for field in fields), default=0), MAX_DEPTH)
         paths = [parquet.schema.column(i).path for i in range(metadata.num_columns)]
     leaves = [i for i, leaf in enumerate(paths) if _is_of(leaf, columns)]
+    str(fields)  # whoever asked will read all names: bytes that are no UTF-8 must show here
     groups = tuple(_group(metadata.row_group(i), i, size, leaves) for i in range(metadata.num_row_groups))
     _require("rows", sum(rows for rows, _, _ in groups), ROWS_A_BYTE * size + FREE_ROWS)
     _require("compressed bytes", sum(compressed for _, _, compressed in groups), size)

@@ -69,7 +69,7 @@ class BatchReader:
         """Pages are decoded from front to back: what stopped an earlier batch stops this one."""
         first, reason = self._lost.get((ref.uri, ref.row_group), (None, ""))
         if first is not None and ref.first_row >= first:
-            raise UnreadableBatchError(f"{place(ref)}: can't be read (row {first} before it: {reason})")
+            raise UnreadableBatchError(f"{place(ref)}: can't be read (given up at row {first}: {reason})")
         if self._wasted.get(ref.uri, 0.0) >= self._limits.seconds:
             raise UnreadableBatchError(
                 f"{place(ref)}: was not tried, {self._limits.seconds:g} s were spent in vain on its file"

@@ -151,7 +151,7 @@ def test_an_answer_that_breaks_off_is_a_death_and_no_table(tmp_path: Path) -> No
 
 
 def test_memory_is_limited_from_the_start_and_the_reader_lives(tmp_path: Path) -> None:
-    big = pa.table({"id": ["a"], "text": pa.array(["A" * 100_000_000], pa.large_string()), "size": [1]})
+    big = pa.table({"id": ["a"], "text": pa.array(["A" * 150_000_000], pa.large_string()), "size": [1]})
     path = write(tmp_path / "a.parquet", big, compression="zstd", use_dictionary=False)
     small = write(tmp_path / "b.parquet", rows([1]))
     reader = Reader(ReaderLimits(memory=256 << 20))

@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from schemas.workload import Input, Limits
 from tests.support.documents import rows, with_bad_utf8, write
 from transforms.files import find_input
 from transforms.plan import cut_batches
+from transforms.probe import ReaderLimits
 from transforms.read import BatchReader, place
 
 
@@ -173,6 +175,49 @@ def test_damaged_pages_fail_their_batch_and_the_reader_goes_on(planned: Planned)
     _with_same_time(path, bytes(data))
     with pytest.raises(UnreadableBatchError, match=r"row group 0, rows 0–499: can't be read"):
         reader.read(refs[0])
+    assert reader.read(refs[3]).num_rows == 500
+
+
+def test_rows_behind_unreadable_ones_are_not_tried_again(planned: Planned) -> None:
+    refs, reader, path = planned
+    data = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(1).column(1).data_page_offset
+    data[start : start + 400] = b"\0" * 400
+    sound = path.read_bytes()
+    _with_same_time(path, bytes(data))
+    with pytest.raises(UnreadableBatchError, match=r"rows 500–999: can't be read"):
+        reader.read(refs[4])
+    _with_same_time(path, sound)  # as if it were a matter of luck: it would be tried page by page, each time
+    with pytest.raises(UnreadableBatchError, match=r"rows 1000–1499: can't be read \(given up at row 500: "):
+        reader.read(refs[5])
+    assert reader.read(refs[3]).num_rows == 500
+    assert reader.read(refs[0]).num_rows == 500
+
+
+def test_a_file_on_which_the_time_was_spent_in_vain_is_given_up_and_others_are_not(
+    planned: Planned, tmp_path: Path
+) -> None:
+    refs, _, _ = planned
+    write(tmp_path / "b.parquet", rows(range(3)))
+    (*_, other), schema = plan(tmp_path, batch_rows=500)
+    hurried = BatchReader(schema, ReaderLimits(seconds=0.001))
+    with pytest.raises(UnreadableBatchError, match=r"no answer after 0\.001 s"):
+        hurried.read(refs[0])
+    with pytest.raises(UnreadableBatchError, match=r"was not tried, 0\.001 s were spent in vain on its file"):
+        hurried.read(refs[3])
+    with pytest.raises(UnreadableBatchError, match=r"b\.parquet.*no answer after"):
+        hurried.read(other)
+
+
+def test_a_reader_process_that_dies_costs_the_batch_that_it_was_reading(planned: Planned) -> None:
+    refs, reader, _ = planned
+    assert reader.read(refs[0]).num_rows == 500
+    assert reader._reader is not None
+    os.kill(reader._reader.pid, signal.SIGKILL)
+    with pytest.raises(
+        UnreadableBatchError, match=r"rows 500–999: can't be read \(the reader died: SIGKILL\)"
+    ):
+        reader.read(refs[1])
     assert reader.read(refs[3]).num_rows == 500
 
 
