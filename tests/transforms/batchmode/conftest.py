@@ -17,6 +17,7 @@ from tests.peers.batch_emulator import BatchEmulator
 from tests.support import documents, workloads
 from tests.support.drive import drive
 from transforms.call.ledger import RecordedCall, fold, scan
+from transforms.verify import verify_output
 
 CANARY = "sk-canary-7d20c1e9b4"
 MODELS = {"openai": "gpt-4.1-mini", "anthropic": "claude-haiku-4-5"}
@@ -104,7 +105,9 @@ class Job:
 
 
 @pytest.fixture
-def job(tmp_path: Path, emulator: BatchEmulator, provider: str, monkeypatch: pytest.MonkeyPatch) -> Job:
+def job(
+    tmp_path: Path, emulator: BatchEmulator, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Job]:
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", CANARY)
     ids = [f"d{n}" for n in range(6)]
@@ -112,4 +115,7 @@ def job(tmp_path: Path, emulator: BatchEmulator, provider: str, monkeypatch: pyt
     documents.write(tmp_path / "in/a.parquet", table, row_group=3)
     made = Job(tmp_path, emulator, provider, tmp_path / "w.toml")
     made.configure()
-    return made
+    yield made
+    if made.output.exists():  # whatever a test does, what it leaves must add up
+        proof = verify_output(str(made.output))
+        assert proof.state != "contradicted", proof.findings

@@ -12,7 +12,11 @@ import pytest
 
 from flows.outputs import read_status
 from flows.waiting import waiting_rows
+from schemas.load import load_workload
+from schemas.run import RunContext
 from tests.transforms.batchmode.conftest import CANARY, FULL, Job
+from tests.transforms.batchmode.crashes import step
+from transforms.verify import verify_output
 
 SIX = Counter(f"d{n}" for n in range(6))
 TEXTS = Counter(f"text d{n}" for n in range(6))
@@ -274,6 +278,19 @@ def test_a_rehearsal_answers_online_at_the_batch_price_and_submits_nothing(job: 
     job.configure(backend={"mode": "online"}, output={"uri": "online"})
     full = job.run(rehearsal=True)
     assert Decimal(done.list_amount) * 2 == Decimal(full.list_amount) > 0
+
+
+def test_answers_that_were_collected_and_not_delivered_yet_are_proven_too(job: Job) -> None:
+    job.run()
+    assert verify_output(str(job.output)).state == "proven", "waiting is nothing that does not add up"
+    job.emulator.finish(job.batches[0])
+    loaded = load_workload(job.workload)
+    step("collect")(loaded.workload, RunContext("r", loaded.output_uri, loaded.workload.digest(), False, 8))
+    collected = verify_output(str(job.output))
+    assert (collected.state, collected.undelivered.answered) == ("incomplete", 6), collected.findings
+    assert collected.undelivered.amount == 3 * FULL[job.provider]
+    job.run()
+    assert verify_output(str(job.output)).state == "proven"
 
 
 def test_the_sum_of_the_rows_is_what_the_ledgers_hold(job: Job) -> None:
