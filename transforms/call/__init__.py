@@ -20,5 +20,6 @@
     budget.py, budget_file.py    leases on the shared cap; the local record
     caps.py, caps_file.py, centre.py    further caps: tokens, routes, a cost centre's month
     share.py, share_index.py    identical requests: who asks, who waits, what other processes know
-    transport.py, connection.py, address.py, secret.py, vertex.py    sockets, HTTP, addresses that may be reached, keys, tokens
+    transport.py, connection.py    sockets and HTTP
+    address.py, secret.py, vertex.py    addresses that may be reached, keys, tokens
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -55,7 +56,7 @@ class Result:
     @property
     def cpu_per_1000(self) -> float:
         """CPU seconds per 1,000 rows, imports included."""
-        return 1000 * self.measured.cpu_s / max(self.count["requests"], 1)
+        return 1000 * self.measured.cpu_s / self.count["requests"] if self.count["requests"] else math.nan
 
 
 def install(build: Path, name: str) -> str:
@@ -158,8 +159,10 @@ def show(results: list[Result], options: argparse.Namespace, latency_ms: float) 
 
 def _remarks(results: list[Result]) -> str:
     late = sum(not r.measured.finished for r in results)
+    silent = sum(not r.count["requests"] for r in results)
     failed = [r for r in results if r.measured.finished and r.measured.returncode]
     said = f"  stopped at the limit {late} times" if late else ""
+    said += f", {silent} of them without a single request" if silent else ""
     return said + (f"  FAILED: {failed[0].measured.last_words}" if failed else "")
 
 
