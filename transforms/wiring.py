@@ -66,7 +66,11 @@ class _StageDoFn(beam.DoFn):
             yield self.reported(BatchReport(ref.batch_id, ref.attempt, "failed", sentence))
 
     def reported(self, report: BatchReport) -> TaggedOutput:
-        """Tell this process's listener at once; the stage behind the output may run much later."""
+        """Tell this process's listener at once; the stage behind the output may run much later.
+
+        The batch has left the chain: another process may have it.
+        """
+        self.worker.claims().give_back(report.batch_id)
         self.worker.report(report)
         return TaggedOutput(REPORTS, report)
 
@@ -81,6 +85,7 @@ class _ReadDoFn(_StageDoFn):
 
     def _read(self, ref: BatchRef) -> Iterator[Any]:
         store = self.worker.store()
+        self.worker.claims().take(ref.batch_id)  # first, so that what is found committed stays all there is
         if store.exists(commit_path(ref.batch_id, ref.attempt)):
             record = read_commit(store, ref.batch_id, ref.attempt)
             yield self.reported(BatchReport(ref.batch_id, ref.attempt, "already_committed", record=record))

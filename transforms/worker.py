@@ -18,6 +18,7 @@ import pyarrow as pa
 from schemas.batches import BatchReport
 from schemas.run import RunContext
 from schemas.workload import EmbedderBackend, HostedBackend, Workload
+from transforms.claim import BatchClaims
 from transforms.prompt import CompiledPrompt, compile_prompt
 from transforms.route import Rules, compile_rules
 from transforms.space_guard import guard_space
@@ -80,6 +81,7 @@ class Worker:
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _rules: Rules | None = None
     _prompts: dict[str, CompiledPrompt] = field(default_factory=dict)
+    _claims: BatchClaims | None = None
     _engine: CallEngine | None = None
     _embedders: dict[str, Embedder] = field(default_factory=dict)
     _hosted_spaces: dict[str, VectorType] = field(default_factory=dict)
@@ -87,6 +89,13 @@ class Worker:
     def store(self) -> Store:
         """The output's store."""
         return open_store(self.config.run.output)
+
+    def claims(self) -> BatchClaims:
+        """The batches that this process is at work on."""
+        with self._lock:
+            if self._claims is None:
+                self._claims = BatchClaims(self.config.run.output)
+            return self._claims
 
     def rules(self) -> Rules:
         """The workload's compiled expressions."""
@@ -187,11 +196,14 @@ class Worker:
             self.on_report(report)
 
     def close(self) -> None:
-        """Close the engine: what is in flight is settled in the ledger first."""
+        """Close the engine: what is in flight is settled in the ledger first. Then claims end."""
         with self._lock:
             engine, self._engine = self._engine, None
+            claims, self._claims = self._claims, None
         if engine is not None:
             engine.close()
+        if claims is not None:
+            claims.close()
 
 
 _WORKERS: dict[str, Worker] = {}

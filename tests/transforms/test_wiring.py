@@ -10,13 +10,14 @@ from apache_beam.testing.util import assert_that
 
 from pipelines.options import pipeline_options
 from schemas.batches import BatchReport
-from schemas.errors import LedgerError
+from schemas.errors import BatchClaimedError, LedgerError
 from schemas.failures import FailureClass
 from tests.support.documents import rows, with_bad_utf8, write
 from tests.support.fakes import FakeEngine, FakeOpeners, answer_plainly, failing
 from tests.support.records import run_context
 from tests.support.runs import Place, Run, run_pipeline
 from tests.support.workloads import EMBEDDER, HOSTED
+from transforms.claim import BatchClaims
 from transforms.plan import read_plan
 from transforms.store import LocalStore
 from transforms.wiring import ProcessBatches
@@ -207,6 +208,38 @@ def test_a_batch_that_fails_leaves_the_others_committed_and_says_why(tmp_path: P
     again = place.run()
     assert (len(again.plan.refs), again.manifest.state) == (1, "complete")
     assert len(place.answers("ask")) == 8
+
+
+def test_a_batch_that_another_process_has_is_left_alone_until_that_one_is_done(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(4))})
+    kept, free = place.run(refs=[]).plan.refs
+    other = BatchClaims(str(place.output))
+    other.take(kept.batch_id)
+    engine = FakeEngine()
+    run = place.run(FakeOpeners(engine))
+    (failed,) = [r for r in run.reports if r.state == "failed"]
+    assert failed.batch_id == kept.batch_id
+    assert "is being worked on by another process" in failed.error
+    assert {batch.batch_id for batch in engine.asked} == {free.batch_id}
+    other.close()
+    assert place.run().manifest.state == "complete"
+
+
+def test_a_batch_is_claimed_until_it_is_committed(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(2))})
+    (ref,) = place.run(refs=[]).plan.refs
+    stranger = BatchClaims(str(place.output))
+    free: list[bool] = []
+
+    def look(batch: Any) -> None:
+        with pytest.raises(BatchClaimedError):
+            stranger.take(ref.batch_id)
+        free.append(False)
+
+    assert place.run(FakeOpeners(FakeEngine(fail=look))).states == ["committed"]
+    assert free == [False]
+    stranger.take(ref.batch_id)
+    stranger.close()
 
 
 def test_a_file_that_breaks_after_it_was_planned_fails_its_batches_alone(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ key says. The kernel lets go of the locks of a process that dies.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import struct
@@ -23,6 +22,7 @@ from schemas.outcomes import SharedFrom
 from transforms.call.ledger import read_frame
 from transforms.call.ledger_file import ledger_path
 from transforms.call.share import Place, SharedAnswer
+from transforms.locks import lock_byte, unlock_byte
 
 FOLDER = "shared"
 _SLOT = struct.Struct("<16s16sQII")
@@ -34,10 +34,8 @@ _PROBES = 32
 _FIRST_SLOTS = 1 << 14
 _GROWTH = 8
 _MOST_TABLES = 6  # of 2**14 to 2**29 slots
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
 # The system goes through all locks of a file to set one: spread over few files that costs a third.
 _LOCK_FILES = 32
-_SET_LOCK = getattr(fcntl, "F_OFD_SETLK", None)  # locks of an open file; Linux only
 
 
 class SharedAnswers:
@@ -74,24 +72,15 @@ class SharedAnswers:
 
     def claim(self, key: bytes) -> bool:
         """See `AnswerIndex`. Two keys may share a byte: one then waits for the other."""
-        return self._set_lock(key, fcntl.F_WRLCK)
+        return lock_byte(*self._byte(key))
 
     def release(self, key: bytes) -> None:
         """See `AnswerIndex`."""
-        self._set_lock(key, fcntl.F_UNLCK)
+        unlock_byte(*self._byte(key))
 
-    def _set_lock(self, key: bytes, kind: int) -> bool:
-        if _SET_LOCK is None:
-            return True
-        place = int.from_bytes(key[:7], "little")
-        try:
-            file = self._locks[key[7] % _LOCK_FILES]
-            fcntl.fcntl(file, _SET_LOCK, _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0))
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError:
-            return True  # a file system without such locks: identical requests may be paid per process
-        return True
+    def _byte(self, key: bytes) -> tuple[int, int]:
+        """File and place of a key's lock. Without locks, identical requests may be paid once a process."""
+        return self._locks[key[7] % _LOCK_FILES], int.from_bytes(key[:7], "little")
 
     def find(self, key: bytes) -> SharedAnswer | None:
         """See `AnswerIndex`."""
