@@ -352,7 +352,12 @@ class Limits(Section):
         description="memory of a process that decodes input files; a batch is a fourth of it at most",
     )
     max_in_flight: int = Field(256, ge=1, le=16384, description="calls at a time of the whole run")
-    max_calls: int = Field(6, ge=1, le=100, description="calls for a document and backend at most")
+    max_calls: int = Field(
+        6,
+        ge=1,
+        le=100,
+        description="calls for a document and backend at most; on a chain's last backend 429s don't count",
+    )
     request_timeout_s: float = Field(60.0, gt=0, le=3600, description="for one call, from sending to the end")
     document_deadline_s: float = Field(
         600.0, gt=0, le=86400, description="for all calls of a document on a route"
