@@ -20,10 +20,11 @@ def _described(name: str, kind: pa.DataType, text: str) -> pa.Field:
     return pa.field(name, kind, metadata={"description": text})
 
 
+_PROVIDERS = "`anthropic`, `openai`, `gcp.gemini`, `gcp.vertex_ai`, `jax`"
 GEN_AI = pa.struct(
     [
         pa.field("operation", pa.struct([_described("name", pa.string(), "`chat` or `embeddings`")])),
-        pa.field("provider", pa.struct([_described("name", pa.string(), "`anthropic`, `openai`, `gcp.gemini`, `gcp.vertex_ai`, `jax`")])),
+        pa.field("provider", pa.struct([_described("name", pa.string(), _PROVIDERS)])),
         pa.field("request", pa.struct([_described("model", pa.string(), "model that was asked for")])),
         pa.field(
             "response",

@@ -126,8 +126,8 @@ class HostedBackend(Section):
     max_in_flight: int = Field(256, ge=1, le=4096, description="calls at a time to this backend")
     mode: Literal["online", "batch"] = Field(
         "online",
-        description="`batch`: documents go out in the provider's batches (OpenAI files and batches, Anthropic "
-        "Message Batches) at half the price, and a later run collects the answers",
+        description="`batch`: documents go out in the provider's batches (OpenAI files and batches, "
+        "Anthropic Message Batches) at half the price, and a later run collects the answers",
     )
 
     @model_validator(mode="after")

@@ -97,8 +97,8 @@ class GeminiCodec:
         clash = sorted(self.own_keys & backend.parameters.keys())
         if clash:
             raise ConfigurationError(
-                f"parameters.{clash[0]} of the gemini backend for {backend.model!r}: Switchgear sets this key "
-                f"itself (max_output_tokens is the backend's own setting, the answer's format comes from "
+                f"parameters.{clash[0]} of the gemini backend for {backend.model!r}: Switchgear sets this "
+                f"key itself (max_output_tokens is the backend's own setting, the answer's format comes from "
                 f"the prompt's json_schema; write keys of generationConfig directly): remove it"
             )
         config: dict[str, Any] = {"maxOutputTokens": backend.max_output_tokens}
@@ -129,15 +129,9 @@ class GeminiCodec:
         candidate = _first_candidate(data)
         if candidate is not None:
             return _judge(data, usage, candidate)
-        blocked = _block_reason(data)
-        if blocked:
-            message = f"the provider blocked the prompt ({blocked})"
-            return _answer(data, usage, blocked, None, FailureClass.REFUSED, message)
-        if usage == Usage():
+        if usage == Usage() and not _block_reason(data):
             return malformed(self.name, response.status, "candidates[0] or its finishReason is missing")
-        return _answer(
-            data, usage, None, None, FailureClass.MALFORMED_RESPONSE, "no candidate that has ended"
-        )
+        return _without_candidate(data, usage)
 
 
 def _contents(request: CallRequest) -> list[dict[str, Any]]:
@@ -156,6 +150,14 @@ def _first_candidate(data: dict[str, Any]) -> dict[str, Any] | None:
 def _block_reason(data: dict[str, Any]) -> str | None:
     feedback = data.get("promptFeedback")
     return text_or_none(feedback.get("blockReason")) if isinstance(feedback, dict) else None
+
+
+def _without_candidate(data: dict[str, Any], usage: Usage) -> Answer:
+    blocked = _block_reason(data)
+    if blocked:
+        message = f"the provider blocked the prompt ({blocked})"
+        return _answer(data, usage, blocked, None, FailureClass.REFUSED, message)
+    return _answer(data, usage, None, None, FailureClass.MALFORMED_RESPONSE, "no candidate that has ended")
 
 
 def _judge(data: dict[str, Any], usage: Usage, candidate: dict[str, Any]) -> Answer:
