@@ -59,14 +59,16 @@ class Reader:
         self._deadline = 0.0
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         program = _PROGRAM.format(root=str(Path(__file__).resolve().parents[1]))
+        asked, self._requests = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", program, str(limits.memory), str(limits.seconds)],
-            stdin=subprocess.PIPE,
+            stdin=asked,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # pyarrow's last words may quote the file
             env={**environment, **_SETTINGS},
             bufsize=0,
         )
+        os.close(asked)
         self._schema: pa.Schema | None = None
         self._footer_schema: pa.Schema | None = None
         self.alive = True
@@ -112,21 +114,26 @@ class Reader:
 
     def close(self) -> None:
         """End the process."""
+        if not self.alive:
+            return
         self.alive = False
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+        os.close(self._requests)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._process.kill()
         self._process.wait()
+
+    def __del__(self) -> None:
+        if getattr(self, "alive", False):
+            self.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         data = json.dumps(request).encode()
         self._deadline = time.monotonic() + self.limits.seconds
-        assert self._process.stdin is not None
         unsent = memoryview(struct.pack("<I", len(data)) + data)
         try:
             while unsent:
-                unsent = unsent[self._process.stdin.write(unsent) or 0 :]
+                unsent = unsent[os.write(self._requests, unsent) :]
         except OSError:
             raise self._died() from None
         answer = self._frame()

@@ -1,6 +1,9 @@
 import os
 import resource
+import select
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -187,12 +190,21 @@ def test_a_reader_knows_no_secret_and_writes_no_core(path: str, monkeypatch: pyt
 
 
 def test_a_reader_ends_when_the_one_who_asks_is_gone(path: str) -> None:
-    reader = Reader(OWN)
-    reader.footer(path, size_of(path), ("id",))
-    assert reader._process.stdin is not None
-    reader._process.stdin.close()
-    assert reader._process.wait(10) == 0
-    reader.close()
+    asker = (
+        "import os, sys; from transforms.probe import Reader, ReaderLimits; reader = Reader(ReaderLimits());"
+        "reader.footer(sys.argv[1], int(sys.argv[2]), ('id',)); print(reader.pid, flush=True); os._exit(0)"
+    )
+    root = Path(__file__).parents[2]
+    arguments = [sys.executable, "-c", asker, path, str(size_of(path))]
+    with subprocess.Popen(arguments, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        reader = int(process.stdout.readline())
+        try:
+            ended = select.poll()
+            ended.register(os.pidfd_open(reader), select.POLLIN)
+        except ProcessLookupError:
+            return  # it was faster
+    assert ended.poll(10_000)
 
 
 def test_an_idle_reader_is_used_again_by_those_with_its_limits() -> None:
