@@ -58,6 +58,7 @@ class BatchEmulator:
 
     `now` is its clock. `lose_creates` and `refuse_creates` are about the next so many submissions: the
     first are carried out and their responses lost, the others are refused with (status, type, message).
+    With `garbage` everything is carried out and answered with these bytes.
     `hide_new` is for how many lists a new batch does not show up.
     """
 
@@ -75,6 +76,7 @@ class BatchEmulator:
     keys: set[str] = field(default_factory=set)
     results_url: str | None = None
     redirect_to: str | None = None
+    garbage: bytes | None = None
     _files: dict[str, bytes] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _server: Any = None
@@ -403,6 +405,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         if emulator.redirect_to is not None:
             status = 307
+        if emulator.garbage is not None:
+            payload = emulator.garbage
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         self.send_response(status)
         self.send_header("content-type", "application/x-jsonl" if payload is data else "application/json")

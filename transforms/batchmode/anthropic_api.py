@@ -8,14 +8,15 @@ might be ours, by its age and its number of requests, is waited for until it has
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 
-from transforms.batchmode.clients import BatchLostError, Finding, Request, Standing, finding_of
+from transforms.batchmode.clients import Finding, Request, Standing, finding_of
 from transforms.batchmode.results import ResultLine, anthropic_line
-from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, http_client
+from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, http_client, id_of
 from transforms.call.site import Place
 
 _COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
@@ -27,7 +28,7 @@ class AnthropicBatches:
     def __init__(self, place: Place) -> None:
         import anthropic
 
-        self._asker = Asker("anthropic", anthropic, place.key)
+        self._asker = Asker("anthropic", anthropic, anthropic.AnthropicError, place.key)
         self._http = http_client(place)
         self._client = anthropic.Anthropic(
             api_key="none" if place.key is None else place.key.reveal(),
@@ -40,25 +41,23 @@ class AnthropicBatches:
     def submit(self, tag: str, requests: Iterable[Request]) -> str:  # noqa: ARG002 - the ids carry it
         """Make a batch of the requests; see `BatchClient`."""
         listed: list[Any] = [{"custom_id": r.custom_id, "params": orjson.loads(r.body)} for r in requests]
-        batch = self._asker.ask(lambda: self._client.messages.batches.create(requests=listed))
-        if not isinstance(batch.id, str) or not batch.id:
-            raise BatchLostError("anthropic answered without the id of a batch")
-        return batch.id
+        return self._asker.ask(lambda: id_of(self._client.messages.batches.create(requests=listed)))
 
     def find(self, tag: str, requests: int, since: datetime, known: Collection[str]) -> Finding:
         """The batch whose results have the tag in their custom ids; see `BatchClient`."""
         oldest = since - timedelta(seconds=CREATED_AT_SLACK_S)
         found: list[tuple[float, str]] = []
         undecided = False
-        for batch in self._asker.each(lambda: self._client.messages.batches.list(limit=100)):
-            if batch.created_at < oldest:
+        for batch in self._asker.listed(lambda: self._client.messages.batches.list(limit=100)):
+            seen = self._asker.ask(lambda batch=batch: _seen(batch))  # type: ignore[misc]
+            if seen.created_at < oldest:
                 break  # the newest come first
-            if batch.id in known or _requests_of(batch) != requests:
+            if seen.id in known or seen.requests != requests:
                 continue
-            if batch.processing_status != "ended" or batch.results_url is None:
+            if not seen.has_results:
                 undecided = True
-            elif self._is_tagged(batch.id, tag):
-                found.append((batch.created_at.timestamp(), batch.id))
+            elif self._is_tagged(seen.id, tag):
+                found.append((seen.created_at.timestamp(), seen.id))
         return finding_of(found, undecided=undecided)
 
     def _is_tagged(self, batch_id: str, tag: str) -> bool:
@@ -68,14 +67,15 @@ class AnthropicBatches:
 
     def standing(self, batch_id: str) -> Standing:
         """Where a batch stands; see `BatchClient`."""
-        batch = self._asker.ask(lambda: self._client.messages.batches.retrieve(batch_id))
-        status = str(batch.processing_status)
+        retrieve = self._client.messages.batches.retrieve
+        status = self._asker.ask(lambda: str(retrieve(batch_id).processing_status))
         return Standing(status, ended=status == "ended")
 
     def results(self, batch_id: str) -> Iterator[ResultLine]:
         """The result lines, streamed; see `BatchClient`."""
         for line in self._asker.each(lambda: self._client.messages.batches.results(batch_id)):
-            yield anthropic_line(line.to_dict(mode="json", warnings=False))
+            values = self._asker.ask(lambda line=line: line.to_dict(mode="json", warnings=False))  # type: ignore[misc]
+            yield anthropic_line(values)
 
     def cancel(self, batch_id: str) -> None:
         """Ask for the end; see `BatchClient`."""
@@ -86,5 +86,21 @@ class AnthropicBatches:
         self._http.close()
 
 
-def _requests_of(batch: Any) -> int:
-    return sum(getattr(batch.request_counts, name, None) or 0 for name in _COUNTS)
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A batch in a list."""
+
+    id: str
+    created_at: datetime
+    requests: int
+    has_results: bool
+
+
+def _seen(batch: Any) -> _Seen:
+    """What a listed batch says; an exception of any kind when it does not say it."""
+    return _Seen(
+        id=id_of(batch),
+        created_at=batch.created_at.astimezone(UTC),
+        requests=sum(getattr(batch.request_counts, name, None) or 0 for name in _COUNTS),
+        has_results=batch.processing_status == "ended" and batch.results_url is not None,
+    )

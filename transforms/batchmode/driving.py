@@ -146,6 +146,8 @@ class ProviderBatches:
             with Spool(job.requests) as spool:
                 for line in client.results(batch_id):
                     spool.put(job.index_of(line.custom_id), line.result)
+                if spool.is_empty and standing.missing is None:
+                    raise BatchLostError(f"batch {batch_id} has ended and gives no results")
                 return self._finish(state, spool, otherwise, standing.status)
         if self._is_abandoned(state):
             return self._abandon(state)

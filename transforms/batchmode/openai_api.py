@@ -21,7 +21,7 @@ from transforms.batchmode.clients import (
     finding_of,
 )
 from transforms.batchmode.results import ResultLine, openai_line
-from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, http_client
+from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, http_client, id_of
 from transforms.call.site import Place
 from transforms.call.wire import parse_object
 
@@ -42,7 +42,7 @@ class OpenAIBatches:
     def __init__(self, place: Place) -> None:
         import openai
 
-        self._asker = Asker("openai", openai, place.key)
+        self._asker = Asker("openai", openai, openai.OpenAIError, place.key)
         self._http = http_client(place)
         self._client = openai.OpenAI(
             api_key="none" if place.key is None else place.key.reveal(),
@@ -62,22 +62,23 @@ class OpenAIBatches:
                 lines.write(self._line(request))
             lines.seek(0)
             try:
-                file = self._asker.ask(
-                    lambda: self._client.files.create(file=(f"{tag}.jsonl", lines), purpose="batch")
+                file_id = self._asker.ask(
+                    lambda: id_of(self._client.files.create(file=(f"{tag}.jsonl", lines), purpose="batch"))
                 )
             except BatchLostError as error:
                 raise BatchRefusedError(
                     FailureClass.CONNECTION, f"the upload: {error}", lasting=False
                 ) from None
-        batch = self._asker.ask(
-            lambda: self._client.batches.create(
-                input_file_id=file.id,
-                endpoint=ENDPOINT,  # type: ignore[arg-type]  # a literal of the SDK's
-                completion_window="24h",
-                metadata={TAG_KEY: tag},
+        return self._asker.ask(
+            lambda: id_of(
+                self._client.batches.create(
+                    input_file_id=file_id,
+                    endpoint=ENDPOINT,  # type: ignore[arg-type]  # a literal of the SDK's
+                    completion_window="24h",
+                    metadata={TAG_KEY: tag},
+                )
             )
         )
-        return _id_of(batch)
 
     def _line(self, request: Request) -> bytes:
         head = f'{{"custom_id":"{request.custom_id}","method":"POST","url":"{ENDPOINT}","body":'
@@ -93,32 +94,29 @@ class OpenAIBatches:
         """The batch whose metadata has the tag; see `BatchClient`."""
         oldest = since.timestamp() - CREATED_AT_SLACK_S
         found: list[tuple[float, str]] = []
-        for batch in self._asker.each(lambda: self._client.batches.list(limit=100)):
-            created = float(batch.created_at or 0)
+        for batch in self._asker.listed(lambda: self._client.batches.list(limit=100)):
+            created, batch_id, its_tag = self._asker.ask(lambda batch=batch: _seen(batch))  # type: ignore[misc]
             if created < oldest:
                 break  # the newest come first
-            if (batch.metadata or {}).get(TAG_KEY) == tag:
-                found.append((created, batch.id))
+            if its_tag == tag:
+                found.append((created, batch_id))
         return finding_of(found)
 
     def standing(self, batch_id: str) -> Standing:
         """Where a batch stands; see `BatchClient`."""
-        batch = self._asker.ask(lambda: self._client.batches.retrieve(batch_id))
-        status = str(batch.status)
-        errors = [error.message or error.code or "" for error in (batch.errors and batch.errors.data) or []]
-        return Standing(status, status in _ENDS, _ENDS.get(status), "; ".join(errors[:3])[:500])
+        return self._asker.ask(lambda: _standing(self._client.batches.retrieve(batch_id)))
 
     def results(self, batch_id: str) -> Iterator[ResultLine]:
         """The lines of the output file and of the error file; see `BatchClient`."""
-        batch = self._asker.ask(lambda: self._client.batches.retrieve(batch_id))
-        for file_id in (batch.output_file_id, batch.error_file_id):
-            if file_id:
-                for line in self._lines(file_id):
-                    yield openai_line(line)
+        for file_id in self._asker.ask(lambda: _files_of(self._client.batches.retrieve(batch_id))):
+            for line in self._lines(file_id):
+                yield openai_line(line)
 
     def _lines(self, file_id: str) -> Iterator[dict[str, Any]]:
         """The objects of a file; it is read whole before the first is given, so that none is half."""
         content = self._asker.ask(lambda: self._client.files.content(file_id).read())
+        if not content.strip():
+            raise BatchLostError(f"file {file_id} of openai is empty")
         for line in content.splitlines():
             value = parse_object(line)
             if value is None and line.strip():
@@ -135,7 +133,20 @@ class OpenAIBatches:
         self._http.close()
 
 
-def _id_of(batch: Any) -> str:
-    if not isinstance(batch.id, str) or not batch.id:
-        raise BatchLostError("openai answered without the id of a batch")
-    return batch.id
+def _seen(batch: Any) -> tuple[float, str, str | None]:
+    """When a listed batch was made, its id, and our tag in it; ValueError when it does not say."""
+    return float(batch.created_at), id_of(batch), (batch.metadata or {}).get(TAG_KEY)
+
+
+def _files_of(batch: Any) -> list[str]:
+    """The files of a batch that has ended; ValueError when it does not look like one."""
+    files = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id]
+    if batch.status not in _ENDS or (batch.status == "completed" and not files):
+        raise ValueError("no end")
+    return files
+
+
+def _standing(batch: Any) -> Standing:
+    status = str(batch.status)
+    errors = [error.message or error.code or "" for error in (batch.errors and batch.errors.data) or []]
+    return Standing(status, status in _ENDS, _ENDS.get(status), "; ".join(errors[:3])[:500])

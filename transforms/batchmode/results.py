@@ -133,6 +133,11 @@ class Spool:
     ) -> None:
         self._file.close()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no request has a line."""
+        return self._end == 0
+
     def put(self, index: int | None, result: Result) -> None:
         """Keep a line's result; `index` None is a stranger."""
         if index is None:

@@ -49,13 +49,16 @@ def http_client(place: Place) -> Any:
 class Asker:
     """Asks through an SDK, and turns what it raises into errors of ours."""
 
-    def __init__(self, provider: str, sdk: ModuleType, key: Secret | None) -> None:
+    def __init__(
+        self, provider: str, sdk: ModuleType, base_error: type[Exception], key: Secret | None
+    ) -> None:
         self._provider = provider
+        self._base_error = base_error
         self._sdk = sdk
         self._key = key
 
     def ask(self, call: Callable[[], T]) -> T:
-        """What `call` gives.
+        """What `call` gives; it also reads what it needs from the response, which may be of any shape.
 
         Raises:
             BatchRefusedError: the provider definitely did not do it.
@@ -66,7 +69,8 @@ class Asker:
         try:
             return call()
         except Exception as caught:
-            if not isinstance(caught, self._sdk.APIError | OSError | ValueError):
+            shapeless = (OSError, ValueError, TypeError, AttributeError)  # SDKs check no response
+            if not isinstance(caught, (self._base_error, *shapeless)):
                 raise
             error = self._translated(caught)
         raise error
@@ -79,6 +83,19 @@ class Asker:
             if item is None:
                 return
             yield item
+
+    def listed(self, start: Callable[[], Any]) -> Iterator[Any]:
+        """Everything on the pages of a list; see `ask` for what is raised.
+
+        A page that holds no list is no answer: to take it for an empty one would be to believe that a
+        batch was never made.
+        """
+        page = self.ask(lambda: _page(start()))
+        while True:
+            yield from page.data
+            if not self.ask(page.has_next_page):
+                return
+            page = self.ask(lambda page=page: _page(page.get_next_page()))  # type: ignore[misc]
 
     def _translated(self, error: Any) -> BatchRefusedError | BatchLostError:
         if isinstance(error, self._sdk.APIStatusError):
@@ -100,9 +117,22 @@ class Asker:
         return BatchRefusedError(failure.failure, message, lasting=failure.failure in _LASTING)
 
 
+def _page(page: Any) -> Any:
+    if not isinstance(page.data, list):
+        raise ValueError("no list")
+    return page
+
+
 def _never_sent(error: BaseException) -> bool:
     """Whether the connection was never there, or the address was refused by us."""
     import httpx2
 
     causes = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol, AddressRefusedError)
     return isinstance(error, causes) or isinstance(error.__cause__, causes)
+
+
+def id_of(thing: Any) -> str:
+    """The id of a batch or file that an SDK gave; ValueError when it has none."""
+    if not isinstance(thing.id, str) or not thing.id:
+        raise ValueError("no id")
+    return thing.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -204,6 +205,24 @@ def test_an_error_response_is_a_refusal_only_where_nothing_can_have_been_made(
     assert len([path for method, path in emulator.seen if method == "POST" and "batches" in path]) == 1
     assert CANARY not in "".join(traceback.format_exception(error))
     assert error.__context__ is None, "the SDK's own exception holds the request, and the key in it"
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"<html>try later</html>", b"", b"null", b"[]", b'{"id": 7, "data": [{"id": 7}]}', b'"text"']
+)
+def test_a_response_of_the_wrong_shape_says_nothing_and_breaks_nothing(
+    client: BatchClient, emulator: BatchEmulator, garbage: bytes
+) -> None:
+    batch_id = client.submit("t1", requests("t1"))
+    emulator.garbage = garbage
+    with pytest.raises((BatchLostError, BatchRefusedError)):
+        client.submit("t2", requests("t2"))
+    with pytest.raises(BatchLostError):  # to find nothing would be to send it again
+        client.find("t1", 3, now() - HOUR_AGO, ())
+    with contextlib.suppress(BatchLostError):
+        assert not client.standing(batch_id).ended
+    with contextlib.suppress(BatchLostError):
+        assert list(client.results(batch_id)) == []
 
 
 def test_where_nobody_listens_nothing_was_sent(client_of: MakeClient, provider: str) -> None:

@@ -67,6 +67,17 @@ def test_a_batch_that_the_provider_has_forgotten_is_given_up_too(job: Job) -> No
     assert (done.state, len(done.ambiguous)) == ("complete", 6)
 
 
+def test_an_ended_batch_without_any_result_is_asked_again_and_nothing_goes_out_twice(job: Job) -> None:
+    job.run()
+    job.emulator.finish(job.batches[0])
+    lines, job.batches[0].lines = job.batches[0].lines, []
+    assert job.run().reason_class == "provider_batches"
+    assert len(job.batches) == 1
+    job.batches[0].lines = lines
+    done = job.run()
+    assert (done.state, job.emulator.bill, done.ambiguous) == ("complete", TEXTS, ())
+
+
 def test_a_refusal_that_lasts_sends_the_documents_online_in_the_end(job: Job) -> None:
     job.emulator.refuse_creates = [(400, "invalid_request_error", "no batches for this model")] * 2
     job.run()
