@@ -263,7 +263,7 @@ def own_server(port: int) -> HostedBackend:
 
 
 def test_a_killed_worker_never_pays_twice_for_an_answered_row(tmp_path: Path) -> None:
-    rows, in_flight = 80, 8
+    rows, in_flight = 240, 8
     provider = CountingProvider(latency_s=0.02)
     command = [sys.executable, "-c", _WORKER, str(tmp_path), str(provider.port), str(rows)]
     answered_at_kill: list[set[int]] = []
