@@ -234,6 +234,7 @@ def test_identical_documents_are_billed_once_by_whoever_counts(
     run.prove()
 
 
+@pytest.mark.slow
 def test_a_planted_key_is_found_nowhere_after_a_run_that_fails_in_every_way(
     tmp_path: Path, mock_vendor: MockVendor
 ) -> None:

@@ -47,7 +47,7 @@ class Deep(CapMachine):
     """The run's own cap, at length."""
 
 
-TestDeep = Deep.TestCase
+TestDeep = pytest.mark.slow(Deep.TestCase)
 TestDeep.settings = settings(max_examples=2000, stateful_step_count=50, deadline=None)
 
 
