@@ -16,6 +16,7 @@ from tests.simulator.world import Process, World
 MOST_AMBIGUOUS = 2
 """Calls of a row to one backend, in one life, that may have been paid without an answer."""
 _SLACK_S = 1e-6
+_SHARED_WITHIN_S = 0.2  # an answer is shared once its ledger is synced
 _ASK_AGAIN_S = 0.25  # after a refusal the budget record is left alone for so long
 
 
@@ -28,6 +29,7 @@ class Audit:
         self.finished: set[tuple[str, int]] = set()  # (batch, row) with a committed result
         self._closed_until: dict[tuple[Process, str], float] = defaultdict(float)
         self._rightly_refused_at: dict[Process, float] = defaultdict(lambda: -1.0)
+        self._answered_at: dict[Entry, float] = {}
         self._first_sent: dict[tuple[Process, str, int], float] = {}
         self._ended: set[tuple[Process, str, int, str, bytes]] = set()
         self._calls: dict[tuple[Process, str, int, str], int] = defaultdict(int)
@@ -45,32 +47,52 @@ class Audit:
 
     def sent(self, process: Process, entry: Entry, timeout_s: float) -> None:
         """All that must hold when a request leaves."""
-        calls = self.view(entry.batch)
-        call = self._record_of(entry, calls)
-        if call is not None:
-            self._check_paid_once(entry, call, calls)
+        call = self._record_of(process, entry)
+        if call is None:
+            self.world.violate("no request leaves without a record", f"{entry.who} has none")
+            return
+        self._check_paid_once(entry, call)
         if (entry.batch, entry.row) in self.finished:
             self.world.violate("an answered row is never sent again", f"{entry.who} is a committed result")
         self._check_flow(process, entry, timeout_s)
         self._check_exposure(entry)
 
-    def _record_of(self, entry: Entry, calls: dict[int, SeenCall]) -> SeenCall | None:
-        linked = {e.call_id for e in self.vendor.journal if e.batch == entry.batch and not e.lost}
-        for number, call in calls.items():
-            told = call.intended
-            same = (told["row"], told["backend"]) == (entry.row, entry.backend)
-            if same and call.end is None and number not in linked:
-                entry.call_id, entry.intended_at = number, told["at"]
-                return call
-        self.world.violate("no request leaves without a record", f"{entry.who} has none")
+    def _record_of(self, process: Process, entry: Entry) -> SeenCall | None:
+        """The open call in a ledger of the process's that is for this request and for no other."""
+        linked = {(e.batch, e.call_id) for e in self.vendor.journal if not e.lost}
+        for batch, inode in self.disk.ledgers.items():
+            if process not in inode.users:
+                continue
+            for number, call in self.view(batch).items():
+                told = call.intended
+                same = (self.shape.text_of(batch, told["row"]), told["backend"]) == (
+                    entry.text,
+                    entry.backend,
+                )
+                if same and call.end is None and (batch, number) not in linked:
+                    entry.batch, entry.row = batch, told["row"]
+                    entry.call_id, entry.intended_at = number, told["at"]
+                    return call
         return None
 
-    def _check_paid_once(self, entry: Entry, call: SeenCall, calls: dict[int, SeenCall]) -> None:
-        for other in calls.values():
+    def _check_paid_once(self, entry: Entry, call: SeenCall) -> None:
+        for other in self.view(entry.batch).values():
             if other.kind == "answered" and other.key == call.key:
                 self.world.violate(
                     "an answered row is never sent again", f"{entry.who}: the ledger has its answer"
                 )
+        if self.shape.share and not self.world.io_failed:
+            self._check_shared(entry)
+
+    def _check_shared(self, entry: Entry) -> None:
+        """What a process was answered, and has synced, it does not ask again for a row that says the same."""
+        for other, at in self._answered_at.items():
+            same = other.process is entry.process and other.body == entry.body
+            if not same or other.backend != entry.backend or at + _SHARED_WITHIN_S > entry.sent_at:
+                continue
+            told, inode = self.call_of(other), self.disk.inode(other.batch)
+            if told is not None and told.kind == "answered" and inode.synced == len(inode.cache):
+                self.world.violate("identical requests are paid once", f"{entry.who}, as {other.who}")
 
     def _check_flow(self, process: Process, entry: Entry, timeout_s: float) -> None:
         now, limits = entry.sent_at, self.shape.limits
@@ -132,8 +154,8 @@ class Audit:
 
     def arrived(self, process: Process, entry: Entry) -> None:
         """The response is in the process's hands: from now on it must heed it."""
-        entry.arrived = True
         now = asyncio.get_running_loop().time()
+        self._answered_at[entry] = now
         if entry.kind.startswith("429"):  # a rate limit fails no row, so it does not count
             self._calls[process, entry.batch, entry.row, entry.backend] -= 1
         waits = {"429 wait": self.shape.retry_after_s, "429 long": 500.0, "401": float("inf")}

@@ -90,9 +90,10 @@ def _every_row_once(
 
 
 def _results_are_answers(job: Job, results: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    good = {(e.batch, e.row, e.text): e for e in job.around.vendor.journal if e.kind == GOOD}
+    shape = job.around.shape
+    good = {(e.text, e.answer): e for e in job.around.vendor.journal if e.kind == GOOD}
     for row in results:
-        entry = good.get((*_place(row), row["answer"]))
+        entry = good.get((shape.text_of(*_place(row)), row["answer"]))
         if entry is None:
             yield "only whole, valid answers are results", f"{_place(row)}: {row['answer']!r}"
             continue
@@ -116,13 +117,15 @@ _SAID = {
 
 
 def _failures_have_reasons(job: Job, failures: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    said: dict[tuple[str, int], set[str]] = defaultdict(set)
+    said: dict[str, set[str]] = defaultdict(set)
     for entry in job.around.vendor.journal:
-        said[entry.batch, entry.row].add(entry.kind)
+        said[entry.text].add(entry.kind)
     for row in failures:
         kind = _SAID.get(FailureClass(row["error_class"]))
         mute = _place(row) in job.around.shape.no_text
-        if (kind is None and not mute) or (kind is not None and kind not in said[_place(row)]):
+        if (kind is None and not mute) or (
+            kind is not None and kind not in said[job.around.shape.text_of(*_place(row))]
+        ):
             yield "a failure says what happened", f"{_place(row)}: {row['error_class']}"
 
 

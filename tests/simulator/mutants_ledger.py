@@ -144,7 +144,7 @@ def a_sync_is_acknowledged_before_it_is_done(replaced: ExitStack) -> None:
     swap(replaced, LocalLedgers, "wait_for", wait_for)
 
 
-@defect("ledger", DURABLE)
+@defect("ledger", DURABLE, "only durable answers are shared")
 def what_a_killed_process_left_unsynced_is_relied_on(replaced: ExitStack) -> None:
     """Found by the simulator."""
 
@@ -165,7 +165,7 @@ def a_replay_ignores_what_the_ledger_has(replaced: ExitStack) -> None:
     swap(replaced, BatchBook, "recorded", lambda self, row, route: [])
 
 
-@defect("replay", SUMS, LISTED)
+@defect("replay", SUMS, LISTED, FINISHES)
 def a_replay_counts_calls_of_earlier_attempts_again(replaced: ExitStack) -> None:
     def opened(self: BatchBook, log: Any, batch: Any, *rest: Any) -> None:
         before(self, _Rewritten(log, batch.attempt), batch, *rest)

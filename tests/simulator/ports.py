@@ -14,6 +14,7 @@ from tests.simulator.audit import Audit
 from tests.simulator.clock import VirtualClock
 from tests.simulator.disk import SimulatedDisk, SimulatedLedgers
 from tests.simulator.shape import Shape
+from tests.simulator.sharing import Hints, ProcessHints
 from tests.simulator.vendor import Entry, Vendor
 from tests.simulator.world import Process, World
 from transforms.call.budget import Budget, BudgetState, LeasedBudget, NoCap
@@ -23,6 +24,7 @@ from transforms.call.lane import Slots
 from transforms.call.ports import LostError, NotSentError
 from transforms.call.retry import RetryPolicies
 from transforms.call.secret import Secret
+from transforms.call.share import Shares
 from transforms.call.site import CODECS, build_sites, place_of
 from transforms.call.structured import SchemaBook
 from transforms.call.wire import WireRequest, WireResponse
@@ -147,6 +149,7 @@ class Surroundings:
     record: Record
     vendor: Vendor
     audit: Audit
+    hints: Hints
     source: Random
 
     def core(self, process: Process) -> CallCore:
@@ -167,6 +170,7 @@ class Surroundings:
             slots=Slots(shape.in_flight),
             schemas=_SCHEMAS,
             refuse_unknown_price=shape.cap is not None,
+            shares=Shares(clock, ProcessHints(self.hints, process)) if shape.share else None,
         )
         return CallCore(desk, SimulatedLedgers(self.disk, process), "live")
 

@@ -36,6 +36,10 @@ class Shape:
     overlap: bool = False  # two workers get the same batches
     claims: bool = True  # whether a batch is kept for one worker from before it is read until it is committed
     side_by_side: bool = True  # workers at the same time, not one after the other
+    share: bool = False  # identical requests are paid once
+    twins: dict[tuple[str, int], str] = field(
+        default_factory=dict
+    )  # (batch, row) → its text, where others have it too
     one_by_one: bool = False  # a worker's next batch begins when the one before is committed
     cap: Decimal | None = None
     faults: dict[str, float] = field(default_factory=dict)
@@ -62,6 +66,10 @@ class Shape:
     @property
     def rows(self) -> int:
         return sum(ref.row_count for ref in self.refs)
+
+    def text_of(self, batch: str, row: int) -> str:
+        """What the document says: its own name, or what its twins say."""
+        return self.twins.get((batch, row), f"{batch}/{row}")
 
     def workload(self) -> Workload:
         """The workload of this job."""
@@ -129,6 +137,9 @@ def draw(seed: int) -> Shape:
     shape.workers = source.choice((1, 2, 2, 3))
     shape.overlap = source.random() < 0.4
     shape.side_by_side = source.random() < 0.6
+    shape.share = source.random() < 0.5
+    if source.random() < 0.35:
+        shape.twins = _twins(source, refs)
     shape.one_by_one = source.random() < 0.4
     shape.cap = _cap(source, shape.rows)
     shape.faults = _faults(source)
@@ -185,6 +196,14 @@ def _some(
         for ref in refs
         for offset in range(ref.row_count)
         if source.random() < share
+    }
+
+
+def _twins(source: Random, refs: tuple[BatchRef, ...]) -> dict[tuple[str, int], str]:
+    """About half of the documents say one of two things; a request also depends on the route."""
+    return {
+        place: f"twin {text} {route_of(place[1])}"
+        for place, text in _some(source, refs, 0.5, ("yes", "no")).items()
     }
 
 

@@ -18,6 +18,7 @@ from tests.simulator.job import Job
 from tests.simulator.ports import Record, Surroundings
 from tests.simulator.run import one_run
 from tests.simulator.shape import Shape, draw
+from tests.simulator.sharing import Hints
 from tests.simulator.store import Objects
 from tests.simulator.vendor import Vendor
 from tests.simulator.world import Disaster, ViolationError, World
@@ -62,7 +63,7 @@ def _job(world: World, shape: Shape, source: Random, scratch: Path) -> Job:
     disk = SimulatedDisk(world)
     vendor = Vendor(world, shape, source)
     audit = Audit(world, shape, disk, vendor)
-    around = Surroundings(world, shape, disk, Record(world), vendor, audit, source)
+    around = Surroundings(world, shape, disk, Record(world), vendor, audit, Hints(disk), source)
     objects = Objects(world, str(scratch), on_commit=audit.committed)
     return Job(around, objects, shape.refs, scratch)
 

@@ -36,7 +36,7 @@ def test_a_seeded_defect_is_caught(name: str, record_property: pytest.RecordProp
 def test_there_are_defects_of_every_kind_and_none_stays_behind() -> None:
     assert len(MUTANTS) >= 20
     areas = Counter(mutant.area for mutant in MUTANTS.values())
-    assert set(areas) == {"ledger", "claim", "replay", "budget", "commit", "retry", "answer"}
+    assert set(areas) == {"ledger", "claim", "replay", "budget", "commit", "retry", "answer", "share"}
     for mutant in MUTANTS.values():
         with mutant.planted():
             pass

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from tests.simulator.shape import PLAIN, PROVIDERS, Shape, route_of
+from tests.simulator.shape import PROVIDERS, Shape
 from tests.simulator.world import Process, World
 from transforms.call.wire import WireRequest, WireResponse
 
@@ -30,19 +30,19 @@ class Entry:
 
     number: int
     process: Process
-    batch: str
-    row: int
+    text: str  # what the document says
     backend: str
     body: bytes
     sent_at: float
     kind: str
     cost: Decimal  # what the work costs; on the bill once it is done
     usage: tuple[int, int] = (0, 0)
-    text: str = ""  # of the answer; no two answers are the same
+    answer: str = ""  # no two are the same
     ends_at: float = 0.0
     charged: bool = False
-    arrived: bool = False  # its response reached the process
-    call_id: int | None = None  # in the ledger
+    batch: str = ""  # of the row that it is recorded for, as the row is, and its call in the ledger
+    row: int = -1
+    call_id: int | None = None
     intended_at: str = ""
     lost: bool = False  # a power cut took it out of the ledger
 
@@ -52,7 +52,8 @@ class Entry:
 
     @property
     def who(self) -> str:
-        return f"row {self.row} of {self.batch[:6]} at {self.backend} (request {self.number}, {self.kind})"
+        row = f"{self.text!r} for row {self.row} of {self.batch[:6]}"
+        return f"{row} at {self.backend} (request {self.number}, {self.kind})"
 
 
 @dataclass
@@ -66,21 +67,26 @@ class Vendor:
     bill: Decimal = Decimal(0)
     healthy: bool = False
 
+    def __post_init__(self) -> None:
+        shape = self.shape
+        self._poison = {shape.text_of(*place): kind for place, kind in shape.poison.items()}
+        self._script = {shape.text_of(*place): kinds for place, kinds in shape.script.items()}
+
     def receive(self, process: Process, request: WireRequest) -> Entry:
         """A request comes in: what becomes of it is decided here, and nobody knows yet."""
         body = orjson.loads(request.body)
-        batch, row = body["messages"][-1]["content"].split()[:2]
+        text = _prompt(body).partition(";")[0]
         backend = self.shape.backend_of_model[body["model"]]
         now = asyncio.get_running_loop().time()
-        kind = self._kind(batch, int(row), backend)
+        kind = self._kind(text, "response_format" in body or "output_config" in body, backend)
         number = len(self.journal) + 1
         tokens_in, tokens_out = self._tokens(len(request.body))
         cost = Decimal(tokens_in * INPUT_PRICE + tokens_out * OUTPUT_PRICE) / 1_000_000
-        entry = Entry(number, process, batch, int(row), backend, request.body, now, kind, cost)
+        entry = Entry(number, process, text, backend, request.body, now, kind, cost)
         entry.usage = (tokens_in, tokens_out)
         if not entry.is_paid:
             entry.cost = Decimal(0)
-        entry.text = orjson.dumps({"label": "a", "note": f"answer {number}"}).decode()
+        entry.answer = orjson.dumps({"label": "a", "note": f"answer {number}"}).decode()
         entry.ends_at = now + self._latency(kind)
         self.journal.append(entry)
         if entry.is_paid:
@@ -88,11 +94,10 @@ class Vendor:
             asyncio.get_running_loop().call_later(work, self._charge, entry)
         return entry
 
-    def _kind(self, batch: str, row: int, backend: str) -> str:
-        poison = self.shape.poison.get((batch, row))
-        if poison is not None:
-            return poison
-        script = self.shape.script.get((batch, row))
+    def _kind(self, text: str, typed: bool, backend: str) -> str:
+        if text in self._poison:
+            return self._poison[text]
+        script = self._script.get(text)
         if script:
             return script.pop(0)
         if self.healthy:
@@ -103,7 +108,7 @@ class Vendor:
         for kind, share in self.shape.faults.items():
             dice -= share
             if dice < 0:
-                return GOOD if kind == "no json" and route_of(row) == PLAIN else kind
+                return GOOD if kind == "no json" and not typed else kind
         return GOOD
 
     def _latency(self, kind: str) -> float:
@@ -138,9 +143,9 @@ class Vendor:
         anthropic = PROVIDERS[entry.backend] == "anthropic"
         answer = _anthropic if anthropic else _openai
         texts = {
-            GOOD: entry.text,
+            GOOD: entry.answer,
             "refused": "I won't",
-            "cut off": entry.text[:9],
+            "cut off": entry.answer[:9],
             "no json": "hm",
             "empty": " ",
         }
@@ -152,6 +157,11 @@ class Vendor:
         waits = {"429 wait": str(self.shape.retry_after_s), "429 long": "500"}
         headers = {"retry-after": waits[entry.kind]} if entry.kind in waits else {}
         return _error(status, headers)
+
+
+def _prompt(body: dict[str, Any]) -> str:
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _error(status: int, headers: dict[str, str]) -> WireResponse:

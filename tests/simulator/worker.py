@@ -143,11 +143,12 @@ class Worker:
 
     def _ask(self, batch: WorkBatch) -> CallBatch:
         done = {(o.assignment.row, o.assignment.route) for o in batch.outcomes}
+        shape = self.job.around.shape
         requests = [
             CallRequest(
                 assignment=self._assignment(batch.ref, row, route),
                 system="be brief",
-                prompt=f"{batch.ref.batch_id} {row} question {self.job.question}",
+                prompt=f"{shape.text_of(batch.ref.batch_id, row)}; question {self.job.question}",
                 json_schema=SCHEMA if route == TYPED else None,
                 document_sha256="d" * 64,
                 prompt_sha256="p" * 64,
