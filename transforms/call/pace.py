@@ -22,6 +22,7 @@ _MEASURED_S = 1.0
 _SHORTLY_S = 0.25
 _KEPT_S = 20.0
 _FEWEST = 16  # calls that a measurement rests on; at low rates it looks further back for them
+_FEWEST_PASSED = 8  # calls let through without which nothing is known to flow
 _STEP_S = 0.25
 _CALM_S = 0.5
 _CALM_CALLS = 40  # sent before probing, so that even a slow lane is refused one call in so many at most
@@ -117,14 +118,19 @@ class Pacer:
             self._cut(sent_at, since_cut, now)
 
     def flows(self, now: float) -> bool:
-        """Whether most calls are being let through, so that a 429 need not stop them."""
+        """Whether most calls are being let through, so that a 429 need not stop them.
+
+        Of the last second, or of longer at low rates: a lane that was slowed down must not be stopped
+        by every single 429, or it would stay slow for ever.
+        """
         passed = refused = 0
         for moment in reversed(self._moments):
-            if moment.start < now - _MEASURED_S:
+            if moment.start < now - _MEASURED_S and passed + refused >= _FEWEST:
                 break
             passed += moment.sent - moment.refused
             refused += moment.refused
-        return passed >= _FEWEST and refused <= passed and self._passed_at >= now - _MEASURED_S
+        patience = max(_MEASURED_S, _FEWEST_PASSED / self.rate if self.rate else 0.0)
+        return passed >= _FEWEST_PASSED and refused <= passed and self._passed_at >= now - patience
 
     def _cut(self, sent_at: float, since_cut: int, now: float) -> None:
         before = self.rate

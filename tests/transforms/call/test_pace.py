@@ -200,3 +200,17 @@ def test_calls_count_as_getting_through_only_while_most_of_them_do() -> None:
         pacer.limited(serial, 1.0, 1.2)
     assert not pacer.flows(1.2)
     assert not pacer.flows(60.0)
+
+
+def test_a_lane_that_was_slowed_down_is_not_stopped_by_a_single_429() -> None:
+    pacer, now = paced_at_100(), 3.0
+    pacer.rate = 4.0
+    for n in range(20):
+        now += 0.25
+        serial = pacer.sent(now)
+        if n == 12:
+            pacer.limited(serial, now, now)
+        else:
+            pacer.succeeded(serial, now + 0.05)
+    assert pacer.flows(now + 0.1)
+    assert not pacer.flows(now + 20.0), "nothing has come through for long"
