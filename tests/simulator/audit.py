@@ -28,7 +28,10 @@ class Audit:
         self.views: dict[str, LedgerView] = {}
         self.finished: set[tuple[str, int]] = set()  # (batch, row) with a committed result
         self._closed_until: dict[tuple[Process, str], float] = defaultdict(float)
+        self._told_until: dict[tuple[Process, str, int, str], float] = defaultdict(float)
+        self._passed: set[tuple[Process, str]] = set()  # lanes on which a call has got through
         self._rightly_refused_at: dict[Process, float] = defaultdict(lambda: -1.0)
+        self.flying: set[Entry] = set()
         self._answered_at: dict[Entry, float] = {}
         self._first_sent: dict[tuple[Process, str, int], float] = {}
         self._ended: set[tuple[Process, str, int, str, bytes]] = set()
@@ -54,6 +57,7 @@ class Audit:
         self._check_paid_once(entry, call)
         if (entry.batch, entry.row) in self.finished:
             self.world.violate("an answered row is never sent again", f"{entry.who} is a committed result")
+        self.flying.add(entry)
         self._check_flow(process, entry, timeout_s)
         self._check_exposure(entry)
 
@@ -98,7 +102,8 @@ class Audit:
         now, limits = entry.sent_at, self.shape.limits
         where = (process, entry.batch, entry.row, entry.backend)
         # a process whose ledger failed as it noted the answer may not have come to heeding it
-        if now < self._closed_until[process, entry.backend] - _SLACK_S and not self.world.io_failed:
+        until = max(self._closed_until[where[::3]], self._told_until[where])
+        if now < until - _SLACK_S and not self.world.io_failed:
             self.world.violate("a lane that was told to wait waits", entry.who)
         if (*where, entry.body) in self._ended:
             self.world.violate("what was refused for good is not asked again", entry.who)
@@ -119,18 +124,26 @@ class Audit:
             self.world.violate("calls in flight are bounded", f"{total} with {entry.who}")
 
     def _check_exposure(self, entry: Entry) -> None:
+        """Neither what the ledgers say nor what the bill can come to may pass the cap.
+
+        They are two sums: after a power cut the ledgers may have forgotten what a call cost, and count
+        it at its worst, and may have forgotten other calls altogether.
+        """
         if self.shape.cap is None:
             return
-        exposed = self.exposure()
-        if exposed > self.shape.cap:
+        in_flight = {e for e in self.flying if (call := self.call_of(e)) is not None and call.end is None}
+        bill = sum((e.cost for e in self.vendor.journal if e not in in_flight), Decimal(0))
+        bill += sum((call.worst for e in in_flight if (call := self.call_of(e)) is not None), Decimal(0))
+        if max(bill, self.recorded()) > self.shape.cap:
             self.world.violate(
                 "spend never passes the cap",
-                f"bill and worst cases come to {exposed} of {self.shape.cap} with {entry.who}",
+                f"with {entry.who} the bill can come to {bill}, the ledgers to {self.recorded()}; "
+                f"the cap is {self.shape.cap}",
             )
 
-    def exposure(self) -> Decimal:
-        """The most that the vendor's bill can come to by all that is known."""
-        total = sum((e.cost for e in self.vendor.journal if e.lost), Decimal(0))
+    def recorded(self) -> Decimal:
+        """What the ledgers add up to, calls without a known end at their worst."""
+        total = Decimal(0)
         for batch in self.disk.ledgers:
             for call in self.view(batch).values():
                 if call.kind == "answered":
@@ -151,6 +164,7 @@ class Audit:
     def left(self, process: Process, entry: Entry) -> None:
         """The request is no longer in flight for the process."""
         self._in_flight[process, entry.backend] -= 1
+        self.flying.discard(entry)
 
     def arrived(self, process: Process, entry: Entry) -> None:
         """The response is in the process's hands: from now on it must heed it."""
@@ -158,12 +172,21 @@ class Audit:
         self._answered_at[entry] = now
         if entry.kind.startswith("429"):  # a rate limit fails no row, so it does not count
             self._calls[process, entry.batch, entry.row, entry.backend] -= 1
-        waits = {"429 wait": self.shape.retry_after_s, "429 long": 500.0, "401": float("inf")}
-        if entry.kind in waits:
-            key = (process, entry.backend)
-            self._closed_until[key] = max(self._closed_until[key], now + waits[entry.kind])
+        self._heard(process, entry, now)
         if entry.kind in ("400", *_PAID_ENDS):
             self._ended.add((process, entry.batch, entry.row, entry.backend, entry.body))
+
+    def _heard(self, process: Process, entry: Entry, now: float) -> None:
+        """A row waits as long as it was told to, and its lane too, unless others of its calls get through."""
+        waits = {"429 wait": self.shape.retry_after_s, "429 long": 500.0, "401": float("inf")}
+        lane, row = (process, entry.backend), (process, entry.batch, entry.row, entry.backend)
+        if entry.kind not in waits:
+            self._passed.add(lane)
+            return
+        until = now + waits[entry.kind]
+        self._told_until[row] = max(self._told_until[row], until)
+        if entry.kind != "429 wait" or lane not in self._passed:
+            self._closed_until[lane] = max(self._closed_until[lane], until)
 
     def may_be_paid(self, process: Process, entry: Entry) -> None:
         """The process can't know whether a request was paid."""
@@ -190,12 +213,12 @@ class Audit:
         if excused or self.world.working > 1 or self.shape.cap is None:
             return
         now = asyncio.get_running_loop().time()
-        if self.exposure() + worst > self.shape.cap:
+        if self.recorded() + worst > self.shape.cap:
             self._rightly_refused_at[process] = now
         elif now > self._rightly_refused_at[process] + _ASK_AGAIN_S:
             self.world.violate(
                 "the budget is refused only when it is used up",
-                f"{self.exposure()} of {self.shape.cap} is spent, and {worst} was refused",
+                f"{self.recorded()} of {self.shape.cap} is spent, and {worst} was refused",
             )
 
     # ---- crashes

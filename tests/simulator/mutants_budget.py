@@ -109,17 +109,6 @@ def a_power_cut_makes_leases_void(replaced: ExitStack) -> None:
     swap(replaced, budget_file, "_boot_id", lambda: "the boot before")
 
 
-@defect("budget", REFUSED)
-def a_refusal_holds_whatever_is_settled_after_it(replaced: ExitStack) -> None:
-    """Found by the simulator."""
-
-    async def draw(self: LeasedBudget, worst: Decimal) -> None:
-        await before(self, worst)
-        self._refused = ZERO
-
-    before = swap(replaced, LeasedBudget, "_draw", draw)
-
-
 @defect("budget", CAP, WORST)
 def the_worst_case_leaves_out_what_the_provider_adds(replaced: ExitStack) -> None:
     from transforms.call import site

@@ -18,6 +18,7 @@ from tests.simulator.sharing import Hints, ProcessHints
 from tests.simulator.vendor import Entry, Vendor
 from tests.simulator.world import Process, World
 from transforms.call.budget import Budget, BudgetState, LeasedBudget, NoCap
+from transforms.call.caps_file import PATIENCE_S
 from transforms.call.core import CallCore
 from transforms.call.desk import Desk
 from transforms.call.lane import Slots
@@ -178,6 +179,6 @@ class Surroundings:
         if self.shape.cap is None:
             return NoCap()
         record = ProcessRecord(self.record, process)
-        budget = WatchedBudget(record, process.name, clock, self.shape.cap)
+        budget = WatchedBudget(record, process.name, clock, self.shape.cap, patience_s=PATIENCE_S)
         budget.audit, budget.process = self.audit, process
         return budget
