@@ -133,7 +133,7 @@ class Pacer:
         return passed >= _FEWEST_PASSED and refused <= passed and self._passed_at >= now - patience
 
     def _cut(self, sent_at: float, since_cut: int, now: float) -> None:
-        before = self.rate
+        before, good = self.rate, self._good
         self._in_vain = self._in_vain + 1 if 2 * self._refused >= since_cut else 0
         self._silenced = self._in_vain >= _CUTS_IN_VAIN
         is_silenced = self._silenced and before is not None
@@ -141,7 +141,8 @@ class Pacer:
         rate = (before or 0.0) / 2 if is_silenced else CUT * self._measure(sent_at, now)
         silence = now - max(self._passed_at, self._began_at)
         self.rate = max(rate, 1.0 / (_FIRST_PROBE_S + _SLOWER_PROBE * silence))
-        is_below = before is None or before < self._good
+        # Of what was let through just now, or at the cut before: then it had not begun to probe.
+        is_below = before is None or before < max(self._good, good)
         if self._silenced:
             self._noise.forget()
         elif self._noise.suspect(before, is_below, since_cut, self._refused):
@@ -227,7 +228,7 @@ class _Noise:
         """Takes note of a cut; whether it is time to take the 429s for noise."""
         if sent < _NOISE_FEWEST:
             return False
-        if not is_below or refused > _MOST_NOISE * sent:
+        if not is_below:
             self.forget()
             return False
         if not self._cuts:
@@ -235,6 +236,8 @@ class _Noise:
         self._cuts += 1
         self._sent += sent
         self._refused += refused
+        if self._refused > 2 + _MOST_NOISE * self._sent:
+            self.forget()
         return self._cuts >= _SUSPECT_CUTS and self._refused >= _LEAST_NOISE * self._sent
 
     def forget(self) -> None:
