@@ -16,7 +16,7 @@ from schemas.failures import FailureClass
 from schemas.outcomes import Usage
 from schemas.workload import HostedBackend
 from transforms.call.caching import cached_prefix
-from transforms.call.classify import classify_error
+from transforms.call.classify import body_of, classify_error
 from transforms.call.request import CallRequest
 from transforms.call.vertex import publisher_path
 from transforms.call.wire import (
@@ -28,7 +28,6 @@ from transforms.call.wire import (
     count,
     malformed,
     merged_parameters,
-    parse_object,
     text_or_none,
 )
 
@@ -103,11 +102,9 @@ class AnthropicCodec:
 
     def decode(self, response: WireResponse) -> Answer | CallFailure:
         """The answer or the failure behind a response."""
-        data = parse_object(response.body)
-        if response.status != 200:
-            return classify_error(self.name, response, data)
-        if data is None:
-            return malformed(self.name, response.status, "the body is not a JSON object")
+        data = body_of(self.name, response)
+        if isinstance(data, CallFailure):
+            return data
         if data.get("type") == "error" or (data.get("error") and "content" not in data):
             return classify_error(self.name, response, data)
         usage = _usage(data.get("usage"))

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.failures import FailureClass
-from transforms.call.wire import CallFailure, WireResponse, parse_object, retry_after_s, seconds_or_none
+from transforms.call.wire import (
+    CallFailure,
+    WireResponse,
+    malformed,
+    parse_object,
+    retry_after_s,
+    seconds_or_none,
+)
 
 _LONGEST_MESSAGE = 500
 
@@ -159,6 +166,16 @@ def failure_of(status: int, error: ErrorBody) -> FailureClass:
     if status in BY_STATUS:
         return BY_STATUS[status]
     return FailureClass.PROVIDER_ERROR if status >= 500 else FailureClass.BAD_REQUEST
+
+
+def body_of(provider: str, response: WireResponse) -> dict[str, Any] | CallFailure:
+    """The JSON object of a response with status 200, or the failure that it is instead."""
+    data = parse_object(response.body)
+    if response.status != 200:
+        return classify_error(provider, response, data)
+    if data is None:
+        return malformed(provider, response.status, "the body is not a JSON object")
+    return data
 
 
 def classify_error(provider: str, response: WireResponse, data: dict[str, Any] | None = None) -> CallFailure:

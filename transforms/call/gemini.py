@@ -15,7 +15,7 @@ from schemas.errors import ConfigurationError
 from schemas.failures import FailureClass
 from schemas.outcomes import Usage
 from schemas.workload import HostedBackend
-from transforms.call.classify import classify_error
+from transforms.call.classify import body_of, classify_error
 from transforms.call.request import CallRequest
 from transforms.call.vertex import publisher_path
 from transforms.call.wire import (
@@ -26,7 +26,6 @@ from transforms.call.wire import (
     WireResponse,
     count,
     malformed,
-    parse_object,
     quoted_model,
     text_or_none,
 )
@@ -118,11 +117,9 @@ class GeminiCodec:
 
     def decode(self, response: WireResponse) -> Answer | CallFailure:
         """The answer or the failure behind a response."""
-        data = parse_object(response.body)
-        if response.status != 200:
-            return classify_error(self.name, response, data)
-        if data is None:
-            return malformed(self.name, response.status, "the body is not a JSON object")
+        data = body_of(self.name, response)
+        if isinstance(data, CallFailure):
+            return data
         if data.get("error") and not data.get("candidates"):
             return classify_error(self.name, response, data)
         usage = _usage(data.get("usageMetadata"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.workload import HostedBackend
-from transforms.call.classify import classify_error
+from transforms.call.classify import body_of, classify_error
 from transforms.call.request import CallRequest
 from transforms.call.vectors import embedding_usage, judged, packed
 from transforms.call.wire import (
@@ -24,7 +24,6 @@ from transforms.call.wire import (
     count,
     malformed,
     merged_parameters,
-    parse_object,
     quoted_model,
 )
 
@@ -64,11 +63,9 @@ class GeminiEmbeddingsCodec:
 
     def decode(self, response: WireResponse) -> Answer | CallFailure:
         """The vector or the failure behind a response."""
-        data = parse_object(response.body)
-        if response.status != 200:
-            return classify_error(self.name, response, data)
-        if data is None:
-            return malformed(self.name, response.status, "the body is not a JSON object")
+        data = body_of(self.name, response)
+        if isinstance(data, CallFailure):
+            return data
         if data.get("error") and "embedding" not in data:
             return classify_error(self.name, response, data)
         embedding = data.get("embedding")
