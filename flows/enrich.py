@@ -25,8 +25,9 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.artifacts import ProgressArtifact, publish_artifacts
+from flows.artifacts import Settled, only_a_view, publish_artifacts
 from flows.groups import (
+    BatchLine,
     Crew,
     GroupJob,
     GroupOutcome,
@@ -35,6 +36,8 @@ from flows.groups import (
     work_on_group,
     write_context,
 )
+from flows.live import LiveView
+from flows.notice import Notices, Subject, Terms
 from flows.parameters import LAUNCH_FILE, EnrichParameters
 from flows.report import end_sentence
 from flows.report_html import report_html
@@ -45,9 +48,10 @@ from flows.worker import WorkerEnd
 from schemas.errors import ConfigurationError, SwitchgearError
 from schemas.ids import new_run_id
 from schemas.load import LoadedWorkload
-from schemas.run import Manifest, RunContext
+from schemas.run import Manifest, Progress, RunContext
 from transforms.layout import run_path
 from transforms.plan import Plan
+from transforms.quote.compare import read_quote
 from transforms.store import open_store
 
 _LOOK_EVERY_S = 5.0
@@ -67,6 +71,7 @@ class _Run:
     scratch: Path
     started_at: datetime
     runner_flags: tuple[str, ...]
+    notices: Notices
 
     def job(self, group: int) -> GroupJob:
         """What the worker of a group is told."""
@@ -162,6 +167,7 @@ def _planned(parameters: EnrichParameters, around: Surroundings) -> Iterator[_Ru
             scratch=Path(scratch),
             started_at=started,
             runner_flags=parameters.runner_flags,
+            notices=_notices(loaded, context),
         )
 
 
@@ -171,8 +177,8 @@ def _work(run: _Run, around: Surroundings) -> list[GroupOutcome]:
     get_run_logger().info(
         f"{batches_text(len(run.plan.refs))} go out in {count(run.groups, 'group')}, {run.parallel} at a time"
     )
-    progress = ProgressArtifact(run.plan.rows_due)
-    work = _Work(run, around, crew, progress)
+    view = LiveView(run.plan, run.context.rehearsal, run.notices)
+    work = _Work(run, around, crew, view)
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=run.parallel)
     with runner:
         try:
@@ -180,7 +186,7 @@ def _work(run: _Run, around: Surroundings) -> list[GroupOutcome]:
                 runner.submit(work_on_group_task, parameters={"group": group, "work": work})
                 for group in range(run.groups)
             ]
-            _wait(futures, progress)
+            _wait(futures, view)
         except BaseException:  # Cancel and Ctrl-C too: no worker may go on spending
             crew.stop()
             raise
@@ -194,11 +200,11 @@ class _Work:
     the hundred thousand batches of a large plan.
     """
 
-    def __init__(self, run: _Run, around: Surroundings, crew: Crew, progress: ProgressArtifact) -> None:
+    def __init__(self, run: _Run, around: Surroundings, crew: Crew, view: LiveView) -> None:
         self.run = run
         self.around = around
         self.crew = crew
-        self.progress = progress
+        self.view = view
 
 
 @task(name="group", task_run_name="group-{group:04d}", cache_policy=NO_CACHE, persist_result=False)
@@ -208,24 +214,28 @@ def work_on_group_task(group: int, work: _Work) -> State[Any]:
     log = get_run_logger()
     log.info(f"run {job.run_id}, group {group} of {job.groups}: log {job.log}")
 
-    def on_progress(progress: Any) -> None:
-        work.progress.heard(progress)
+    def on_progress(progress: Progress) -> None:
+        work.view.progressed(progress)
         watcher.progressed(progress)
 
+    def on_batch(line: BatchLine) -> None:
+        work.view.batch_ended(line)
+        watcher.batch_ended(line)
+
     arguments = work.around.steps.arguments(job)
-    outcome = work_on_group(job, arguments, work.crew, on_progress, watcher.batch_ended)
+    outcome = work_on_group(job, arguments, work.crew, on_progress, on_batch)
     for report in outcome.failed:
         log.warning(f"batch {report.batch_id}, attempt {report.attempt}: {report.error}")
     ended = Completed if outcome.is_good else Failed
     return ended(message=outcome.sentence(), data=outcome)
 
 
-def _wait(futures: Sequence[_Future], progress: ProgressArtifact) -> None:
-    """Wait for all, and move the bar. Not `prefect.futures.wait`: its timeout is an alarm signal."""
+def _wait(futures: Sequence[_Future], view: LiveView) -> None:
+    """Wait for all, and show how far they are. Not `prefect.futures.wait`: its timeout is an alarm signal."""
     pending = {future.wrapped_future for future in futures}
     while pending:
         pending = concurrent.futures.wait(pending, timeout=_LOOK_EVERY_S).not_done
-        progress.update()
+        view.update(last=not pending)
 
 
 def _outcome(group: int, future: _Future) -> GroupOutcome:
@@ -248,9 +258,22 @@ def _settle(run: _Run, outcomes: list[GroupOutcome], around: Surroundings) -> Ma
     around.ending.manifest = manifest
     page = report_html(manifest, run.context.output).encode("utf-8", "replace")
     open_store(run.context.output).create(run_path(run.context.run_id, "report.html"), page)
-    lines = [line for outcome in outcomes for line in outcome.lines]
-    publish_artifacts(manifest, lines, failed, run.context.output)
+    publish_artifacts(Settled(manifest, outcomes, failed, run.context.output))
+    with only_a_view("an event"):
+        run.notices.settled(manifest, end_sentence(manifest))
     return manifest
+
+
+def _notices(loaded: LoadedWorkload, context: RunContext) -> Notices:
+    quote = read_quote(open_store(context.output), context.run_id)
+    subject = Subject(
+        run_id=context.run_id,
+        workload=loaded.workload.name,
+        output=context.output,
+        rehearsal=context.rehearsal,
+        flow_run_id=str(flow_run.id),
+    )
+    return Notices(Terms.of(quote), subject.emit)
 
 
 def _common_configuration_error(outcomes: list[GroupOutcome]) -> ConfigurationError | None:

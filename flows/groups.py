@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from flows.words import batches as batches_text
 from flows.worker import STOP_GRACE_S, Event, Worker, WorkerCommand, WorkerEnd
 from schemas.batches import BatchRef, BatchReport
+from schemas.failures import NO_FAULT
 from schemas.run import Progress, RunContext
 from transforms.plan import group_slice
 
@@ -42,7 +43,10 @@ class GroupJob:
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """One batch as the tables show it. `amount` is a decimal string, None when a price is unknown."""
+    """One batch as the tables show it. `amount` is a decimal string, None when a price is unknown.
+
+    `faults` are the failures where something went wrong: a document that policy kept back is none.
+    """
 
     group: int
     batch_id: str
@@ -55,6 +59,7 @@ class BatchLine:
     amount: str | None
     uri: str
     error: str
+    faults: int = 0
 
     @property
     def is_failed(self) -> bool:
@@ -232,11 +237,12 @@ def batch_line(group: int, report: BatchReport) -> BatchLine:
         amount=None if any(t.unknown for t in totals) else str(amount),
         uri=record.ref.uri,
         error=report.error,
+        faults=sum(n for name, n in record.failures_by_class.items() if name not in NO_FAULT),
     )
 
 
 def _progress(event: dict[str, Any]) -> Progress:
-    return Progress(**{key: event[key] for key in ("group", "documents", "batches", "calls", "amount")})
+    return Progress(**{field.name: event[field.name] for field in fields(Progress) if field.name in event})
 
 
 def _import_path() -> str:

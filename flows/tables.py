@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from flows.groups import BatchLine
+from flows.groups import BatchLine, GroupOutcome
 from flows.words import shortened, usd
 from schemas.batches import BackendTotals, BatchReport
 from schemas.run import Manifest
-from transforms.quote.compare import compare, read_quote
+from transforms.quote.compare import Comparison, compare, read_quote
+from transforms.settle import against_caps
 from transforms.store import open_store
 
 MAX_ROWS = 200
@@ -23,12 +24,20 @@ _SHORT_ID = 12
 Row = dict[str, str | int]
 
 
-def batch_rows(lines: Sequence[BatchLine], failed: Sequence[BatchReport]) -> list[Row]:
-    """This run's batches, the failed ones first; at most `MAX_ROWS` of them."""
-    silent = [BatchLine(-1, f.batch_id, f.attempt, f.state, 0, 0, 0, 0, None, "", f.error) for f in failed]
-    ordered = silent + sorted(
+def worst_first(lines: Sequence[BatchLine], failed: Sequence[BatchReport]) -> list[BatchLine]:
+    """A run's batches: those that failed, then those with the most to try again, then by failures."""
+    groups = {line.batch_id: line.group for line in lines}
+    silent = [
+        BatchLine(groups.get(f.batch_id, -1), f.batch_id, f.attempt, f.state, 0, 0, 0, 0, None, "", f.error)
+        for f in failed
+    ]
+    return silent + sorted(
         (line for line in lines if not line.is_failed), key=lambda x: (-x.retryable, -x.failures, x.group)
     )
+
+
+def batch_rows(ordered: Sequence[BatchLine]) -> list[Row]:
+    """The first `MAX_ROWS` of a run's batches."""
     return [
         {
             "batch": line.batch_id[:_SHORT_ID],
@@ -46,6 +55,36 @@ def batch_rows(lines: Sequence[BatchLine], failed: Sequence[BatchReport]) -> lis
     ]
 
 
+def group_rows(outcomes: Sequence[GroupOutcome], failed: Sequence[BatchReport]) -> list[Row]:
+    """One row for each group, those that are not through first: what a task run of the flow stands for."""
+    missing = {report.batch_id for report in failed}
+    return [
+        {
+            "group": f"group-{outcome.group:04d}",
+            "state": "ended" if outcome.is_good else "not through",
+            "batches": len(outcome.lines),
+            "not committed": sum(line.batch_id in missing for line in outcome.lines),
+            "documents": sum(line.rows for line in outcome.lines),
+            "results": sum(line.results for line in outcome.lines),
+            "failures": sum(line.failures for line in outcome.lines),
+            "retryable": sum(line.retryable for line in outcome.lines),
+            "cost": _sum_of([line.amount for line in outcome.lines if not line.is_failed]),
+            "in a sentence": shortened(outcome.sentence(), _MAX_TEXT),
+        }
+        for outcome in sorted(outcomes, key=lambda o: (o.is_good, -_retryable(o), o.group))
+    ]
+
+
+def _retryable(outcome: GroupOutcome) -> int:
+    return sum(line.retryable for line in outcome.lines)
+
+
+def _sum_of(amounts: Sequence[str | None]) -> str:
+    unknown = sum(amount is None for amount in amounts)
+    known = sum((Decimal(amount) for amount in amounts if amount is not None), Decimal(0))
+    return f"{usd(known)} + unknown" if unknown else usd(known)
+
+
 def route_rows(manifest: Manifest) -> list[Row]:
     """Results and failures by route."""
     names = sorted(set(manifest.results_by_route) | set(manifest.failures_by_route))
@@ -59,11 +98,14 @@ def route_rows(manifest: Manifest) -> list[Row]:
     ]
 
 
+def compared(manifest: Manifest, output: str) -> list[Comparison]:
+    """What a run has cost against its quote, route by route; empty without a quote."""
+    quote = read_quote(open_store(output), manifest.run_id)
+    return [] if quote is None else compare(quote, manifest)
+
+
 def quote_rows(manifest: Manifest, output: str) -> list[Row]:
     """What was quoted when the run started against what it has cost, at list price; empty without quote."""
-    quote = read_quote(open_store(output), manifest.run_id)
-    if quote is None:
-        return []
     return [
         {
             "route": line.route,
@@ -73,7 +115,7 @@ def quote_rows(manifest: Manifest, output: str) -> list[Row]:
             "off by": "" if line.off_by is None else f"{line.off_by:+.0%}",
             "verdict": line.verdict,
         }
-        for line in compare(quote, manifest)
+        for line in compared(manifest, output)
     ]
 
 
@@ -96,6 +138,46 @@ def cost_rows(manifest: Manifest) -> list[Row]:
         for route, backends in sorted(manifest.totals.items())
         for backend, totals in sorted(backends.items())
     ]
+
+
+def spend_rows(manifest: Manifest, comparisons: Sequence[Comparison]) -> list[Row]:
+    """The cost by route and backend, each route's against its quote, and all of it against the budget.
+
+    A quote is of what was due when the run started, at list price; costs are those of the whole output.
+    """
+    by_route = {line.route: line for line in comparisons}
+    rows: list[Row] = []
+    for row in cost_rows(manifest):
+        line = by_route.pop(str(row["route"]), None)  # on the first backend of the route
+        rows.append({**row, **_quoted(line), "budget": ""})
+    total: Row = dict.fromkeys(rows[0], "") if rows else {}
+    if total:
+        cost = usd(manifest.amount) + (" + unknown" if manifest.unknown_prices else "")
+        sums = {name: sum(int(row[name]) for row in rows) for name in ("documents", "calls", "replayed")}
+        total |= {"route": "all", "cost": cost, "list price": usd(manifest.list_amount), **sums}
+        rows.append({**total, "budget": budget_text(manifest)})
+    return rows
+
+
+def budget_text(manifest: Manifest) -> str:
+    """`$1.25 of $5.00 (25 %)`: what counts against the cap, calls of unknown end at their worst."""
+    if manifest.budget_amount is None:
+        return "no cap"
+    cap, spent = Decimal(manifest.budget_amount), against_caps(manifest.totals)
+    share = f" ({spent / cap:.0%})".replace("%", " %") if cap else ""
+    return f"{usd(spent)} of {usd(cap)}{share}"
+
+
+def _quoted(line: Comparison | None) -> Row:
+    if line is None:
+        return {"quoted": "", "likely": "", "this run": "", "verdict": ""}
+    price = line.quoted
+    return {
+        "quoted": "" if price is None else usd(price.expected),
+        "likely": "" if price is None else f"{usd(price.low)} to {usd(price.high)}",
+        "this run": usd(line.amount),
+        "verdict": line.verdict,
+    }
 
 
 def failure_rows(manifest: Manifest) -> list[Row]:

@@ -149,6 +149,10 @@ FAILURE_KINDS: dict[FailureClass, FailureKind] = {
 }
 
 
+NO_FAULT = frozenset({FailureClass.POLICY_REJECTED, FailureClass.AWAITING_BATCH})
+"""Documents without a result where nothing went wrong: kept back on purpose, or on their way."""
+
+
 def is_retryable(failure: FailureClass) -> bool:
     """Whether a later run of the same workload tries such a document again by itself."""
     return FAILURE_KINDS[failure].retryable

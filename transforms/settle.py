@@ -190,12 +190,13 @@ def _manifest(
         "unknown_prices": sum(t.unknown for t in every),
         "budget_amount": None if budget is None else str(budget),
         "budget_soft_amount": None if soft is None else str(soft),
-        "budget_soft_passed": soft is not None and _against_caps(every) >= soft,
+        "budget_soft_passed": soft is not None and against_caps(sums.totals) >= soft,
         "ambiguous": tuple(sums.ambiguous[:_LISTED_AMBIGUOUS]),
     }
 
 
-def _against_caps(every: Sequence[BackendTotals]) -> Decimal:
+def against_caps(totals: Mapping[str, Mapping[str, BackendTotals]]) -> Decimal:
     """What was spent as budgets count it: hosted calls at list price, unknown ends at their worst."""
-    hosted = [totals for totals in every if totals.basis != "device_seconds"]
+    every = (found for backends in totals.values() for found in backends.values())
+    hosted = [found for found in every if found.basis != "device_seconds"]
     return sum((Decimal(t.list_amount) + Decimal(t.ambiguous_amount) for t in hosted), ZERO)

@@ -245,10 +245,12 @@ def test_an_operator_sees_batches_costs_failures_a_summary_and_progress(fake: Fa
 
     assert set(artifacts) == {
         "enrich-batches",
+        "enrich-groups",
         "enrich-cost",
         "enrich-failures",
         "enrich-summary",
         "enrich-progress",
+        "enrich-live",
     }
     batches = json.loads(artifacts["enrich-batches"].data)
     assert [row["state"] for row in batches] == ["failed"] + ["committed"] * 5
@@ -263,8 +265,9 @@ def test_a_server_that_cannot_take_the_tables_does_not_stop_a_run(
     def unreachable(*_: Any, **__: Any) -> Any:
         raise ConnectionError("the server is gone")
 
-    for name in ("create_progress_artifact", "create_table_artifact", "create_markdown_artifact"):
-        monkeypatch.setattr(f"flows.artifacts.{name}", unreachable)
+    for name in ("live.create_progress", "artifacts.create_table", "artifacts.create_markdown"):
+        monkeypatch.setattr(f"flows.{name}_artifact", unreachable)
+    monkeypatch.setattr("flows.live.create_markdown_artifact", unreachable)
 
     run = Run(fake)
 

@@ -1,0 +1,57 @@
+"""Every batch of a run in one Parquet file, because a page can't show ten thousand of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from decimal import Decimal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.groups import BatchLine
+from schemas.outcomes import MONEY_SCALE
+from transforms.layout import run_path
+from transforms.store import open_store
+
+BATCHES_FILE = "batches.parquet"
+BATCHES_SCHEMA = pa.schema(
+    [
+        ("batch_id", pa.string()),
+        ("group", pa.int32()),
+        ("attempt", pa.int32()),
+        ("state", pa.string()),
+        ("rows", pa.int64()),
+        ("results", pa.int64()),
+        ("failures", pa.int64()),
+        ("retryable", pa.int64()),
+        ("amount", pa.decimal128(24, MONEY_SCALE)),  # NULL: not committed, or a price is unknown
+        ("source_uri", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+
+def write_batch_file(lines: Sequence[BatchLine], output: str, run_id: str) -> str:
+    """Write what became of each batch that was due, in the order given; where it is."""
+    rows = [
+        {
+            "batch_id": line.batch_id,
+            "group": line.group if line.group >= 0 else None,
+            "attempt": line.attempt,
+            "state": line.state,
+            "rows": line.rows,
+            "results": line.results,
+            "failures": line.failures,
+            "retryable": line.retryable,
+            "amount": None if line.is_failed or line.amount is None else Decimal(line.amount),
+            "source_uri": line.uri or None,
+            "error": line.error or None,
+        }
+        for line in lines
+    ]
+    written = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=BATCHES_SCHEMA), written, compression="zstd")
+    path = run_path(run_id, BATCHES_FILE)
+    open_store(output).create(path, written.getvalue())
+    return f"{output}/{path}"

@@ -1,0 +1,204 @@
+"""Events that somebody is woken by: which, when, and once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from flows.groups import BatchLine, batch_line
+from flows.notice import Notice, Notices, Subject, Terms
+from flows.progress import Standing
+from schemas.batches import BackendTotals, BatchReport
+from schemas.run import FailureGroup, Manifest
+
+Make = Callable[..., Manifest]
+
+
+def standing(amount: str = "0", **changes: Any) -> Standing:
+    made = Standing(False, 0, 100, 0, 10, 0, 0, Decimal(amount), 0.0, None)
+    return replace(made, **changes)
+
+
+def line(rows: int, faults: int) -> BatchLine:
+    return BatchLine(0, "b", 1, "committed", rows, rows - faults, faults, 0, "0", "", "", faults)
+
+
+class Heard:
+    """Notices that were sent."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.sent: list[Notice] = []
+        self.notices = Notices(terms, self.sent.append)
+
+    def names(self) -> list[str]:
+        return [notice.event.removeprefix("switchgear.") for notice in self.sent]
+
+
+def test_each_part_of_the_budget_is_told_once_when_it_is_spent() -> None:
+    heard = Heard(Terms(cap=Decimal(10), spent_before=Decimal(3)))
+
+    for amount in ("1.99", "2.00", "2.5", "5", "6.99", "7"):
+        heard.notices.look(standing(amount))
+        heard.notices.look(standing(amount))
+
+    assert heard.names() == ["budget.50", "budget.80", "budget.100"]
+    assert heard.sent[0] == Notice(
+        "switchgear.budget.50",
+        "50 % of the budget of $10.00 is spent: $5.00.",
+        {"spent": "5", "cap": "10"},
+    )
+    assert heard.sent[-1].sentence == "The budget of $10.00 is used up: $10.00 spent, the rest waits."
+
+
+def test_a_cap_that_refuses_calls_is_used_up_though_a_few_cents_are_left(manifest: Make) -> None:
+    heard = Heard(Terms(cap=Decimal(5)))
+
+    heard.notices.settled(manifest(state="incomplete", reason_class="budget"), "Incomplete.")
+
+    assert heard.names() == ["budget.100", "run.incomplete"]
+    assert heard.sent[0].figures == {"spent": "1.25", "cap": "5"}
+
+
+def test_a_run_without_a_budget_tells_nothing_of_it() -> None:
+    heard = Heard(Terms())
+    heard.notices.look(standing("1000000"))
+    assert heard.names() == []
+
+
+def test_failures_are_told_by_their_rate_and_not_before_it_means_anything() -> None:
+    heard = Heard(Terms())
+
+    heard.notices.batch_ended(line(10, 10))
+    heard.notices.look(standing())
+    assert heard.names() == [], "10 documents say nothing"
+    heard.notices.batch_ended(line(190, 0))
+    heard.notices.look(standing())
+    assert heard.names() == ["failures.1"], "5 % exactly is not more than 5 %"
+    heard.notices.batch_ended(line(100, 60))
+    heard.notices.look(standing())
+
+    assert heard.names() == ["failures.1", "failures.5", "failures.20"]
+    assert heard.sent[-1].sentence == "23.3 % of 300 documents have failed (70)."
+
+
+def test_documents_that_policy_kept_back_have_not_failed(manifest: Make, ref: Any, record: Any) -> None:
+    made = record(ref(1), failures=5, failures_by_class={"policy_rejected": 4, "timeout": 1})
+    assert batch_line(0, BatchReport(made.batch_id, 1, "committed", record=made)).faults == 1
+
+    heard = Heard(Terms())
+    heard.notices.settled(manifest(failures=600), "Complete.")
+    assert heard.names() == ["run.complete"]
+    group = FailureGroup("timeout", 20, True, "no answer", "run again", (), "")
+    heard = Heard(Terms())
+    heard.notices.settled(manifest(failures=620, failure_groups=(group,)), "Complete.")
+    assert heard.names() == ["failures.1", "run.complete"]
+
+
+def test_a_run_that_is_dearer_or_slower_than_its_quote_is_told(manifest: Make) -> None:
+    terms = Terms(
+        quoted_high=Decimal(1),
+        quoted_seconds=2.0,
+        seconds_before=1.0,
+        amount_before=Decimal("0.2"),
+    )
+    heard = Heard(terms)
+    heard.notices.settled(manifest(), "Complete.")  # 1.25 and 3.5 s in all of the output
+
+    assert heard.names() == ["run.dearer", "run.slower", "run.complete"]
+    assert heard.sent[0].figures == {"amount": "1.05", "quoted": "1"}
+    assert heard.sent[1].figures == {"seconds": "2.5", "quoted": "2.0"}
+
+
+def test_a_run_within_its_quote_is_only_told_to_have_ended(manifest: Make) -> None:
+    heard = Heard(Terms(quoted_high=Decimal("1.25"), quoted_seconds=3.5))
+    heard.notices.look(standing("1.25"))
+    heard.notices.settled(manifest(), "Complete: 1,190 results.")
+
+    assert heard.names() == ["run.complete"]
+    assert heard.sent[0].sentence == "Complete: 1,190 results."
+
+
+def test_embeddings_on_own_devices_do_not_count_against_the_cap(manifest: Make) -> None:
+    device = BackendTotals(amount="9", list_amount="9", basis="device_seconds")
+    heard = Heard(Terms(cap=Decimal(10)))
+    heard.notices.settled(manifest(totals={"v": {"m": device}}), "Complete.")
+    assert heard.names() == ["run.complete"]
+
+
+def test_terms_are_what_the_quote_states(quote: Any) -> None:
+    assert Terms.of(None) == Terms()
+    assert Terms.of(quote) == Terms(
+        cap=Decimal("5"),
+        spent_before=Decimal("0.5"),
+        quoted_high=Decimal("2"),
+        quoted_seconds=30.0,
+        seconds_before=4.0,
+        amount_before=Decimal("0.75"),
+    )
+
+
+@pytest.fixture
+def quote() -> Any:
+    from transforms.quote.values import (
+        Baseline,
+        BudgetQuote,
+        CapQuote,
+        Price,
+        Quote,
+        Range,
+        RouteQuote,
+        Seconds,
+    )
+
+    some = Range(1, 1, 1)
+    route = RouteQuote(
+        "v", "embed", ("m",), "m", some, 1, some, None, some, None, Price(), "exact", None, "", "",
+        device_seconds=Seconds(10.0, 20.0, 30.0),
+    )  # fmt: skip
+    caps = (
+        CapQuote("ask", "amount", Decimal(1), Decimal(0), Decimal(1), "yes", ""),
+        CapQuote("", "tokens", Decimal(9), Decimal(0), Decimal(9), "yes", ""),
+        CapQuote("", "amount", Decimal(5), Decimal("0.5"), Decimal("4.5"), "yes", ""),
+    )
+    return Quote(
+        "w", "a" * 64, "", 1, 1, 1, 1, 1, 1, 1, "sample", "", "", 0, 1, (route,),
+        Price(Decimal(1), Decimal("1.5"), Decimal(2)), BudgetQuote("yes", "", caps),
+        baseline={"v": Baseline(device_seconds=4.0, list_amount=Decimal("0.75"))},
+    )  # fmt: skip
+
+
+def test_an_event_is_about_the_run_and_its_flow_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    import prefect.events
+
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(prefect.events, "emit_event", lambda **event: sent.append(event))
+
+    subject = Subject("20261122T091500Z-1f3a9c", "docs", "/out", True, "f1")
+    subject.emit(Notice("switchgear.run.dearer", "It was dear.", {"amount": "2"}))
+
+    assert sent == [
+        {
+            "event": "switchgear.run.dearer",
+            "resource": {
+                "prefect.resource.id": "switchgear.run.20261122T091500Z-1f3a9c",
+                "prefect.resource.name": "docs 20261122T091500Z-1f3a9c",
+                "switchgear.workload": "docs",
+            },
+            "related": [
+                {"prefect.resource.id": "prefect.flow-run.f1", "prefect.resource.role": "flow-run"},
+            ],
+            "payload": {
+                "sentence": "It was dear.",
+                "amount": "2",
+                "run_id": "20261122T091500Z-1f3a9c",
+                "workload": "docs",
+                "output": "/out",
+                "rehearsal": True,
+                "flow_run_id": "f1",
+            },
+        }
+    ]
