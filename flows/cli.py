@@ -9,24 +9,16 @@ Heavy modules are imported inside the commands, so that `switchgear --help` answ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from schemas.errors import ConfigurationError, SwitchgearError
+from flows.answering import EXIT_INCOMPLETE, EXIT_OTHER, answering
+from flows.operating import register_operating
 from schemas.failures import FailureClass
 from schemas.run import CODE_VERSION
-
-if TYPE_CHECKING:
-    from flows.backstage import Backstage
-
-EXIT_OTHER = 1
-EXIT_CONFIGURATION = 2
-EXIT_INCOMPLETE = 3
 
 app = typer.Typer(
     name="switchgear",
@@ -118,7 +110,7 @@ def check(
     Reads the file, the input's real schema, the expressions and templates against it, the prices and
     the model files, and names everything that is wrong, with what is allowed there.
     """
-    with _answering(context, as_json) as backstage:
+    with answering(context, as_json) as backstage:
         backstage.check(workload, input_uri, as_json)
 
 
@@ -147,7 +139,7 @@ def quote(
     Counts rows exactly, routes and renders a sample, and gives the price of each route as an interval,
     beside other models, provider batches and prompt caching. What an output already holds is left out.
     """
-    with _answering(context, as_json) as backstage:
+    with answering(context, as_json) as backstage:
         from flows.quote_command import run_quote
 
         run_quote(
@@ -186,7 +178,7 @@ def run(
     Documents without a result whose failure is temporary are tried again; answers that are on record
     are never asked for (or paid) twice. Interrupt it whenever you like and run it again.
     """
-    with _answering(context, as_json) as backstage:
+    with answering(context, as_json) as backstage:
         parameters = {
             "workload": str(workload),
             "input": input_uri,
@@ -230,7 +222,7 @@ def retry(
     The same safe thing as `run`. An output folder remembers its workload, input, and whether it is a
     rehearsal. What was paid for such a document before is kept, and what the retry costs is added.
     """
-    with _answering(context, as_json) as backstage:
+    with answering(context, as_json) as backstage:
         changes = {
             "retry_classes": tuple(include or ()),
             "groups": groups,
@@ -246,7 +238,7 @@ def status(context: typer.Context, output: OutputArgument, as_json: JsonOption =
 
     Lists rows by route, failures by reason, cost by backend, and the calls whose end is not known.
     """
-    with _answering(context, as_json) as backstage:
+    with answering(context, as_json) as backstage:
         _exit_with(backstage.status(output, as_json))
 
 
@@ -265,7 +257,7 @@ def failures(
 
     With `--json`, one JSON object a line.
     """
-    with _answering(context, as_json) as backstage:
+    with answering(context, as_json) as backstage:
         backstage.failures(output, [c.value for c in classes or ()], limit, as_json)
 
 
@@ -284,7 +276,7 @@ def search(
 
     The text is embedded by the same model, on this machine. Meant for looking, not for serving.
     """
-    with _answering(context, as_json) as backstage:
+    with answering(context, as_json) as backstage:
         backstage.search(output, query, route, k, as_json)
 
 
@@ -299,12 +291,13 @@ def demo(
     The documents are the docstrings of the packages installed beside Switchgear. Hosted models are
     rehearsed unless the keys of all of them are in the environment; embeddings are real either way.
     """
-    with _answering(context, as_json) as backstage:
+    with answering(context, as_json) as backstage:
         _exit_with(backstage.demo(folder, as_json))
 
 
 ledger_app = typer.Typer(no_args_is_help=True, help="What an output has paid for, proven from its files.")
 app.add_typer(ledger_app, name="ledger")
+register_operating(app)
 
 
 @ledger_app.command(epilog="Example: `switchgear ledger verify output/ --json | jq .state`")
@@ -316,39 +309,12 @@ def verify(context: typer.Context, output: OutputArgument, as_json: JsonOption =
 
     Exit codes: 0 proven, 1 something contradicts, 3 incomplete.
     """
-    with _answering(context, as_json) as backstage:
+    with answering(context, as_json) as backstage:
         from flows.ledger_command import run_verify
 
         state = run_verify(backstage, output, as_json)
     if state != "proven":
         raise typer.Exit(EXIT_OTHER if state == "contradicted" else EXIT_INCOMPLETE)
-
-
-@contextmanager
-def _answering(context: typer.Context, as_json: bool) -> Iterator[Backstage]:
-    """What a command works with; errors become a plain sentence (or JSON) and the right exit code."""
-    try:
-        if context.obj is None:
-            from flows.backstage import Backstage
-
-            context.obj = Backstage.real()
-        yield context.obj
-    except ConfigurationError as error:
-        _fail(error, EXIT_CONFIGURATION, as_json)
-    except SwitchgearError as error:
-        _fail(error, EXIT_OTHER, as_json)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. Workers are stopped; the same command goes on from here.", err=True)
-        raise typer.Exit(EXIT_OTHER) from None
-
-
-def _fail(error: Exception, code: int, as_json: bool) -> NoReturn:
-    typer.echo(f"Error: {error}", err=True)
-    if as_json:
-        import json
-
-        typer.echo(json.dumps({"error": {"class": type(error).__name__, "message": str(error)}}))
-    raise typer.Exit(code) from None
 
 
 def _exit_with(complete: bool) -> None:

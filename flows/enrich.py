@@ -41,6 +41,7 @@ from flows.notice import Notices, Subject, Terms
 from flows.parameters import LAUNCH_FILE, EnrichParameters
 from flows.report import end_sentence
 from flows.report_html import report_html
+from flows.standing import end_with_worker
 from flows.steps import Surroundings, load_for, surroundings
 from flows.words import batches as batches_text
 from flows.words import count
@@ -107,6 +108,7 @@ def enrich(parameters: EnrichParameters) -> State[Any]:
 
     Ends Completed when nothing is left to do, else Failed with one plain sentence.
     """
+    end_with_worker()
     around = surroundings()
     try:
         with _planned(parameters, around) as run:

@@ -24,15 +24,20 @@ PARENT_GONE = 125
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process with its parent; exit at once if the parent has died already."""
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Ask the kernel to signal this process when its parent dies; exit at once if it has died already."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+    if libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # it died before the request was made: nobody would ever send the signal
         os._exit(PARENT_GONE)
+
+
+def stop_with_parent() -> None:
+    """Have SIGTERM sent to this process when its parent dies: time to settle what is in flight."""
+    die_with_parent(os.getppid(), signal.SIGTERM)
 
 
 def leashed(command: Sequence[str]) -> list[str]:

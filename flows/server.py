@@ -30,7 +30,8 @@ START_TIMEOUT_S = 120.0
 _POLL_S = 0.1
 _HEALTH_TIMEOUT_S = 5.0
 _DRAIN_TIMEOUT_S = 10.0
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+HOST = "127.0.0.1"
+_LOOPBACK = frozenset({"localhost", HOST, "::1"})
 
 
 def prepare_environment() -> None:
@@ -59,7 +60,7 @@ def server_command(port: int) -> list[str]:
         "uvicorn",
         "--factory",
         "prefect.server.api.server:create_app",
-        "--host=127.0.0.1",
+        f"--host={HOST}",
         f"--port={port}",
         "--log-level=error",
         "--lifespan=on",
@@ -85,7 +86,7 @@ class EmbeddedServer:
         """Start it, and don't wait. The thread that calls this must outlive the server."""
         self._home.mkdir(parents=True, exist_ok=True)
         port = _free_port()
-        self.url = f"http://127.0.0.1:{port}/api"
+        self.url = f"http://{HOST}:{port}/api"
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
                 leashed(self._command(port)),
@@ -104,7 +105,7 @@ class EmbeddedServer:
         """
         assert self._process is not None
         deadline = time.monotonic() + timeout_s
-        while not _is_healthy(self.url):
+        while not has_health(self.url):
             if self._process.poll() is not None:
                 raise SwitchgearError(
                     f"Prefect's embedded server ended with exit code {self._process.returncode}. "
@@ -163,7 +164,7 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
 
 def require_api(url: str) -> None:
     """Raise a ConfigurationError if no Prefect API answers at `url`."""
-    if not _is_healthy(url):
+    if not has_health(url):
         raise ConfigurationError(
             f"PREFECT_API_URL = {url}: no Prefect server answers there. Start it (`prefect server start`), "
             "mend the address, or unset it: then Switchgear starts an embedded server"
@@ -244,7 +245,7 @@ def _pointing_at(url: str) -> Iterator[None]:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
 
@@ -259,7 +260,8 @@ def _server_settings() -> dict[str, str]:
     }
 
 
-def _is_healthy(url: str) -> bool:
+def has_health(url: str) -> bool:
+    """Whether a Prefect API answers at `url`."""
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_HEALTH_TIMEOUT_S) as answer:  # noqa: S310
             return bool(answer.status == 200)

@@ -1,0 +1,166 @@
+"""The deployments, the work pool and the automation that operators work with, applied by one function.
+
+`switchgear serve` and `switchgear deploy` apply the same ones, and `infra/prefect.yaml` is written from
+them (`python -m flows.deployments infra/prefect.yaml`), so that nothing is said twice.
+
+Entrypoints are dotted (`flows.enrich.enrich`): the flow is imported from the installed package. Flow runs
+beat every 30 s, and an automation marks as Crashed what has not been heard of for 90 s: so a run whose
+machine, worker and process all died is not shown as Running for ever, and *Retry* can be pressed.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.run import CODE_VERSION
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import AutomationCore
+
+POOL = "switchgear"
+HEARTBEAT_S = 30  # the least that Prefect takes
+SILENCE_S = 90  # three heartbeats
+CRASHED_AUTOMATION = "switchgear: mark runs that are no longer heard of as crashed"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A deployment: its flow's dotted entrypoint, its name in the UI, and what operators read there."""
+
+    entrypoint: str
+    name: str
+    description: str
+
+    @property
+    def path(self) -> str:
+        """As Prefect names it: flow/deployment."""
+        return f"{self.entrypoint.rsplit('.', 1)[-1]}/{self.name}"
+
+
+ENRICH = Deployed(
+    "flows.enrich.enrich",
+    "enrich",
+    "Runs a workload: sends its documents to their models and writes the answers. Run it again, or press "
+    "**Retry** on a run that failed: it does what is missing and nothing else, and pays for nothing twice.",
+)
+DEPLOYMENTS = (ENRICH,)
+
+
+def pool_template(folder: Path | None = None) -> dict[str, Any]:
+    """The job template of the work pool; with a folder, of one whose worker is on this machine.
+
+    Relative paths in a form are then relative to that folder. Flow runs are started with `-P`, so that
+    nothing that lies in the folder can take the place of an installed module.
+    """
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    if folder is not None:
+        fields = template["variables"]["properties"]
+        fields["command"]["default"] = f"{sys.executable} -P -m prefect.engine"
+        fields["working_dir"]["default"] = str(folder)
+    return template
+
+
+def apply_pool(client: SyncPrefectClient, pool: str, template: dict[str, Any] | None) -> None:
+    """Make the work pool if it is missing; with a template, give it that one."""
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        client.read_work_pool(pool)
+    except ObjectNotFound:
+        wanted = pool_template() if template is None else template
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=wanted))
+        return
+    if template is not None:
+        client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
+
+
+def apply_deployment(client: SyncPrefectClient, deployed: Deployed, pool: str) -> UUID:
+    """Create a deployment or bring it up to date; its id.
+
+    One that is there already is changed and not created again: that would delete its schedules.
+    """
+    from prefect.client.schemas.actions import DeploymentUpdate
+    from prefect.exceptions import ObjectNotFound
+    from prefect.utilities.importtools import import_object
+
+    flow = import_object(deployed.entrypoint)
+    ours: dict[str, Any] = {
+        "version": CODE_VERSION,
+        "description": deployed.description,
+        "work_pool_name": pool,
+        "entrypoint": deployed.entrypoint,
+        "parameter_openapi_schema": flow.parameters.model_dump_for_openapi(),
+        "enforce_parameter_schema": True,
+        "tags": ["switchgear"],
+        "job_variables": {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}},
+        "pull_steps": [],
+    }
+    try:
+        found = client.read_deployment_by_name(deployed.path)
+    except ObjectNotFound:
+        flow_id = client.create_flow(flow)
+        return client.create_deployment(flow_id=flow_id, name=deployed.name, **ours)
+    client.update_deployment(found.id, DeploymentUpdate(**ours))
+    return found.id
+
+
+def crashed_automation() -> AutomationCore:
+    """Marks a flow run as Crashed when its heartbeats stop before it has ended or was suspended.
+
+    Every event of the run counts as a sign of life: also those that end it, and those of a pause.
+    """
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+    return AutomationCore(
+        name=CRASHED_AUTOMATION,
+        description="Press Retry on a run that this has marked: it does what is missing.",
+        enabled=True,
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.*"},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENCE_S),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message=f"Nothing was heard of this run for {SILENCE_S} s: its process or machine has died. "
+                "A retry does what is missing",
+            )
+        ],
+    )
+
+
+def apply_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:
+    """Create an automation, or bring those of its name up to date."""
+    found = client.read_automations_by_name(wanted.name)
+    for automation in found:
+        client.update_automation(automation.id, wanted)
+    if not found:
+        client.create_automation(wanted)
+
+
+def apply_all(pool: str = POOL, template: dict[str, Any] | None = None) -> dict[str, UUID]:
+    """Apply pool, deployments and automation to the configured server; the deployments' ids by path."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        apply_pool(client, pool, template)
+        ids = {deployed.path: apply_deployment(client, deployed, pool) for deployed in DEPLOYMENTS}
+        apply_automation(client, crashed_automation())
+    return ids
