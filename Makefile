@@ -10,6 +10,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PEERS := build/peers/.installed
 AIMOCK := build/peers/node_modules/@copilotkit/aimock
+FAKE_GCS := build/peers/.fake-gcs-server
+FAKE_GCS_VERSION := v1.56.1
 LOCKS := infra/locks/requirements.txt infra/locks/uv.txt
 # Test processes: as many as there are cores, at most 4; a file's tests stay together.
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, len(os.sched_getaffinity(0))))' 2>/dev/null || echo 2)
@@ -46,7 +48,7 @@ setup: $(INSTALLED) ## make .venv from the lock
 $(INSTALLED): $(LOCKS) pyproject.toml
 	@PYTHON="$(PYTHON)" sh infra/locks/install.sh
 
-peers: ## install the peers of the tests (needs npm; tests without their peer are skipped)
+peers: $(FAKE_GCS) ## install the peers of the tests (needs npm and Go; tests without their peer are skipped)
 	@if [ "$(AIMOCK)/package.json" -nt infra/locks/npm/package-lock.json ]; then :; \
 	elif ! command -v npm >/dev/null 2>&1; then \
 	  echo "peers: npm is missing, so tests against the mock vendor will be skipped (install Node.js 20 or newer)"; \
@@ -56,6 +58,16 @@ peers: ## install the peers of the tests (needs npm; tests without their peer ar
 	  npm ci --prefix build/peers --no-audit --no-fund --loglevel=error --fetch-retries=1 --fetch-timeout=60000 </dev/null \
 	  && touch "$(AIMOCK)/package.json" \
 	  || echo "peers: npm could not install it, so tests against the mock vendor will be skipped"; \
+	fi
+
+# Without cgo: its probes write to /dev/null by name, which as root can take it away.
+$(FAKE_GCS): ; @if ! command -v go >/dev/null 2>&1; then \
+	  echo "peers: Go is missing, so Cloud Storage is tested with one stand-in only (install Go 1.26 or newer)"; \
+	else \
+	  echo "peers: building fake-gcs-server (Go, up to a minute)"; mkdir -p build/peers/bin && \
+	  CGO_ENABLED=0 GOBIN="$(CURDIR)/build/peers/bin" timeout 600 go install \
+	    github.com/fsouza/fake-gcs-server@$(FAKE_GCS_VERSION) >build/peers/go.log 2>&1 </dev/null \
+	  && touch $@ || echo "peers: Go could not build it (build/peers/go.log), so one stand-in is left"; \
 	fi
 
 kills: $(INSTALLED) peers ## kill -9 a thousand small runs (JOBS=)

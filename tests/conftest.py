@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.peers import cloud_storage as gcs
 from tests.peers import mock_vendor as aimock
 
 # A busy machine is no finding: what a property costs is not what these tests are about.
@@ -48,3 +50,41 @@ def mock_vendor(_mock_vendor_process: aimock.MockVendor) -> aimock.MockVendor:
     _mock_vendor_process.rules([])
     _mock_vendor_process.clear()
     return _mock_vendor_process
+
+
+@pytest.fixture(scope="session")
+def _cloud_storages() -> Iterator[dict[str, gcs.CloudStorage]]:
+    """The stand-ins for Cloud Storage that were started so far."""
+    with ExitStack() as running:
+
+        class _Started(dict[str, gcs.CloudStorage]):
+            def __missing__(self, kind: str) -> gcs.CloudStorage:
+                why = gcs.missing(kind)
+                if why is not None:
+                    pytest.skip(why)
+                self[kind] = running.enter_context(gcs.started(kind))
+                return self[kind]
+
+        yield _Started()
+
+
+@pytest.fixture(params=["strict", pytest.param("go", marks=pytest.mark.peer)])
+def cloud_storage(
+    request: pytest.FixtureRequest,
+    _cloud_storages: dict[str, gcs.CloudStorage],
+    monkeypatch: pytest.MonkeyPatch,
+) -> gcs.CloudStorage:
+    """Each stand-in for Cloud Storage in turn; this process's gs:// addresses go there."""
+    found = _cloud_storages[request.param]
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", found.url)
+    return found
+
+
+@pytest.fixture
+def one_cloud_storage(
+    _cloud_storages: dict[str, gcs.CloudStorage], monkeypatch: pytest.MonkeyPatch
+) -> gcs.CloudStorage:
+    """The best stand-in at hand, for tests that need one and take long."""
+    found = _cloud_storages["strict" if gcs.missing("go") else "go"]
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", found.url)
+    return found

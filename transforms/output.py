@@ -15,7 +15,7 @@ from schemas.ids import canonical_json
 from schemas.load import LoadedWorkload
 from schemas.run import Manifest
 from transforms.layout import run_path
-from transforms.store import Store, open_store
+from transforms.store import Store, is_remote, open_store
 
 MARKER = "switchgear.json"
 MARKER_VERSION = "output/1"
@@ -46,6 +46,8 @@ def open_output(loaded: LoadedWorkload, *, rehearsal: bool) -> Iterator[Output]:
         OutputError: it holds another workload's results, something that is not ours, a
             rehearsal's results for a real run (or the reverse), or another run is at work in it.
     """
+    if is_remote(loaded.output_uri):
+        raise OutputError(f"output {loaded.output_uri}: only local folders are taken yet; give a path")
     root = Path(loaded.output_uri)
     store = open_store(loaded.output_uri)
     try:

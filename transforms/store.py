@@ -1,5 +1,7 @@
 """Where outputs live: a small contract over named objects, and the local file system behind it.
 
+Cloud Storage behind the same contract is in `transforms.gcs.store`.
+
 Three operations carry everything that must hold under crashes and races:
 
 - `create`: an object comes into being whole, or not at all, and only if it was not there;
@@ -40,13 +42,17 @@ class Store(Protocol):
         """Whether there is such an object."""
 
     def create(self, path: str, data: bytes) -> bool:
-        """Create the object whole and durably; False, and nothing changed, if it was there."""
+        """Create the object whole and durably; False, and nothing changed, if it was there.
+
+        Over a network an acknowledgement can be lost, and the same bytes that are found there then count
+        as this creation: who must know that it was his puts something of his own in them.
+        """
 
     def swap(self, path: str, data: bytes, generation: str) -> str:
         """Replace the object if it is at `generation`; the new generation.
 
         Raises:
-            PreconditionFailedError: it is at another one.
+            PreconditionFailedError: it is at another one, or gone.
         """
 
     def stage(self, path: str) -> IO[bytes]:
@@ -66,7 +72,10 @@ class Store(Protocol):
         """The object, to be read at random."""
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The paths under a folder, in no order."""
+        """The paths under a folder ("": all), in no order."""
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The names of the folders directly in a folder, in no order."""
 
     def delete(self, path: str) -> None:
         """Delete the object; nothing happens if there is none."""
@@ -120,7 +129,10 @@ class LocalStore:
         """See `Store`; the comparison and the change are one under a lock beside the file."""
         target = self.local_path(path)
         with _locked(target.with_name(f".{target.name}.lock")):
-            _, current = self.read_versioned(path)
+            try:
+                _, current = self.read_versioned(path)
+            except FileNotFoundError:
+                current = "none"
             if current != generation:
                 raise PreconditionFailedError(f"{target} is at {current}, not at {generation}")
             temporary = self._write_temporary(target, data)
@@ -168,7 +180,12 @@ class LocalStore:
             relative = os.path.relpath(folder, self.root)
             for name in names:
                 if not name.startswith("."):
-                    yield f"{relative}/{name}".replace(os.sep, "/")
+                    yield name if relative == "." else f"{relative}/{name}".replace(os.sep, "/")
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """See `Store`."""
+        with suppress(FileNotFoundError), os.scandir(self.local_path(prefix)) as entries:
+            yield from (entry.name for entry in entries if entry.is_dir())
 
     def delete(self, path: str) -> None:
         """See `Store`."""
@@ -203,14 +220,24 @@ class LocalStore:
         self._synced_folders.add(str(folder))
 
 
+def is_remote(address: str) -> bool:
+    """Whether an address is one of object storage, and not a path."""
+    return "://" in address
+
+
 def open_store(root: str) -> Store:
-    """The store behind an output address.
+    """The store behind an output address: a folder, or `gs://bucket/folder`.
 
     Raises:
         StoreError: an address of a kind that is not supported.
+        ConfigurationError: there are no credentials for it.
     """
-    if "://" in root:
-        raise StoreError(f"{root}: only local folders are supported as output yet; give a path")
+    if root.startswith("gs://"):
+        from transforms.gcs.store import GcsStore
+
+        return GcsStore(root)
+    if is_remote(root):
+        raise StoreError(f"{root}: no such kind of output; give a folder, or gs://BUCKET/FOLDER")
     return LocalStore(root)
 
 

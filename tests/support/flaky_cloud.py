@@ -1,0 +1,171 @@
+"""A proxy in front of a stand-in for Cloud Storage that fails as the service and the network do.
+
+Every request draws one fate from a seeded source: `refused` (429) and `down` (503) before it is passed on,
+`lost` (503 although it was done), `flipped` (a bit of what is downloaded has changed), `cut` (the
+connection ends before) and `swallowed` (it was done, and nothing comes back until the client has given up).
+Listings lag: what was made in the last few requests is not in them yet.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+Fate = str
+_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
+
+
+class Weather:
+    """What becomes of each request: by shares that a seed deals out, or by a list for a test's own order."""
+
+    def __init__(self, seed: int, shares: dict[Fate, float], lag: int = 0) -> None:
+        self.lock = threading.Lock()
+        self.counts: Counter[str] = Counter()  # fates
+        self.writes: Counter[str] = Counter()  # successful inserts, copies and deletes by kind
+        self.calm = False
+        self._random = random.Random(seed)
+        self._shares = shares
+        self._lag = lag
+        self._requests = 0
+        self._made: dict[str, int] = {}
+        self.choose: Callable[[str, str], Fate | None] = lambda method, path: None
+
+    def fate(self, method: str, path: str) -> Fate:
+        with self.lock:
+            self._requests += 1
+            chosen = self.choose(method, path)
+            if chosen is None:
+                names, weights = list(self._shares), list(self._shares.values())
+                drawn = self._random.choices([*names, "fine"], [*weights, 1 - sum(weights)])[0]
+                chosen = "fine" if self.calm else drawn
+            self.counts[chosen] += 1
+            return chosen
+
+    def made(self, names: list[str]) -> None:
+        with self.lock:
+            for name in names:
+                self._made[name] = self._requests
+
+    def wrote(self, kind: str) -> None:
+        with self.lock:
+            self.writes[kind] += 1
+
+    def listing(self, body: bytes) -> bytes:
+        """A listing as it was a few requests ago."""
+        if self.calm or not self._lag:
+            return body
+        found = json.loads(body)
+        with self.lock:
+            fresh = {name for name, at in self._made.items() if self._requests - at < self._lag}
+            self._requests += 1
+        found["items"] = [item for item in found.get("items") or () if item["name"] not in fresh]
+        return json.dumps(found).encode()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    disable_nagle_algorithm = True
+    weather: Weather
+    upstream: str
+    released: threading.Event
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fate = self.weather.fate(self.command, self.path)
+        if fate in ("refused", "down"):
+            self._answer(429 if fate == "refused" else 503, {}, b'{"error": {"message": "try again"}}')
+            return
+        if fate == "cut":
+            self._hang_up()
+            return
+        status, headers, answer = self._ask(body)
+        if fate == "lost":
+            self._answer(503, {}, b'{"error": {"message": "lost on the way back"}}')
+        elif fate == "flipped":
+            self._answer(status, headers, bytes([answer[0] ^ 1]) + answer[1:])
+        elif fate == "swallowed":
+            self.released.wait(30)
+            self._hang_up()
+        else:
+            self._answer(status, headers, answer)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _pass_on
+
+    def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        there = urlsplit(self.upstream)
+        connection = http.client.HTTPConnection(str(there.hostname), there.port, timeout=30)
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP_BY_HOP}
+        connection.request(self.command, self.path, body, headers)
+        response = connection.getresponse()
+        answer = response.read()
+        connection.close()
+        kept = {k: v for k, v in response.getheaders() if k.lower() not in _HOP_BY_HOP}
+        if "Location" in kept:
+            here = f"http://{self.headers['Host']}"
+            kept["Location"] = kept["Location"].replace(self.upstream, here)
+        if response.status == 200 or response.status == 204:
+            answer = self._note(answer)
+        return response.status, kept, answer
+
+    def _note(self, answer: bytes) -> bytes:
+        path = urlsplit(self.path).path
+        if self.command == "DELETE":
+            self.weather.wrote("delete")
+        elif self.command in ("POST", "PUT") and "/o" in path:
+            found: dict[str, Any] = json.loads(answer) if answer.startswith(b"{") else {}
+            found = found.get("resource", found)
+            if "name" in found:
+                self.weather.wrote("copy" if "rewriteTo" in path else "insert")
+                self.weather.made([found["name"]])
+        elif self.command == "GET" and path.endswith("/o"):
+            return self.weather.listing(answer)
+        return answer
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.close()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that went away are part of the weather."""
+
+
+@contextmanager
+def flaky(upstream: str, weather: Weather) -> Iterator[str]:
+    """The address of the proxy, until the block ends."""
+    released = threading.Event()
+    handler = type("Handler", (_Handler,), {"weather": weather, "upstream": upstream, "released": released})
+    server = _Server(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

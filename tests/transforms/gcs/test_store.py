@@ -1,0 +1,195 @@
+"""What only an object store has to get right: lost acknowledgements, retries, pages, generations, sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from schemas.errors import ConfigurationError, PreconditionFailedError, StoreError
+from tests.peers.cloud_storage import CloudStorage
+from tests.support.flaky_cloud import Weather, flaky
+from transforms.gcs.client import PATIENCE_VARIABLE, Patience
+from transforms.gcs.objects import split_address
+from transforms.gcs.store import GcsStore
+from transforms.store import open_store
+
+PATIENCE = Patience(3.0)
+
+
+@contextmanager
+def behind(
+    cloud: CloudStorage, monkeypatch: pytest.MonkeyPatch, choose: Callable[[str, str], str | None]
+) -> Iterator[tuple[GcsStore, Weather]]:
+    """A store whose requests have the fates that a test chooses."""
+    address = cloud.bucket()
+    weather = Weather(0, {})
+    weather.choose = choose
+    with flaky(cloud.url, weather) as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        yield GcsStore(f"{address}/out", patience=PATIENCE), weather
+
+
+def only(fate: str, method: str, times: int = 1) -> Callable[[str, str], str | None]:
+    """The first requests of a method have a fate, the others are fine."""
+    left = [times]
+
+    def choose(asked: str, _path: str) -> str:
+        if asked == method and left[0]:
+            left[0] -= 1
+            return fate
+        return "fine"
+
+    return choose
+
+
+@pytest.mark.parametrize("fate", ["lost", "swallowed"])
+def test_a_creation_whose_acknowledgement_is_lost_was_ours(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    with behind(cloud_storage, monkeypatch, only(fate, "POST")) as (store, weather):
+        assert store.create("commits/a.json", b"mine")
+        assert weather.counts[fate] == 1
+        assert not store.create("commits/a.json", b"mine")  # asked again without a loss: it was there
+        assert store.read("commits/a.json") == b"mine"
+
+
+def test_a_creation_that_found_another_object_after_a_lost_try_is_not_ours(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with behind(cloud_storage, monkeypatch, only("cut", "POST", 0)) as (store, weather):
+        store.create("commits/a.json", b"theirs")
+        weather.choose = only("cut", "POST")
+        assert not store.create("commits/a.json", b"mine!!")
+        assert weather.counts["cut"] == 1
+        assert store.read("commits/a.json") == b"theirs"
+
+
+@pytest.mark.parametrize("fate", ["lost", "swallowed"])
+def test_a_swap_whose_acknowledgement_is_lost_has_happened_once(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    with behind(cloud_storage, monkeypatch, only("", "none")) as (store, weather):
+        store.create("budget.json", b"1")
+        _, generation = store.read_versioned("budget.json")
+        weather.choose = only(fate, "POST")
+        following = store.swap("budget.json", b"2", generation)
+        assert store.read_versioned("budget.json") == (b"2", following)
+        with pytest.raises(PreconditionFailedError):
+            store.swap("budget.json", b"3", generation)
+
+
+@pytest.mark.parametrize("fate", ["lost", "down", "refused", "cut"])
+def test_publishing_goes_on_after_any_failure_of_the_copy(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    with behind(cloud_storage, monkeypatch, only("", "none")) as (store, weather):
+        store.create("_staging/x/part", b"rows")
+        weather.choose = only(fate, "POST")
+        store.publish("_staging/x/part", "results/part")
+        assert list(store.list("")) == ["results/part"]
+        assert store.read("results/part") == b"rows"
+
+
+@pytest.mark.parametrize("fate", ["lost", "down", "refused", "cut"])
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_reads_listings_and_deletions_are_tried_again(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch, method: str, fate: str
+) -> None:
+    with behind(cloud_storage, monkeypatch, only("", "none")) as (store, weather):
+        store.create("a/b", b"data")
+        weather.choose = only(fate, method, 2)
+        if method == "GET":
+            assert store.read("a/b") == b"data"
+            weather.choose = only(fate, method, 2)
+            assert list(store.list("a")) == ["a/b"]
+        store.delete("a/b")
+        assert weather.counts[fate] >= 2
+        assert not store.exists("a/b")
+
+
+def test_a_large_upload_goes_on_where_it_was_interrupted(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytes(range(256)) * (5 << 13)  # two chunks
+    chunks: list[str] = []
+
+    def choose(method: str, path: str) -> str:
+        if method == "PUT":
+            chunks.append(path)
+        return "down" if method == "PUT" and len(chunks) == 1 else "fine"
+
+    with behind(cloud_storage, monkeypatch, choose) as (store, _):
+        assert store.create("large", data)
+        assert store.read("large") == data
+        assert not store.create("large", data[1:])
+    assert len(chunks) >= 3
+
+
+def test_what_arrives_damaged_is_read_again(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with behind(cloud_storage, monkeypatch, only("", "none")) as (store, weather):
+        store.create("a", b"as it was stored")
+        weather.choose = only("flipped", "GET", 2)
+        assert store.read("a") == b"as it was stored"
+        assert weather.counts["flipped"] == 2
+
+
+def test_trouble_that_does_not_pass_ends_with_a_sentence(
+    one_cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        behind(one_cloud_storage, monkeypatch, lambda *_: "down") as (store, _),
+        pytest.raises(StoreError, match=r"/out/a: .*run again when the service is well"),
+    ):
+        GcsStore(store.root, patience=Patience(0.5)).read("a")
+
+
+def test_listings_of_more_than_a_page_are_whole(cloud_storage: CloudStorage) -> None:
+    store = GcsStore(cloud_storage.bucket(), patience=PATIENCE, page_size=7)
+    names = [f"ledger/{number:02d}/0" for number in range(30)]
+    for name in names:
+        store.create(name, b"x")
+    assert list(store.list("ledger")) == names
+    assert list(store.folders("ledger")) == [f"{number:02d}" for number in range(30)]
+
+
+def test_a_range_is_of_the_generation_that_was_asked_for_or_of_none(cloud_storage: CloudStorage) -> None:
+    store = GcsStore(cloud_storage.bucket(), patience=PATIENCE)
+    store.create("a", b"0123456789")
+    generation = store.info("a").generation
+    assert store.read_range("a", 2, 3, generation) == b"234"
+    assert store.read_range("a", 8, 100, generation) == b"89"
+    store.swap("a", b"abcdefghij", generation)
+    with pytest.raises(FileNotFoundError):
+        store.read_range("a", 2, 3, generation)
+
+
+def test_a_bucket_that_is_not_there_is_said(cloud_storage: CloudStorage) -> None:
+    store = GcsStore("gs://no-such-bucket-here/out", patience=PATIENCE)
+    with pytest.raises(StoreError, match="there is no such bucket"):
+        list(store.list("a"))
+    with pytest.raises(StoreError, match="there is no such bucket"):
+        store.create("a", b"x")
+
+
+def test_without_credentials_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/at-all.json")
+    with pytest.raises(ConfigurationError, match="gcloud auth application-default login"):
+        open_store("gs://bucket/out")
+
+
+@pytest.mark.parametrize("address", ["gs://", "gs:///x", "gs://b//x", "gs://b/../x", "s3://b/x"])
+def test_odd_addresses_are_refused(address: str) -> None:
+    with pytest.raises(StoreError, match="give gs://BUCKET/FOLDER"):
+        split_address(address)
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan"])
+def test_patience_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(PATIENCE_VARIABLE, text)
+    with pytest.raises(ConfigurationError, match="give a number of seconds"):
+        Patience.configured()

@@ -1,0 +1,155 @@
+"""The client of Google Cloud Storage, and which of its errors are worth another try.
+
+The library's own retries are off, except for the chunks of one resumable upload: whether an operation may
+be tried again, and what it means when the second try fails, depends on what it does (see
+`transforms.gcs.store`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import google.auth.exceptions
+import requests.exceptions
+import tenacity
+from google.api_core import exceptions as api
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+from requests.adapters import HTTPAdapter
+from tenacity import stop_after_delay, wait_random_exponential
+
+from schemas.errors import ConfigurationError, StoreError
+
+EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
+PATIENCE_VARIABLE = "SWITCHGEAR_STORE_PATIENCE_S"
+CONNECTIONS = 64
+_TRANSIENT = (
+    api.TooManyRequests,
+    api.InternalServerError,
+    api.BadGateway,
+    api.ServiceUnavailable,
+    api.GatewayTimeout,
+    requests.exceptions.ConnectionError,
+    requests.exceptions.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+    google.auth.exceptions.TransportError,
+    DataCorruption,
+)
+_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+T = TypeVar("T")
+
+
+class ChecksumError(StoreError):
+    """What came is not what was stored: tried again."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed a moment later."""
+    if isinstance(error, InvalidResponse):
+        return getattr(error.response, "status_code", None) in _TRANSIENT_STATUS
+    if isinstance(error, api.GoogleAPICallError) and error.code in _TRANSIENT_STATUS:
+        return True
+    return isinstance(error, (*_TRANSIENT, ChecksumError))
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the service says that it has done nothing: it sheds load."""
+    return isinstance(error, api.TooManyRequests)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """For how many seconds an operation is tried. The waits between tries and for one answer go by it.
+
+    With the default: 0.2 s at first, doubled up to 16 s, with jitter, and 60 s for one answer. Google's
+    advice for Cloud Storage is exponential with jitter from 1 s on, up to 32 or 64 s between tries; it
+    starts lower here, because a worker waits for each of these operations.
+    """
+
+    total_s: float = 120.0
+
+    @classmethod
+    def configured(cls) -> Patience:
+        """What the environment says.
+
+        Raises:
+            ConfigurationError: it is no number of seconds.
+        """
+        text = os.environ.get(PATIENCE_VARIABLE, "")
+        try:
+            patience = cls(float(text)) if text else cls()
+        except ValueError:
+            patience = cls(-1)
+        if not 0 < patience.total_s < math.inf:
+            raise ConfigurationError(f"{PATIENCE_VARIABLE} = {text!r}: give a number of seconds, such as 120")
+        return patience
+
+    @property
+    def timeout(self) -> tuple[float, float]:
+        """As `requests` takes it."""
+        return min(10.0, self.total_s / 2), self.total_s / 2
+
+    def retry(self, work: Callable[[], T]) -> T:
+        """Do something until it succeeds, its error is none that passes, or patience is at its end."""
+        retrying = tenacity.Retrying(
+            stop=stop_after_delay(self.total_s),
+            wait=wait_random_exponential(multiplier=self.total_s / 600, max=self.total_s / 7.5),
+            retry=tenacity.retry_if_exception(is_transient),
+            reraise=True,
+        )
+        return retrying(work)
+
+
+def open_client() -> Any:
+    """The process's client: application default credentials, or an emulator without any.
+
+    Raises:
+        ConfigurationError: there are no credentials.
+    """
+    return _client(os.environ.get(EMULATOR_VARIABLE, ""), os.getpid())
+
+
+@lru_cache(maxsize=4)
+def _client(emulator: str, _process: int) -> Any:
+    """One per emulator address; a forked process gets its own, with connections of its own."""
+    try:
+        if emulator:
+            client = storage.Client(project="emulator", credentials=AnonymousCredentials())
+        else:
+            client = storage.Client()
+    except (google.auth.exceptions.DefaultCredentialsError, OSError) as error:
+        raise ConfigurationError(
+            "gs:// needs credentials of Google Cloud and there are none: run `gcloud auth "
+            "application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a service account's "
+            f"file; on Google Cloud, give the machine a service account ({_first(error)})"
+        ) from None
+    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=CONNECTIONS, pool_block=False)
+    for scheme in ("https://", "http://"):
+        client._http.mount(scheme, adapter)
+    return client
+
+
+def trouble(address: str, error: BaseException) -> StoreError:
+    """A sentence for an error that no further try mends."""
+    if isinstance(error, StoreError):
+        return error
+    if isinstance(error, google.auth.exceptions.GoogleAuthError):
+        todo = "log in again, or mend the service account"
+    elif isinstance(error, api.Forbidden | api.Unauthorized):
+        todo = "grant this account roles/storage.objectUser on the bucket"
+    elif isinstance(error, api.NotFound):
+        todo = "create the bucket, or mend the address"
+    else:
+        todo = "run again when the service is well"
+    return StoreError(f"{address}: {_first(error)}; {todo}")
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
