@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+UI_PATH = "/v2"
 _CONSOLE = "https://console.cloud.google.com/storage/browser/"
 
 
 def ui_base(environ: Mapping[str, str] = os.environ) -> str:
-    """What addresses of the UI begin with: `PREFECT_UI_URL`, else nothing.
+    """What addresses of the UI begin with: `PREFECT_UI_URL`, else the path of Prefect's current UI.
 
     An address without a host stays on the server that the reader's browser came to. Prefect derives
     another one from the address of the API, but workers often know the server by a name that means
     nothing to a browser (in a compose file, for example).
     """
-    return environ.get("PREFECT_UI_URL", "").rstrip("/")
+    return environ.get("PREFECT_UI_URL", UI_PATH).rstrip("/")
 
 
 def form_url(deployment_id: object, parameters: Mapping[str, Any], base: str) -> str:

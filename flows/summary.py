@@ -31,9 +31,10 @@ class Shown:
 
 def summary_markdown(manifest: Manifest, shown: Shown) -> str:
     """The run on one page, in Markdown. Texts from data are escaped, so they stay texts."""
-    title = "Rehearsal (nothing was sent to a provider)" if manifest.rehearsal else "Run"
+    free = " Nothing was sent to a provider." if manifest.rehearsal else ""
     parts = [
-        f"# {title} {manifest.run_id}: {manifest.state}",
+        f"# {'Rehearsal' if manifest.rehearsal else 'Run'} {manifest.state}",
+        f"Run `{manifest.run_id}` of workload `{manifest.workload}`.{free}",
         plain(end_sentence(manifest)),
         *_what_next(manifest, shown),
         *_failed_groups(shown.groups),
@@ -103,7 +104,7 @@ def _reasons(failures: Sequence[Row]) -> list[str]:
 def _costs(manifest: Manifest, spend: Sequence[Row]) -> list[str]:
     if not spend:
         return []
-    columns = ("route", "backend", "calls", "cost", "list price", "quoted", "this run", "verdict", "budget")
+    columns = ("route", "backend", "calls", "cost", "list price", "quoted", "this run", "verdict")
     unknown = (
         f" {manifest.unknown_prices:,} documents are of unknown price." if manifest.unknown_prices else ""
     )

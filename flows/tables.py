@@ -62,14 +62,14 @@ def group_rows(outcomes: Sequence[GroupOutcome], failed: Sequence[BatchReport]) 
         {
             "group": f"group-{outcome.group:04d}",
             "state": "ended" if outcome.is_good else "not through",
-            "batches": len(outcome.lines),
             "not committed": sum(line.batch_id in missing for line in outcome.lines),
+            "retryable": _retryable(outcome),
+            "cost": _sum_of([line.amount for line in outcome.lines if not line.is_failed]),
+            "in a sentence": shortened(outcome.sentence(), _MAX_TEXT),
+            "batches": len(outcome.lines),
             "documents": sum(line.rows for line in outcome.lines),
             "results": sum(line.results for line in outcome.lines),
             "failures": sum(line.failures for line in outcome.lines),
-            "retryable": sum(line.retryable for line in outcome.lines),
-            "cost": _sum_of([line.amount for line in outcome.lines if not line.is_failed]),
-            "in a sentence": shortened(outcome.sentence(), _MAX_TEXT),
         }
         for outcome in sorted(outcomes, key=lambda o: (o.is_good, -_retryable(o), o.group))
     ]

@@ -156,10 +156,13 @@ def test_the_page_says_first_what_to_do_and_leads_to_the_form(tmp_path: Path, ma
     )
 
     parts = page.split("\n\n")
-    assert parts[0] == "# Run 20261122T091500Z-1f3a9c: incomplete"
-    assert parts[1] == plain("Incomplete: " + settled.manifest.reason)
-    assert "press *Retry*" in parts[2]
-    assert f"({settled.repair})" in parts[2]
+    assert parts[:3] == [
+        "# Run incomplete",
+        "Run `20261122T091500Z-1f3a9c` of workload `package_docs`.",
+        plain("Incomplete: " + settled.manifest.reason),
+    ]
+    assert "press *Retry*" in parts[3]
+    assert f"({settled.repair})" in parts[3]
     assert "| group-0000 | 2 | 1 | 0 | $0.5 | 1 of 2 batches failed |" in page
     assert "- every batch: `/out/all.parquet`" in page
 
@@ -197,7 +200,7 @@ def test_a_form_is_filled_in_by_its_address() -> None:
     address = form_url("42", {"parameters": {"run": "a&b", "batches": []}}, ui_base({}))
 
     assert address == (
-        "/deployments/deployment/42/run?parameters="
+        "/v2/deployments/deployment/42/run?parameters="
         "%7B%22parameters%22%3A%7B%22run%22%3A%22a%26b%22%2C%22batches%22%3A%5B%5D%7D%7D"
     )
     base = ui_base({"PREFECT_UI_URL": "https://prefect.example/"})

@@ -256,7 +256,7 @@ def test_an_operator_sees_batches_costs_failures_a_summary_and_progress(fake: Fa
     assert [row["state"] for row in batches] == ["failed"] + ["committed"] * 5
     assert all(list(row) == list(batches[0]) for row in batches)
     assert {row["reason"] for row in json.loads(artifacts["enrich-failures"].data)} == {"policy_rejected"}
-    assert "Rehearsal (nothing was sent to a provider)" in artifacts["enrich-summary"].data
+    assert "Nothing was sent to a provider." in artifacts["enrich-summary"].data
 
 
 def test_a_server_that_cannot_take_the_tables_does_not_stop_a_run(

@@ -72,6 +72,8 @@ class CallCore:
         finally:
             if self.desk.shares is not None:
                 await self.desk.shares.leave(log)
+            if self.desk.observer is not None:
+                self.desk.observer.batch_ended(batch.batch_id, batch.attempt)
             await log.close()
         return CallBatchResult([outcome for outcome in outcomes if outcome is not None], book.ambiguous)
 

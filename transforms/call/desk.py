@@ -12,6 +12,7 @@ from schemas.workload import Limits
 from transforms.call.budget import Budget, LeasedBudget
 from transforms.call.caps import FurtherCaps, NoFurtherCaps
 from transforms.call.lane import Slots
+from transforms.call.observe import CallObserver
 from transforms.call.ports import Clock, Outbox, Transport
 from transforms.call.retry import RetryPolicies
 from transforms.call.share import Shares
@@ -52,6 +53,7 @@ class Desk:
     caps: FurtherCaps = field(default_factory=NoFurtherCaps)  # besides `budget`
     soft: Decimal | None = None  # what the run should warn at
     shares: Shares | None = None  # None: every request is asked for itself
+    observer: CallObserver | None = None  # None: nobody watches, and nothing is spent on it
     counters: Counters = field(default_factory=Counters)
     sending: set[asyncio.Task[object]] = field(default_factory=set)
     closing: bool = False

@@ -18,6 +18,7 @@ from transforms.call.desk import CANCELLED, Desk
 from transforms.call.discount import charge_online, worst_case_online
 from transforms.call.held import hold
 from transforms.call.ledger import RecordedCall
+from transforms.call.observe import seen_call
 from transforms.call.permit import Permit
 from transforms.call.ports import LostError, NotSentError
 from transforms.call.repair import after_repair, repair_request
@@ -317,7 +318,9 @@ class DocumentRun:
             if lane.is_stopped(permit) or self._refusal(site, permit) is not None:
                 return None
             spent = need  # whatever goes wrong from here on, the worst case stays counted
+            started = desk.clock.monotonic()
             result, actual = await self._exchange(site, encoded, worst, key, permit)
+            self._show(site, result, started)
             spent = Need(need.route, actual, _tokens_of(result, need))
             if isinstance(result, Answered):
                 lane.passed(permit, result.answer.usage)
@@ -327,6 +330,20 @@ class DocumentRun:
         finally:
             desk.budget.settle(need.amount, spent.amount)
             desk.caps.settle(need, spent)
+
+    def _show(self, site: Site, result: Answered | CallFailure, started: float) -> None:
+        """Tells who watches of a call that has ended."""
+        observer = self._desk.observer
+        if observer is not None:
+            seen = seen_call(
+                result,
+                site=site,
+                batch_id=self._book.batch_id,
+                attempt=self._book.attempt,
+                route=self._request.assignment.route,
+                seconds=self._desk.clock.monotonic() - started,
+            )
+            observer.called(seen)
 
     async def _exchange(
         self,

@@ -38,6 +38,7 @@ from transforms.call.share import Shares
 from transforms.call.share_index import SharedAnswers
 from transforms.call.site import Place, build_sites, check_parameters, place_of
 from transforms.call.structured import SchemaBook
+from transforms.call.telemetry import Telemetry, open_telemetry
 from transforms.call.transport import HttpTransport
 from transforms.call.vertex import TokenSource, google_tokens
 from transforms.price import PriceBook
@@ -163,8 +164,11 @@ def open_call_engine(
             budget = LeasedBudget(record, holder, clock, budget_limit, patience_s=PATIENCE_S)
         caps = engine_caps(workload, run, output, clock, holder)
         capped = budget_limit is not None or workload.budget.caps_money
+        telemetry = open_telemetry(run, os.environ)
+        if telemetry is not None:
+            closers.callback(telemetry.close)
         parts = _Parts(
-            workload, run, backends, places, ledgers, schemas, clock, budget, caps, capped, answers
+            workload, run, backends, places, ledgers, schemas, clock, budget, caps, capped, answers, telemetry
         )
         core, transport = asyncio.run_coroutine_threadsafe(_assemble(parts), loop).result()
         return CallEngine(core, transport, loop, closers.pop_all())
@@ -183,6 +187,7 @@ class _Parts:
     caps: FurtherCaps
     capped: bool
     answers: SharedAnswers | None
+    telemetry: Telemetry | None
 
 
 async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
@@ -203,6 +208,7 @@ async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
         refuse_unknown_price=parts.capped and workload.budget.on_unknown_price == "refuse",
         shares=None if parts.answers is None else Shares(clock, parts.answers),
         outbox=open_outbox(workload, run),
+        observer=parts.telemetry,
     )
     return CallCore(desk, parts.ledgers, "rehearsal" if run.rehearsal else "live"), transport
 
