@@ -211,6 +211,13 @@ class EmbedderBackend(Section):
     output_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="of the vectors; bfloat16 is rounded to bfloat16 and stored as float16"
     )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="devices that share one copy of the model, for models that don't fit on one; the "
+        "model's heads must divide by it",
+    )
     price_per_device_hour: Amount | None = Field(None, description="USD; none: the cost is unknown")
     device_watts: tuple[float, float] | None = Field(None, description="power of a device, least and most")
 
@@ -484,6 +491,7 @@ _NO_PART_OF_THE_ANSWER = (
     "price",
     "price_per_device_hour",
     "device_watts",
+    "tensor_parallel",
     "max_in_flight",
     "mode",
     "api_key_env",

@@ -7,8 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from transforms.embed.attention import Slots, attend
 from transforms.embed.bert_layout import BertArchitecture
-from transforms.embed.layers import activate, attend, by_tiles, dense, layer_norm
+from transforms.embed.execution import PLAIN, Execution
+from transforms.embed.layers import activate, by_tiles, dense, dense_joined, layer_norm, look_up
+from transforms.embed.sight import Heads
 
 
 def encode(
@@ -17,7 +20,7 @@ def encode(
     tokens: jax.Array,
     positions: jax.Array,
     segments: jax.Array,
-    token_tile: int = 0,
+    execution: Execution = PLAIN,
 ) -> jax.Array:
     """The last hidden states, `[rows, length, dim]` float32.
 
@@ -28,48 +31,44 @@ def encode(
         positions: position of each token in its own text, `[rows, length]` int32.
         segments: 1, 2, ... for the texts of a row, 0 for empty slots, `[rows, length]` int32. Tokens
             see those of their own segment only.
-        token_tile: tokens that the dense part of a layer works on at a time, and attention goes head by
-            head, as is best on CPUs; 0: all at once.
+        execution: the platform's way; with several `parts`, `params` are one device's part of them, see
+            `sharding`.
     """
     rows, length = tokens.shape
-    hidden = params["words"][tokens] + params["positions"][positions]
+    hidden = look_up(params["words"], tokens, execution.parts) + params["positions"][positions]
     hidden = layer_norm(hidden.astype(jnp.float32), params["norm"], arch.epsilon)
     hidden = hidden.reshape(rows * length, arch.dim)
-    bias = _relative_bias(params["relative"], positions) if "relative" in params else None
+    bias = _relative_bias(params["relative"], length) if "relative" in params else None
+    heads, slots = arch.heads // execution.parts, Slots(segments, positions)
     for layer in params["layers"]:
-        attended = _attention(arch, layer["qkv"], hidden, segments, positions, bias, token_tile > 0)
-        hidden = by_tiles(_finish(arch, layer), hidden, attended, token_tile)
+        mixed = dense(hidden, layer["qkv"]).astype(layer["qkv"]["weight"].dtype).reshape(rows, length, -1)
+        query, key, value = (Heads(mixed, heads, arch.head_dim, part * heads) for part in range(3))
+        attended = attend(query, key, value, slots, bias=bias, execution=execution)
+        hidden = by_tiles(_finish(arch, layer, execution.parts), hidden, attended, execution.token_tile)
     return hidden.reshape(rows, length, arch.dim)
 
 
-def _attention(
-    arch: BertArchitecture,
-    qkv: Any,
-    hidden: jax.Array,
-    segments: jax.Array,
-    positions: jax.Array,
-    bias: jax.Array | None,
-    head_by_head: bool,
-) -> jax.Array:
-    rows, length = segments.shape
-    mixed = dense(hidden, qkv).astype(qkv["weight"].dtype)
-    mixed = mixed.reshape(rows, length, 3, arch.heads, arch.head_dim)
-    query, key, value = (mixed[:, :, part].transpose(0, 2, 1, 3) for part in range(3))
-    return attend(query, key, value, segments, positions, bias=bias, head_by_head=head_by_head)
+def _relative_bias(table: jax.Array, length: int) -> jax.Array:
+    """What MPNet adds to the scores, `[heads, length, length]`: it depends on the distance.
 
-
-def _relative_bias(table: jax.Array, positions: jax.Array) -> jax.Array:
-    """What MPNet adds to the scores, `[rows, heads, length, length]`: it depends on the distance."""
+    The tokens of a text stand side by side, so the distance of their slots is that of their positions,
+    and it is the same for all rows. Distances that no text has get the outermost bias: they are masked.
+    """
     middle = table.shape[0] // 2
-    distance = positions[:, None, :] - positions[:, :, None] + middle
-    return table[distance].transpose(0, 3, 1, 2)
+    slots = jnp.arange(length)
+    distance = jnp.clip(slots[None, :] - slots[:, None], -middle, middle) + middle
+    return table[distance].transpose(2, 0, 1)
 
 
-def _finish(arch: BertArchitecture, layer: Any) -> Any:
+def _finish(arch: BertArchitecture, layer: Any, parts: int) -> Any:
     def finish(part: tuple[jax.Array, jax.Array]) -> jax.Array:
         residual, mixed = part
-        normed = layer_norm(residual + dense(mixed, layer["out"]), layer["out_norm"], arch.epsilon)
+        normed = layer_norm(
+            residual + dense_joined(mixed, layer["out"], parts), layer["out_norm"], arch.epsilon
+        )
         inner = activate(arch.activation, dense(normed, layer["up"]))
-        return layer_norm(normed + dense(inner, layer["down"]), layer["down_norm"], arch.epsilon)
+        return layer_norm(
+            normed + dense_joined(inner, layer["down"], parts), layer["down_norm"], arch.epsilon
+        )
 
     return finish

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,24 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from schemas.errors import ConfigurationError
 from schemas.ids import sha256_hex
+from transforms.embed.execution import DATA_AXIS, MODEL_AXIS, Execution, choose_kernel
 
 CACHE_VARIABLE = "SWITCHGEAR_CACHE_DIR"
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+ACCELERATOR_SLOTS = 1 << 16
+"""Tokens of an accelerator's full step: products of so many rows reach the peak of every chip."""
 _AMPERE = 8.0  # first NVIDIA compute capability with bfloat16 tensor cores
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """All devices of this process, as one data-parallel mesh, and how steps are sized for them."""
+    """All devices of this process, as one mesh, and how steps are sized for them.
+
+    The mesh's axes are those of `execution`: copies of the model, and the `parts` of a copy.
+    """
 
     mesh: Mesh
     platform: str
@@ -31,28 +39,58 @@ class Devices:
     step_slots: int  # tokens that one device works on at a time
     fractions: tuple[int, ...]  # sizes of last steps, see `packing.choose_shapes`
     steps_in_flight: int
-    token_tile: int  # see `bert.encode`
+    token_tile: int  # see `Execution`
+    parts: int = 1  # devices that share one copy of the model
 
     @property
     def count(self) -> int:
         """Number of devices."""
         return int(self.mesh.devices.size)
 
+    @property
+    def copies(self) -> int:
+        """Copies of the model, each of which takes its share of a step's rows."""
+        return self.count // self.parts
 
-def find_devices() -> Devices:
-    """Every device that JAX sees, in a mesh with the one axis `data`.
+    def execution(self, dtype: str, head_width: int) -> Execution:
+        """How these devices compute a step of a model with heads of that width."""
+        kernel = choose_kernel(self.platform, dtype, head_width, self.capability)
+        return Execution(self.token_tile, kernel, self.parts)
+
+    @property
+    def capability(self) -> float | None:
+        """The compute capability of NVIDIA's devices, None of others."""
+        found = getattr(self.mesh.devices.flat[0], "compute_capability", None)
+        return None if found is None else float(found)
+
+
+def find_devices(parts: int = 1) -> Devices:
+    """Every device that JAX sees, `parts` of them for each copy of the model.
 
     A CPU works best on about 1,024 tokens a step (larger steps lose to memory traffic), half of them
     at a time in the dense part of a layer, with one step in flight per core; accelerators want large
     steps and the next one ready.
+
+    Raises:
+        ConfigurationError: the devices can't be divided so.
     """
     found = jax.devices()
-    mesh = Mesh(np.array(found), ("data",))
+    if len(found) % parts:
+        raise ConfigurationError(
+            f"tensor_parallel = {parts}: this host has {count_of(found)}, which is no multiple of it. "
+            "Choose a divisor, or a host with more devices."
+        )
+    mesh = Mesh(np.array(found).reshape(-1, parts), (DATA_AXIS, MODEL_AXIS))
     kind = str(found[0].device_kind)
     if found[0].platform == "cpu":
         in_flight = min(32, max(1, _usable_cores() // len(found)))
-        return Devices(mesh, "cpu", kind, 1024, (1,), in_flight, token_tile=512)
-    return Devices(mesh, found[0].platform, kind, 1 << 16, (1, 8, 64), 3, token_tile=0)
+        return Devices(mesh, "cpu", kind, 1024, (1,), in_flight, 512, parts)
+    return Devices(mesh, found[0].platform, kind, ACCELERATOR_SLOTS, (1, 8, 64), 3, 0, parts)
+
+
+def count_of(found: Sequence[Any]) -> str:
+    """`1 device (cpu)`, `8 devices (TPU v5 lite)`."""
+    return f"{len(found)} device{'s' if len(found) > 1 else ''} ({found[0].device_kind})"
 
 
 def has_fast_bfloat16(devices: Devices, flags: frozenset[str] | None = None) -> bool:
@@ -60,8 +98,7 @@ def has_fast_bfloat16(devices: Devices, flags: frozenset[str] | None = None) -> 
     if devices.platform == "cpu":
         found = cpu_flags() if flags is None else flags
         return any(flag in found for flag in BFLOAT16_FLAGS)
-    capability = getattr(devices.mesh.devices.flat[0], "compute_capability", None)
-    return capability is None or float(capability) >= _AMPERE
+    return devices.capability is None or devices.capability >= _AMPERE
 
 
 def _usable_cores() -> int:

@@ -25,6 +25,7 @@ from transforms.embed.model_files import ModelDescription, dense_tensors, descri
 from transforms.embed.packing import Shape, choose_shapes, plan_steps
 from transforms.embed.program import Head
 from transforms.embed.runner import StepRunner
+from transforms.embed.sharding import check_parts
 from transforms.embed.space import VectorSpace
 from transforms.embed.tokenization import TextTokenizer
 
@@ -57,8 +58,9 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
     model = describe_model(backend, base_dir)
     cache = cache_dir or default_cache_dir()
     keep_programs(cache)
-    devices = find_devices()
-    shapes = choose_shapes(model.max_length, devices.step_slots, devices.count, devices.fractions)
+    check_parts(model.architecture, backend.tensor_parallel)
+    devices = find_devices(backend.tensor_parallel)
+    shapes = choose_shapes(model.max_length, devices.step_slots, devices.copies, devices.fractions)
     tokenizer, queries = (
         text_tokenizer(model, prompt, backend) for prompt in (model.prompt, model.query_prompt)
     )

@@ -9,9 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from transforms.embed import bert, rotary
 from transforms.embed.bert_layout import BertArchitecture
+from transforms.embed.execution import DATA_AXIS, Execution
 from transforms.embed.families import Architecture
 from transforms.embed.layers import activate
 
@@ -33,14 +36,14 @@ class Head:
 
 
 def step_program(
-    arch: Architecture, head: Head, token_tile: int
+    arch: Architecture, head: Head, execution: Execution
 ) -> Callable[[Any, jax.Array, int], jax.Array]:
     """A function of parameters, packed step and texts a row; gives `[rows, texts, dim]` float32."""
     encode: Any = bert.encode if isinstance(arch, BertArchitecture) else rotary.encode
 
     def embed_step(params: Any, packed: jax.Array, texts: int) -> jax.Array:
         tokens, positions, segments = packed[0], packed[1], packed[2]
-        hidden = encode(arch, params, tokens, positions, segments, token_tile)
+        hidden = encode(arch, params, tokens, positions, segments, execution)
         vectors = _pool(head.pooling, hidden, positions, segments, texts)
         for activation, layer in zip(head.dense, params.get("dense", ()), strict=True):
             vectors = _dense(vectors, layer, activation)
@@ -48,6 +51,21 @@ def step_program(
         return _unit(vectors) if head.normalize else vectors
 
     return embed_step
+
+
+def spread(program: Callable[..., jax.Array], mesh: Mesh, specs: Any, texts: int) -> Any:
+    """The step over a mesh: rows over the copies of the model, parameters as `specs` say.
+
+    Every device runs the program on what is its own, so that kernels which XLA can't divide need no
+    dividing; they also carry no types of varying axes, so those are not checked.
+    """
+    return jax.shard_map(
+        lambda params, packed: program(params, packed, texts),
+        mesh=mesh,
+        in_specs=(specs, P(None, DATA_AXIS)),
+        out_specs=P(DATA_AXIS),
+        check_vma=False,
+    )
 
 
 def _pool(

@@ -7,8 +7,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transforms.embed.layers import Sight, activate, attend, by_tiles, dense, layer_norm, rms_norm
+from transforms.embed.attention import Slots, attend
+from transforms.embed.execution import PLAIN, Execution
+from transforms.embed.layers import (
+    activate,
+    by_tiles,
+    dense,
+    dense_joined,
+    layer_norm,
+    look_up,
+    rms_norm,
+)
 from transforms.embed.rotary_layout import RotaryArchitecture
+from transforms.embed.sight import Heads, Sight
 
 
 def encode(
@@ -17,19 +28,21 @@ def encode(
     tokens: jax.Array,
     positions: jax.Array,
     segments: jax.Array,
-    token_tile: int = 0,
+    execution: Execution = PLAIN,
 ) -> jax.Array:
     """The last hidden states, `[rows, length, dim]` float32; arguments as those of `bert.encode`."""
     rows, length = tokens.shape
-    hidden = params["words"][tokens].astype(jnp.float32).reshape(rows * length, arch.dim)
+    hidden = look_up(params["words"], tokens, execution.parts)
+    hidden = hidden.astype(jnp.float32).reshape(rows * length, arch.dim)
     if "norm" in params:
         hidden = _norm(arch, hidden, params["norm"])
     turns = {theta: _turns(positions, arch.head_dim, theta) for theta in set(arch.thetas)}
+    slots = Slots(segments, positions)
     for layer, theta, window in zip(params["layers"], arch.thetas, arch.windows, strict=True):
         normed = _norm(arch, hidden, layer["in_norm"]) if "in_norm" in layer else hidden
         sight = Sight(arch.causal, window)
-        mixed = _attention(arch, layer, normed, segments, positions, turns[theta], sight, token_tile > 0)
-        hidden = by_tiles(_finish(arch, layer), hidden, mixed, token_tile)
+        mixed = _attention(arch, layer, normed, slots, turns[theta], sight, execution)
+        hidden = by_tiles(_finish(arch, layer, execution.parts), hidden, mixed, execution.token_tile)
     return _norm(arch, hidden, params["final_norm"]).reshape(rows, length, arch.dim)
 
 
@@ -37,22 +50,25 @@ def _attention(
     arch: RotaryArchitecture,
     layer: Any,
     normed: jax.Array,
-    segments: jax.Array,
-    positions: jax.Array,
+    slots: Slots,
     turn: tuple[jax.Array, jax.Array],
     sight: Sight,
-    head_by_head: bool,
+    execution: Execution,
 ) -> jax.Array:
-    rows, length = segments.shape
-    dtype = layer["qkv"]["weight"].dtype
-    mixed = dense(normed, layer["qkv"]).reshape(rows, length, arch.heads + 2 * arch.kv_heads, arch.head_dim)
-    query, key, value = jnp.split(mixed, (arch.heads, arch.heads + arch.kv_heads), axis=2)
+    rows, length = slots.segments.shape
+    dtype, width = layer["qkv"]["weight"].dtype, arch.head_dim
+    heads, kv_heads = arch.heads // execution.parts, arch.kv_heads // execution.parts
+    mixed = dense(normed, layer["qkv"]).reshape(rows, length, heads + 2 * kv_heads, width)
+    query, key, value = jnp.split(mixed, (heads, heads + kv_heads), axis=2)
     if "query_norm" in layer:
         query = rms_norm(query, layer["query_norm"], arch.epsilon)
         key = rms_norm(key, layer["key_norm"], arch.epsilon)
     query, key = _turned(query, turn), _turned(key, turn)
-    query, key, value = (part.astype(dtype).transpose(0, 2, 1, 3) for part in (query, key, value))
-    return attend(query, key, value, segments, positions, sight, head_by_head=head_by_head)
+    query, key, value = (
+        Heads(part.astype(dtype).reshape(rows, length, -1), count, width)
+        for part, count in ((query, heads), (key, kv_heads), (value, kv_heads))
+    )
+    return attend(query, key, value, slots, sight, execution=execution)
 
 
 def _turns(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
@@ -69,12 +85,12 @@ def _turned(values: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate([left * cosine - right * sine, right * cosine + left * sine], axis=-1)
 
 
-def _finish(arch: RotaryArchitecture, layer: Any) -> Any:
+def _finish(arch: RotaryArchitecture, layer: Any, parts: int) -> Any:
     def finish(part: tuple[jax.Array, jax.Array]) -> jax.Array:
         residual, mixed = part
-        hidden = residual + dense(mixed, layer["out"])
+        hidden = residual + dense_joined(mixed, layer["out"], parts)
         gate, up = jnp.split(dense(_norm(arch, hidden, layer["up_norm"]), layer["up"]), 2, axis=-1)
-        return hidden + dense(activate(arch.activation, gate) * up, layer["down"])
+        return hidden + dense_joined(activate(arch.activation, gate) * up, layer["down"], parts)
 
     return finish
 

@@ -18,9 +18,11 @@ from jax.sharding import PartitionSpec as P
 
 from transforms.embed.clock import DeviceClock
 from transforms.embed.device import Devices
+from transforms.embed.execution import DATA_AXIS
 from transforms.embed.families import Architecture
 from transforms.embed.packing import Shape, Step
-from transforms.embed.program import Head, step_program
+from transforms.embed.program import Head, spread, step_program
+from transforms.embed.sharding import arranged_for, parameter_specs, shardings
 from transforms.embed.tokenization import TokenizedTexts
 
 MATRICES = ("qkv", "out", "up", "down")
@@ -68,9 +70,11 @@ class StepRunner:
     ) -> None:
         self.dim = head.dim
         self._mesh = devices.mesh
-        self._params = jax.device_put(_in_dtype(params, jnp.dtype(dtype)), NamedSharding(self._mesh, P()))
-        self._sharding = NamedSharding(self._mesh, P(None, "data"))
-        self._program = step_program(arch, head, devices.token_tile)
+        placed = arranged_for(arch, _in_dtype(params, jnp.dtype(dtype)), devices.parts)
+        self._specs = parameter_specs(placed, devices.parts)
+        self._params = jax.device_put(placed, shardings(self._mesh, self._specs))
+        self._sharding = NamedSharding(self._mesh, P(None, DATA_AXIS))
+        self._program = step_program(arch, head, devices.execution(dtype, arch.head_dim))
         self._clock = DeviceClock(devices.count)
         self._pool = ThreadPoolExecutor(devices.steps_in_flight, thread_name_prefix="switchgear-embed")
         self._lock = threading.Lock()
@@ -121,12 +125,7 @@ class StepRunner:
     def _compile(self, shape: Shape) -> Callable[..., jax.Array]:
         started = time.perf_counter()
         packed = jax.ShapeDtypeStruct((3, shape.rows, shape.length), jnp.int32, sharding=self._sharding)
-        mapped = jax.shard_map(
-            lambda params, step: self._program(params, step, shape.texts),
-            mesh=self._mesh,
-            in_specs=(P(), P(None, "data")),
-            out_specs=P("data"),
-        )
+        mapped = spread(self._program, self._mesh, self._specs, shape.texts)
         compiled = jax.jit(mapped).lower(self._params, packed).compile()
         with self._lock:
             self._compile_seconds += time.perf_counter() - started

@@ -20,6 +20,7 @@ from tests.transforms.embed.tiny_model import (
 from transforms.embed.bert import encode
 from transforms.embed.bert_layout import arrange
 from transforms.embed.embedder import open_embedder
+from transforms.embed.execution import Execution
 
 TEXTS = [
     "a",
@@ -95,7 +96,7 @@ def test_tiles_of_tokens_change_nothing_but_the_order_of_the_work(token_tile: in
     positions = np.tile(np.arange(64, dtype=np.int32), 4)[None]
     segments = np.repeat(np.arange(1, 5, dtype=np.int32), 64)[None]
     whole = encode(arch, params, tokens, positions, segments)
-    tiled = encode(arch, params, tokens, positions, segments, token_tile)
+    tiled = encode(arch, params, tokens, positions, segments, Execution(token_tile))
     np.testing.assert_allclose(tiled, whole, atol=1e-5)
     for text in range(4):  # 256 slots go by blocks of 128 queries
         own = tokens[0, 64 * text : 64 * (text + 1)].tolist()

@@ -1,4 +1,4 @@
-"""Data-parallel over eight devices, in a process that is made to have them."""
+"""Eight devices, in a process that is made to have them: each with the model, or several with one copy."""
 
 import json
 import os
@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from schemas.errors import ConfigurationError, ModelError
 from tests.transforms.embed.tiny_model import backend
+from transforms.embed.device import find_devices
 from transforms.embed.embedder import COMPANY_TOLERANCE, open_embedder
+from transforms.embed.families import SUPPORTED_FAMILIES
 
+FAMILIES = Path(__file__).parent / "reference" / "families"
 TEXTS = [
     "a",
     "the quick brown fox",
@@ -23,33 +28,45 @@ TEXTS = [
 PROGRAM = """
 import json, sys
 from pathlib import Path
-import jax
+import jax, numpy as np
 from schemas.workload import EmbedderBackend
 from transforms.embed.embedder import open_embedder
 from transforms.embed.device import find_devices
-texts = json.loads(sys.argv[3])
-backend = EmbedderBackend(provider="jax", model_path=sys.argv[1], compute_dtype="float32")
-embedder = open_embedder(backend, base_dir=Path("/"), cache_dir=Path(sys.argv[2]))
-made = embedder.embed(texts)
-program = next(iter(embedder._runner._compiled.values())).result()
-print(json.dumps({
-    "devices": find_devices().count,
-    "vectors": made.vectors.tolist(),
-    "seconds": made.device_seconds.sum(),
-    "measured": embedder.stats().device_seconds,
-    "input": len(program.input_shardings[0][1].device_set),
-    "replicated": program.input_shardings[0][0]["words"].is_fully_replicated,
-    "split": not program.input_shardings[0][1].is_fully_replicated,
-    "collectives": [c for c in ("all-reduce", "all-gather", "all-to-all") if c in program.as_text()],
-}))
+texts, jobs = json.loads(sys.argv[2]), json.loads(sys.argv[3])
+for folder, parts in jobs:
+    backend = EmbedderBackend(
+        provider="jax", model_path=folder, compute_dtype="float32", tensor_parallel=parts
+    )
+    embedder = open_embedder(backend, base_dir=Path("/"), cache_dir=Path(sys.argv[1]))
+    made = embedder.embed(texts)
+    program = next(iter(embedder._runner._compiled.values())).result()
+    params, packed = program.input_shardings[0]
+    layers = embedder._runner._params["layers"]
+    leaves = jax.tree.leaves(layers)
+    own = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+    print(json.dumps({
+        "devices": find_devices(parts).count,
+        "vectors": made.vectors.tolist(),
+        "seconds": made.device_seconds.sum(),
+        "measured": embedder.stats().device_seconds,
+        "input": len(packed.device_set),
+        "replicated": params["words"].is_fully_replicated,
+        "split": not packed.is_fully_replicated,
+        "layers": len(layers),
+        "all_reduce": program.as_text().count(" all-reduce("),
+        "all_gather": program.as_text().count(" all-gather("),
+        "others": [c for c in ("all-to-all(", "collective-permute(") if c in program.as_text()],
+        "share": own / sum(leaf.size for leaf in leaves),
+    }))
 """
 
 
-def test_eight_devices_give_the_vectors_of_one_and_talk_to_each_other_about_nothing(
-    tiny_folder: Path, cache_dir: Path, tmp_path: Path
-):
+def on_eight_devices(cache: Path, texts: list[str], jobs: list[tuple[Path, int]]) -> list[dict]:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tiny_folder), str(tmp_path), json.dumps(TEXTS)],
+        [
+            *(sys.executable, "-c", PROGRAM, str(cache), json.dumps(texts)),
+            json.dumps([(str(folder), parts) for folder, parts in jobs]),
+        ],
         capture_output=True,
         text=True,
         timeout=200,
@@ -57,11 +74,54 @@ def test_eight_devices_give_the_vectors_of_one_and_talk_to_each_other_about_noth
         env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"},
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_eight_devices_give_the_vectors_of_one_and_talk_to_each_other_about_nothing(
+    tiny_folder: Path, cache_dir: Path, tmp_path: Path
+):
+    (found,) = on_eight_devices(tmp_path, TEXTS, [(tiny_folder, 1)])
     assert found["devices"] == found["input"] == 8
     assert found["replicated"]
     assert found["split"]
-    assert found["collectives"] == []
+    assert (found["all_reduce"], found["all_gather"], found["others"]) == (0, 0, [])
     assert abs(found["seconds"] - found["measured"]) < 1e-9
     alone = open_embedder(backend(tiny_folder), base_dir=tiny_folder, cache_dir=cache_dir).embed(TEXTS)
     np.testing.assert_allclose(found["vectors"], alone.vectors, atol=COMPANY_TOLERANCE["float32"])
+
+
+@pytest.mark.slow
+def test_devices_that_share_a_model_give_the_vectors_of_one_with_two_sums_a_layer(
+    cache_dir: Path, tmp_path: Path
+):
+    parts = {"qwen3": 2}  # it has two key heads, the others four
+    jobs = [(FAMILIES / family, parts.get(family, 4)) for family in sorted(SUPPORTED_FAMILIES)]
+    for (folder, shared), found in zip(jobs, on_eight_devices(tmp_path, TEXTS, jobs), strict=True):
+        alone = open_embedder(backend(folder), base_dir=folder, cache_dir=cache_dir).embed(TEXTS)
+        np.testing.assert_allclose(found["vectors"], alone.vectors, atol=COMPANY_TOLERANCE["float32"])
+        assert found["all_reduce"] == 2 * found["layers"], folder
+        assert (found["all_gather"], found["others"]) == (1, []), folder  # the embeddings of the tokens
+        assert 1 / shared <= found["share"] < 1.2 / shared, folder
+        assert found["devices"] == found["input"] == 8
+
+
+@pytest.mark.parametrize(
+    ("family", "parts", "message"),
+    [
+        ("bert", 3, "num_attention_heads = 4, hidden_size = 32, which 3 devices"),
+        ("qwen3", 4, "num_key_value_heads = 2, which 4 devices can't share evenly; possible: 1, 2$"),
+    ],
+)
+def test_a_model_whose_heads_do_not_divide_is_refused_with_what_would_be_possible(
+    family: str, parts: int, message: str, cache_dir: Path
+):
+    chosen = backend(FAMILIES / family, tensor_parallel=parts)
+    with pytest.raises(ModelError, match=message):
+        open_embedder(chosen, base_dir=FAMILIES, cache_dir=cache_dir)
+
+
+def test_more_devices_for_a_model_than_the_host_has_are_refused(cache_dir: Path):
+    chosen = backend(FAMILIES / "bert", tensor_parallel=2)
+    assert find_devices().count == 1
+    with pytest.raises(ConfigurationError, match=r"tensor_parallel = 2: this host has 1 device \(cpu\)"):
+        open_embedder(chosen, base_dir=FAMILIES, cache_dir=cache_dir)

@@ -128,7 +128,7 @@ def test_bfloat16_is_fast_where_the_device_has_it():
 
 def test_all_devices_are_in_one_mesh_with_an_axis_for_data():
     found = find_devices()
-    assert found.mesh.axis_names == ("data",)
+    assert found.mesh.axis_names == ("data", "model")
     assert found.count == found.mesh.devices.size >= 1
     assert found.steps_in_flight >= 1
 
