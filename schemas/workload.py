@@ -127,16 +127,19 @@ class HostedBackend(Section):
     mode: Literal["online", "batch"] = Field(
         "online",
         description="`batch`: documents go out in the provider's batches (OpenAI files and batches, "
-        "Anthropic Message Batches) at half the price, and a later run collects the answers",
+        "Anthropic Message Batches, Gemini batch jobs) at half the price, and a later run collects the "
+        "answers",
     )
 
+    @property
+    def has_batches(self) -> bool:
+        """Whether a batch API of the provider's can serve this backend, in whatever mode it is now."""
+        return self.platform == "direct"
+
     @model_validator(mode="after")
-    def _batches_are_for_chat(self) -> HostedBackend:
-        served = self.provider in ("anthropic", "openai") and self.platform == "direct"
-        if self.mode == "batch" and not (served and self.operation == "chat"):
-            raise ValueError(
-                'mode = "batch" is for chat models of openai and anthropic with platform = "direct"'
-            )
+    def _batches_are_served(self) -> HostedBackend:
+        if self.mode == "batch" and not self.has_batches:
+            raise ValueError('mode = "batch" is for backends with platform = "direct"')
         return self
 
     @model_validator(mode="after")

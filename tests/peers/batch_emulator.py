@@ -1,17 +1,19 @@
-"""An emulator of two batch APIs: OpenAI's files and batches, and Anthropic's Message Batches. It is ours.
+"""An emulator of three batch APIs: OpenAI's, Anthropic's Message Batches, and Gemini's. It is ours.
 
-It stands where no third-party mock does (Anthropic), or where one can't lose responses, expire or answer
-in part (OpenAI). Every payload that it sends is validated with the types of the provider's SDK first, so
-that it can't drift from what the SDK reads. Its `bill` is kept apart from everything that is tested: the
-prompts that were answered, by provider batch or online.
+It stands where no third-party mock does (Anthropic, Gemini), or where one can't lose responses, expire or
+answer in part (OpenAI). Every payload that it sends is validated with the types of the provider's SDK
+first, so that it can't drift from what the SDK reads. Its `bill` is kept apart from everything that is
+tested: the prompts that were answered, by provider batch or online.
 
-A batch waits until the test says how it ends (`finish`). Both APIs, and the online calls of both, are
-served under one loopback address.
+A batch waits until the test says how it ends (`finish`). All APIs, and their online calls, are served
+under one loopback address.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +28,8 @@ import anthropic.types.messages
 import openai.types
 import openai.types.chat
 from anthropic.types.messages import MessageBatch, MessageBatchIndividualResponse
+
+from tests.peers import batch_gemini
 
 USAGE = (100, 20)
 """Input and output tokens of every answer."""
@@ -50,6 +54,7 @@ class Batch:
     cancel_asked: bool = False
     hidden_from_lists: int = 0
     input_file_id: str = ""
+    endpoint: str = ""
 
 
 @dataclass
@@ -102,7 +107,7 @@ class BatchEmulator:
 
     def base_url(self, provider: str) -> str:
         """The base URL of a provider's API."""
-        return f"{self.url}/v1" if provider == "openai" else self.url
+        return self.url + {"openai": "/v1", "gemini": "/v1beta", "anthropic": ""}[provider]
 
     def of(self, provider: str) -> list[Batch]:
         """The batches that were made at a provider."""
@@ -124,9 +129,9 @@ class BatchEmulator:
         `extra` are further lines; `backwards` turns their order around.
         """
         with self._lock:
-            make = _anthropic_line if batch.provider == "anthropic" else _openai_line
+            make = _LINES[batch.provider]
             for custom_id, body in batch.requests.items():
-                prompt = _prompt(body)
+                prompt = prompt_of(body)
                 end = batch.ends[custom_id] = ends(prompt)
                 if end in ("succeeded", "missing_billed"):
                     self.bill[prompt] += 1
@@ -135,7 +140,7 @@ class BatchEmulator:
             batch.lines.extend(extra)
             if backwards:
                 batch.lines.reverse()
-            batch.status = status or ("ended" if batch.provider == "anthropic" else "completed")
+            batch.status = status or _DONE[batch.provider]
 
     # What the handler asks for; each gives the payload, validated.
 
@@ -144,10 +149,11 @@ class BatchEmulator:
             status, kind, message = self.refuse_creates.pop(0)
             raise RefusedError(status, kind, message)
         batch = Batch(
-            id=f"{'msgbatch' if provider == 'anthropic' else 'batch'}_{len(self.batches):04d}",
+            id=f"{_IDS[provider]}{len(self.batches):04d}",
             provider=provider,
             requests=requests,
             created_at=self.now(),
+            status="BATCH_STATE_PENDING" if provider == "gemini" else "in_progress",
             hidden_from_lists=self.hide_new,
             **values,
         )
@@ -158,6 +164,8 @@ class BatchEmulator:
         return self.payload(batch)
 
     def payload(self, batch: Batch) -> dict[str, Any]:
+        if batch.provider == "gemini":
+            return batch_gemini.operation(batch)
         return _anthropic_batch(self, batch) if batch.provider == "anthropic" else _openai_batch(batch)
 
     def find(self, batch_id: str) -> Batch:
@@ -165,6 +173,12 @@ class BatchEmulator:
             if batch.id == batch_id:
                 return batch
         raise RefusedError(404, "not_found_error", f"no batch {batch_id}")
+
+    def polled(self, batch_id: str) -> dict[str, Any]:
+        if self.lose_polls:
+            self.lose_polls -= 1
+            raise DroppedError
+        return self.payload(self.find(batch_id))
 
     def listed(self, provider: str, after: str | None, limit: int) -> list[Batch]:
         newest = list(reversed(self.of(provider)))
@@ -178,17 +192,20 @@ class BatchEmulator:
     def cancel(self, batch_id: str) -> dict[str, Any]:
         batch = self.find(batch_id)
         batch.cancel_asked = True
-        batch.status = "canceling" if batch.provider == "anthropic" else "cancelling"
-        return self.payload(batch)
+        words = {"anthropic": "canceling", "openai": "cancelling", "gemini": "BATCH_STATE_RUNNING"}
+        batch.status = words[batch.provider]
+        return {} if batch.provider == "gemini" else self.payload(batch)
 
-    def upload(self, body: bytes) -> dict[str, Any]:
+    def upload(self, body: bytes, provider: str = "openai") -> dict[str, Any]:
         if self.lose_uploads:
             self.lose_uploads -= 1
             raise DroppedError
         start = body.index(b"{")
         content = body[start : body.rindex(b"}") + 1]
-        file_id = f"file-{len(self._files):04d}"
+        file_id = f"{'files/' if provider == 'gemini' else 'file-'}{len(self._files):04d}"
         self._files[file_id] = content
+        if provider == "gemini":
+            return batch_gemini.uploaded(file_id, len(content), self.now())
         return _checked(
             openai.types.FileObject,
             {
@@ -202,14 +219,21 @@ class BatchEmulator:
             },
         )
 
-    def openai_requests(self, file_id: str) -> dict[str, Any]:
+    def openai_requests(self, file_id: str, endpoint: str) -> dict[str, Any]:
         """The requests of an uploaded file; like the provider, every line must be a whole one."""
         lines = [json.loads(line) for line in self._files[file_id].splitlines()]
         assert all(set(line) == {"custom_id", "method", "url", "body"} for line in lines)
-        assert all((line["method"], line["url"]) == ("POST", "/v1/chat/completions") for line in lines)
+        assert all((line["method"], line["url"]) == ("POST", endpoint) for line in lines)
         requests = {line["custom_id"]: line["body"] for line in lines}
         assert len(requests) == len(lines), "custom ids must be unique"
         return requests
+
+    def gemini_requests(self, file_id: str) -> dict[str, Any]:
+        """The requests of an uploaded file."""
+        lines = [json.loads(line) for line in self._files[file_id].split(b"\n")]
+        assert all(set(line) == {"key", "request"} for line in lines)
+        assert len({line["key"] for line in lines}) == len(lines), "keys must be unique"
+        return {line["key"]: line["request"] for line in lines}
 
     def file(self, file_id: str) -> bytes:
         batch = self.find(file_id.removeprefix("output-").removeprefix("error-"))
@@ -218,11 +242,10 @@ class BatchEmulator:
         return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
     def answer_online(self, provider: str, body: dict[str, Any]) -> dict[str, Any]:
-        prompt = _prompt(body)
+        prompt = prompt_of(body)
         self.bill[prompt] += 1
         self.online[prompt] += 1
-        make = _message if provider == "anthropic" else _completion
-        return make(body, self.text(prompt))
+        return _ANSWERS[provider](body, self.text(prompt))
 
 
 class RefusedError(Exception):
@@ -231,10 +254,16 @@ class RefusedError(Exception):
     def __init__(self, status: int, kind: str, message: str) -> None:
         super().__init__(message)
         self.status = status
+        self.kind = kind
         self.body = {"type": "error", "error": {"type": kind, "code": kind, "message": message}}
 
 
-def _prompt(body: dict[str, Any]) -> str:
+def prompt_of(body: dict[str, Any]) -> str:
+    """The text that a request asks about, of whichever API."""
+    if "contents" in body or "content" in body:
+        return batch_gemini.prompt_of(body)
+    if "input" in body:
+        return body["input"]
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
@@ -275,6 +304,33 @@ def _completion(body: dict[str, Any], text: str) -> dict[str, Any]:
     )
 
 
+def _embedding(body: dict[str, Any]) -> dict[str, Any]:
+    """A vector that its text alone decides."""
+    values = [float(len(body["input"])), *[0.5] * (body["dimensions"] - 1)]
+    assert body["encoding_format"] == "base64"
+    vector = base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+    payload = {
+        "object": "list",
+        "model": body["model"],
+        "data": [{"object": "embedding", "index": 0, "embedding": values}],
+        "usage": {"prompt_tokens": USAGE[0], "total_tokens": USAGE[0]},
+    }
+    _checked(openai.types.CreateEmbeddingResponse, payload)  # the type knows lists of numbers only
+    return {**payload, "data": [{"object": "embedding", "index": 0, "embedding": vector}]}
+
+
+def _openai_answer(body: dict[str, Any], text: str) -> dict[str, Any]:
+    return _embedding(body) if "input" in body else _completion(body, text)
+
+
+def _gemini_answer(body: dict[str, Any], text: str) -> dict[str, Any]:
+    return batch_gemini.content(body, text, "gemini-x", USAGE)
+
+
+def _gemini_line(custom_id: str, end: str, body: dict[str, Any], text: str) -> dict[str, Any]:
+    return batch_gemini.line(custom_id, end, _gemini_answer(body, text))
+
+
 def _anthropic_line(custom_id: str, end: str, body: dict[str, Any], text: str) -> dict[str, Any]:
     error = {"type": "overloaded_error", "message": "try again"}
     if end == "invalid":
@@ -300,8 +356,8 @@ def _openai_line(custom_id: str, end: str, body: dict[str, Any], text: str) -> d
         "error": None,
     }
     if end == "succeeded":
-        completion = _completion(body, text)
-        line["response"] = {"status_code": 200, "request_id": "req_1", "body": completion}
+        answer = _openai_answer(body, text)
+        line["response"] = {"status_code": 200, "request_id": "req_1", "body": answer}
     elif end in ("errored", "invalid"):
         status, kind = (500, "server_error") if end == "errored" else (400, "invalid_request_error")
         error = {"message": f"{kind} happened", "type": kind, "param": None, "code": None}
@@ -353,7 +409,7 @@ def _openai_batch(batch: Batch) -> dict[str, Any]:
         "object": "batch",
         "completion_window": "24h",
         "created_at": int(batch.created_at.timestamp()),
-        "endpoint": "/v1/chat/completions",
+        "endpoint": batch.endpoint,
         "input_file_id": batch.input_file_id,
         "status": batch.status,
         "output_file_id": f"output-{batch.id}" if has[True] else None,
@@ -376,6 +432,16 @@ def _openai_batch(batch: Batch) -> dict[str, Any]:
     return payload
 
 
+ID_FIELDS = {"openai": "custom_id", "anthropic": "custom_id", "gemini": "key"}
+"""What a result line says whose it is in."""
+
+_LINES = {"openai": _openai_line, "anthropic": _anthropic_line, "gemini": _gemini_line}
+_ANSWERS = {"openai": _openai_answer, "anthropic": _message, "gemini": _gemini_answer}
+_IDS = {"openai": "batch_", "anthropic": "msgbatch_", "gemini": "batches/"}
+_DONE = {"openai": "completed", "anthropic": "ended", "gemini": "BATCH_STATE_SUCCEEDED"}
+_KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
+
+
 class _Handler(BaseHTTPRequestHandler):
     emulator: BatchEmulator
     protocol_version = "HTTP/1.1"
@@ -393,36 +459,91 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         emulator = self.emulator
         parts = urlsplit(self.path)
+        self._headers: dict[str, str] = {}
         with emulator._lock:
             emulator.seen.append((self.command, parts.path))
-            emulator.keys.add(self.headers.get("authorization") or self.headers.get("x-api-key") or "")
+            emulator.keys.update(self.headers.get(name) or "" for name in _KEY_HEADERS)
             try:
                 status, payload = 200, self._route(parts.path, parse_qs(parts.query), body)
             except RefusedError as error:
                 status, payload = error.status, error.body
+                if "v1beta" in parts.path:
+                    payload = batch_gemini.error(status, error.kind, str(error))
+                    self._headers["x-goog-upload-status"] = "final"
             except DroppedError:
                 self.close_connection = True
                 return
         if emulator.redirect_to is not None:
             status = 307
+            self._headers["location"] = f"{emulator.redirect_to}{self.path}"
         if emulator.garbage is not None:
             payload = emulator.garbage
+        self._send(status, payload)
+
+    def _send(self, status: int, payload: Any) -> None:
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         self.send_response(status)
         self.send_header("content-type", "application/x-jsonl" if payload is data else "application/json")
         self.send_header("content-length", str(len(data)))
-        if emulator.redirect_to is not None:
-            self.send_header("location", f"{emulator.redirect_to}{self.path}")
+        for name, value in self._headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 
-    def _route(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:  # noqa: C901 - a table
+    def _route(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:
+        if "v1beta" in path:
+            return self._route_gemini(path, query, body)
+        return self._route_others(path, query, body)
+
+    def _route_gemini(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:
+        emulator = self.emulator
+        segments = path.replace(":", "/:").strip("/").split("/")
+        match [self.command, *segments]:
+            case ["POST", "upload", "v1beta", "files"]:
+                return self._upload(query, body)
+            case ["POST", "v1beta", "models", _, ":generateContent" | ":embedContent"]:
+                return emulator.answer_online("gemini", json.loads(body))
+            case ["POST", "v1beta", "models", model, ":batchGenerateContent" | ":asyncBatchEmbedContent"]:
+                asked = json.loads(body)["batch"]
+                source = asked["inputConfig"]
+                file_id = source.get("fileName") or source["file_name"]
+                return emulator.create(
+                    "gemini",
+                    emulator.gemini_requests(file_id),
+                    metadata={"displayName": asked["displayName"], "model": f"models/{model}"},
+                    input_file_id=file_id,
+                )
+            case ["GET", "v1beta", "batches"]:
+                token = query.get("pageToken", [None])[0]
+                shown = emulator.listed("gemini", token, 2)
+                more = shown[-1].id if len(shown) == 2 else None
+                return batch_gemini.listing([emulator.payload(batch) for batch in shown], more)
+            case ["GET", "v1beta", "files", name, ":download"]:
+                lines = emulator.find(f"batches/{name.removeprefix('results-')}").lines
+                return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+            case ["POST", "v1beta", "batches", number, ":cancel"]:
+                return emulator.cancel(f"batches/{number}")
+            case ["GET", "v1beta", "batches", number]:
+                return emulator.polled(f"batches/{number}")
+        raise RefusedError(404, "not_found_error", f"no {self.command} {path}")
+
+    def _upload(self, query: dict[str, list[str]], body: bytes) -> dict[str, Any]:
+        """The resumable protocol: a first request gives an address, the file goes there."""
+        command = self.headers["x-goog-upload-command"]
+        if command == "start":
+            self._headers["x-goog-upload-url"] = f"{self.emulator.url}/upload/v1beta/files?upload_id=1"
+            return {}
+        assert (command, query["upload_id"]) == ("upload, finalize", ["1"])
+        self._headers["x-goog-upload-status"] = "final"
+        return self.emulator.upload(body, "gemini")
+
+    def _route_others(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:  # noqa: C901
         emulator = self.emulator
         segments = path.strip("/").split("/")[1:]
         match [self.command, *segments]:
             case ["POST", "messages"]:
                 return emulator.answer_online("anthropic", json.loads(body))
-            case ["POST", "chat", "completions"]:
+            case ["POST", "chat", "completions"] | ["POST", "embeddings"]:
                 return emulator.answer_online("openai", json.loads(body))
             case ["POST", "files"]:
                 return emulator.upload(body)
@@ -433,9 +554,10 @@ class _Handler(BaseHTTPRequestHandler):
                 file_id = asked["input_file_id"]
                 return emulator.create(
                     "openai",
-                    emulator.openai_requests(file_id),
+                    emulator.openai_requests(file_id, asked["endpoint"]),
                     metadata=asked["metadata"],
                     input_file_id=file_id,
+                    endpoint=asked["endpoint"],
                 )
             case ["POST", "messages", "batches"]:
                 listed = {each["custom_id"]: each["params"] for each in json.loads(body)["requests"]}
@@ -448,10 +570,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ["POST", *_, "batches", batch_id, "cancel"]:
                 return emulator.cancel(batch_id)
             case ["GET", *_, "batches", batch_id]:
-                if emulator.lose_polls:
-                    emulator.lose_polls -= 1
-                    raise DroppedError
-                return emulator.payload(emulator.find(batch_id))
+                return emulator.polled(batch_id)
         raise RefusedError(404, "not_found_error", f"no {self.command} {path}")
 
     def _list(self, provider: str, query: dict[str, list[str]]) -> dict[str, Any]:

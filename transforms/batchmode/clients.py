@@ -60,13 +60,15 @@ class Standing:
     """Where a batch stands at its provider. `ended`: no more results will come, which is not success.
 
     `missing` (a key of `results.NOT_WORKED_ON`) is what became of requests without a result line in a
-    batch that has ended; None when it should have had one for each.
+    batch that has ended; None when it should have had one for each: then they may have been billed.
+    `may_be_empty`: a batch that has ended so may well have no results at all.
     """
 
     status: str
     ended: bool
     missing: str | None = None
     message: str = ""
+    may_be_empty: bool = False
 
 
 class BatchClient(Protocol):

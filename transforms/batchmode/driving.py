@@ -19,6 +19,7 @@ from schemas.workload import HostedBackend, Workload
 from transforms.batchmode.anthropic_api import AnthropicBatches
 from transforms.batchmode.clients import BatchClient, BatchLostError, BatchRefusedError
 from transforms.batchmode.collecting import Collector
+from transforms.batchmode.gemini_api import GeminiBatches
 from transforms.batchmode.jobs import JobState, read_jobs, write_record
 from transforms.batchmode.openai_api import OpenAIBatches
 from transforms.batchmode.packing import pack
@@ -146,7 +147,7 @@ class ProviderBatches:
             with Spool(job.requests) as spool:
                 for line in client.results(batch_id):
                     spool.put(job.index_of(line.custom_id), line.result)
-                if spool.is_empty and standing.missing is None:
+                if spool.is_empty and standing.missing is None and not standing.may_be_empty:
                     raise BatchLostError(f"batch {batch_id} has ended and gives no results")
                 return self._finish(state, spool, otherwise, standing.status)
         if self._is_abandoned(state):
@@ -216,11 +217,7 @@ def open_provider_batches(
 
 def served_backends(workload: Workload) -> dict[str, HostedBackend]:
     """The backends that a provider's batch API can serve, in whatever mode they are now."""
-    return {
-        name: backend
-        for name, backend in workload.hosted_backends().items()
-        if backend.provider in _CLIENTS and (backend.platform, backend.operation) == ("direct", "chat")
-    }
+    return {name: backend for name, backend in workload.hosted_backends().items() if backend.has_batches}
 
 
 def served_places(workload: Workload, environ: Mapping[str, str]) -> dict[str, Place]:
@@ -233,10 +230,10 @@ def served_places(workload: Workload, environ: Mapping[str, str]) -> dict[str, P
 
 def open_client(site: Site, places: Mapping[str, Place]) -> BatchClient:
     """The batch API of a backend."""
-    return _CLIENTS[site.backend.provider](places[site.name])
-
-
-_CLIENTS: dict[str, Callable[[Place], BatchClient]] = {"openai": OpenAIBatches, "anthropic": AnthropicBatches}
+    place, backend = places[site.name], site.backend
+    if backend.provider == "anthropic":
+        return AnthropicBatches(place)
+    return GeminiBatches(place, backend) if backend.provider == "gemini" else OpenAIBatches(place, backend)
 
 
 def collect_batches(workload: Workload, run: RunContext) -> list[str]:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from schemas.failures import FailureClass
+from schemas.workload import HostedBackend
 from transforms.batchmode.clients import (
     BatchLostError,
     BatchRefusedError,
@@ -21,12 +22,12 @@ from transforms.batchmode.clients import (
     finding_of,
 )
 from transforms.batchmode.results import ResultLine, openai_line
-from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, http_client, id_of
+from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, Raised, http_client, id_of
 from transforms.call.site import Place
 from transforms.call.wire import parse_object
 
 TAG_KEY = "switchgear"
-ENDPOINT = "/v1/chat/completions"
+ENDPOINTS = {"chat": "/v1/chat/completions", "embeddings": "/v1/embeddings"}
 _ENDS: dict[str, str | None] = {
     "completed": None,
     "failed": "failed",
@@ -37,12 +38,14 @@ _ENDS: dict[str, str | None] = {
 
 
 class OpenAIBatches:
-    """The batch API of one place."""
+    """The batch API of one place, for one kind of request."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, backend: HostedBackend) -> None:
         import openai
 
-        self._asker = Asker("openai", openai, openai.OpenAIError, place.key)
+        raised = Raised((openai.OpenAIError,), openai.APIStatusError, openai.APITimeoutError)
+        self._asker = Asker("openai", raised, place.key)
+        self._endpoint = ENDPOINTS[backend.operation]
         self._http = http_client(place)
         self._client = openai.OpenAI(
             api_key="none" if place.key is None else place.key.reveal(),
@@ -73,7 +76,7 @@ class OpenAIBatches:
             lambda: id_of(
                 self._client.batches.create(
                     input_file_id=file_id,
-                    endpoint=ENDPOINT,  # type: ignore[arg-type]  # a literal of the SDK's
+                    endpoint=self._endpoint,  # type: ignore[arg-type]  # a literal of the SDK's
                     completion_window="24h",
                     metadata={TAG_KEY: tag},
                 )
@@ -81,7 +84,7 @@ class OpenAIBatches:
         )
 
     def _line(self, request: Request) -> bytes:
-        head = f'{{"custom_id":"{request.custom_id}","method":"POST","url":"{ENDPOINT}","body":'
+        head = f'{{"custom_id":"{request.custom_id}","method":"POST","url":"{self._endpoint}","body":'
         return head.encode() + request.body + b"}\n"
 
     def find(

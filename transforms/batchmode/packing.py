@@ -30,6 +30,9 @@ BOUNDS: dict[str, Bounds] = {
     # Anthropic: 100,000 requests or 256 MB (Message Batches, limitations). Less here: the SDK takes the
     # requests as one list and sends them as one body, so that this much is in memory at a time.
     "anthropic": Bounds(100_000, 64 << 20),
+    # Gemini: 2 GB in a file, and no number of requests said (guide to the Batch API). Less here, so that
+    # the file of results stays small, too.
+    "gemini": Bounds(20_000, 64 << 20),
 }
 LINE_OVERHEAD = 200
 """Bytes that a provider's envelope adds to each request: custom id, method, address."""

@@ -1,7 +1,7 @@
 """Result lines of providers' batches, and what each one is for the call it belongs to. Pure, but the spool.
 
-Sources: OpenAI's reference of the batch output object, Anthropic's of Message Batches results, and the
-types of their SDKs.
+Sources: OpenAI's reference of the batch output object, Anthropic's of Message Batches results, Google's
+guide to the Gemini Batch API, and the types of their SDKs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ NOT_WORKED_ON: dict[str, tuple[FailureClass, str]] = {
 
 _OPENAI_ENDS = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
 _ANTHROPIC_ENDS = {"expired": "expired", "canceled": "cancelled"}
+_GOOGLE_ENDS = {1: "cancelled", 4: "expired"}
+_GOOGLE_STATUS = {3: 400, 5: 404, 7: 403, 8: 429, 9: 400, 11: 400, 14: 503, 16: 401}
+"""HTTP statuses of the codes of `google.rpc.Code`; the others are errors of the provider's."""
 
 Result = WireResponse | CallFailure
 
@@ -93,6 +96,28 @@ def _anthropic(result: Mapping[str, Any]) -> Result:
     return CallFailure(
         failure_of(status, error), f"anthropic failed this request of the batch ({error.kind}){said}"
     )
+
+
+def gemini_line(line: Mapping[str, Any]) -> ResultLine:
+    """A line of Gemini's file of results: a response, or a `google.rpc.Status` in its place."""
+    response = line.get("response")
+    if isinstance(response, Mapping) and response:
+        return ResultLine(line.get("key"), WireResponse(200, {}, orjson.dumps(response)))
+    error = line.get("error") or line.get("status")
+    return ResultLine(line.get("key"), google_error("gemini", error))
+
+
+def google_error(provider: str, error: Any) -> CallFailure:
+    """The failure behind a `google.rpc.Status` whose code is one of `google.rpc.Code`, or an HTTP status."""
+    code = error.get("code") if isinstance(error, Mapping) else None
+    if not isinstance(error, Mapping) or not isinstance(code, int) or not code:
+        return _unreadable(provider, "neither response nor error")
+    message = str(error.get("message") or "")[:500]
+    if code in _GOOGLE_ENDS:
+        return not_worked_on(_GOOGLE_ENDS[code], message)
+    status = code if code >= 100 else _GOOGLE_STATUS.get(code, 500)
+    failure = failure_of(status, ErrorBody(message=message))
+    return CallFailure(failure, f"{provider} failed this request of the batch (code {code}): {message}")
 
 
 def _unreadable(provider: str, what: str) -> CallFailure:

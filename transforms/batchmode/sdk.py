@@ -1,9 +1,9 @@
-"""What both official SDKs have in common: no retries, no strange addresses, and errors without keys."""
+"""What the official SDKs have in common: no retries, no strange addresses, and errors without keys."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from schemas.failures import FailureClass
@@ -28,10 +28,11 @@ class AddressRefusedError(OSError):
     """A URL outside the backend's own address."""
 
 
-def http_client(place: Place) -> Any:
+def http_client(place: Place, checks: Sequence[Callable[[Any], None]] = ()) -> Any:
     """A client for `place` alone: follows no redirect, and reads no proxy from the environment.
 
     A provider's answer may name further URLs (of results): the key travels to none at another address.
+    `checks` see every response first, and may raise ValueError.
     """
     import httpx2
 
@@ -42,19 +43,28 @@ def http_client(place: Place) -> Any:
             raise AddressRefusedError(f"{request.url.host} is not the address of the backend")
 
     return httpx2.Client(
-        follow_redirects=False, trust_env=False, timeout=TIMEOUT_S, event_hooks={"request": [check]}
+        follow_redirects=False,
+        trust_env=False,
+        timeout=TIMEOUT_S,
+        event_hooks={"request": [check], "response": list(checks)},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """What an SDK raises: anything at all, an error response (as `.response`), no answer in time."""
+
+    any: tuple[type[Exception], ...]
+    status: type[Exception]
+    timeout: type[Exception]
 
 
 class Asker:
     """Asks through an SDK, and turns what it raises into errors of ours."""
 
-    def __init__(
-        self, provider: str, sdk: ModuleType, base_error: type[Exception], key: Secret | None
-    ) -> None:
+    def __init__(self, provider: str, raised: Raised, key: Secret | None) -> None:
         self._provider = provider
-        self._base_error = base_error
-        self._sdk = sdk
+        self._raised = raised
         self._key = key
 
     def ask(self, call: Callable[[], T]) -> T:
@@ -69,8 +79,9 @@ class Asker:
         try:
             return call()
         except Exception as caught:
-            shapeless = (OSError, ValueError, TypeError, AttributeError)  # SDKs check no response
-            if not isinstance(caught, (self._base_error, *shapeless)):
+            # SDKs check no response
+            shapeless = (OSError, ValueError, TypeError, AttributeError, LookupError)
+            if not isinstance(caught, (*self._raised.any, *shapeless)):
                 raise
             error = self._translated(caught)
         raise error
@@ -98,18 +109,18 @@ class Asker:
             page = self.ask(lambda page=page: _page(page.get_next_page()))  # type: ignore[misc]
 
     def _translated(self, error: Any) -> BatchRefusedError | BatchLostError:
-        if isinstance(error, self._sdk.APIStatusError):
+        if isinstance(error, self._raised.status):
             return self._status(error)
         if _never_sent(error):
             return BatchRefusedError(
                 FailureClass.CONNECTION, f"{self._provider}: no connection; nothing was sent", lasting=False
             )
-        if isinstance(error, self._sdk.APITimeoutError):
+        if isinstance(error, self._raised.timeout):
             return BatchLostError(f"{self._provider}: no whole answer within {TIMEOUT_S:g} s")
         return BatchLostError(f"{self._provider}: no usable answer ({type(error).__name__})")
 
     def _status(self, error: Any) -> BatchRefusedError | BatchLostError:
-        status, body = error.status_code, error.response.content
+        status, body = error.response.status_code, error.response.content
         failure = classify_error(self._provider, WireResponse(status, {}, body))
         message = failure.message if self._key is None else self._key.mask_text(failure.message)
         if status in _MAYBE_DONE or status >= 500:

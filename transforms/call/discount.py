@@ -1,6 +1,7 @@
 """What an answer costs that came with a provider's batch.
 
-OpenAI and Anthropic take half of the list price for input and output (their pricing pages, "Batch API").
+OpenAI, Anthropic and Google take half of the list price for input and output (their pricing pages, "Batch
+API"; Google's guide to the Gemini Batch API: half of the standard cost).
 The price book has that price for many models; for the others it silently gives the full price, which is
 taken as a sign that it has none: then the charge is half of the full price and `estimated`.
 """

@@ -1,8 +1,9 @@
 """Gemini's embedContent: one document, one request, one vector.
 
 Source: the API reference of `models.embedContent` (v1beta) and the types of the official SDK
-(google-genai 2.34), against which the tests check both directions. Some models' responses carry no
-token count: their price is then unknown, and the worst case stays counted.
+(google-genai 2.34), against which the tests check both directions. Tokens are counted in
+`usageMetadata`, and in results of batches in `tokenCount`. Some models' responses carry no count: their
+price is then unknown, and the worst case stays counted.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class GeminiEmbeddingsCodec:
         embedding = data.get("embedding")
         vector = packed(embedding.get("values")) if isinstance(embedding, dict) else None
         usage = data.get("usageMetadata")
-        tokens = count(usage.get("promptTokenCount")) if isinstance(usage, dict) else None
+        tokens = count(usage.get("promptTokenCount") if isinstance(usage, dict) else data.get("tokenCount"))
         if vector is None and tokens is None:
             return malformed(self.name, response.status, "embedding.values is missing")
         return judged(vector, self.dimensions, Answer(None, embedding_usage(tokens)))

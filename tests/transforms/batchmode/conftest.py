@@ -20,12 +20,13 @@ from transforms.call.ledger import RecordedCall, fold, scan
 from transforms.verify import verify_output
 
 CANARY = "sk-canary-7d20c1e9b4"
-MODELS = {"openai": "gpt-4.1-mini", "anthropic": "claude-haiku-4-5"}
-FULL = {"openai": Decimal("0.000072"), "anthropic": Decimal("0.0002")}
-"""List price of an answer of 100 tokens in and 20 out: 0.40 and 1.60, and 1 and 5 USD per million."""
+MODELS = {"openai": "gpt-4.1-mini", "anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash-lite"}
+FULL = {"openai": Decimal("0.000072"), "anthropic": Decimal("0.0002"), "gemini": Decimal("0.000018")}
+"""List price of an answer of 100 tokens in and 20 out: 0.40 and 1.60, 1 and 5, 0.10 and 0.40 USD per
+million."""
 
 
-@pytest.fixture(params=["openai", "anthropic"])
+@pytest.fixture(params=["openai", "anthropic", "gemini"])
 def provider(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -110,6 +111,7 @@ def job(
 ) -> Iterator[Job]:
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", CANARY)
+    monkeypatch.setenv("GEMINI_API_KEY", CANARY)
     ids = [f"d{n}" for n in range(6)]
     table = documents.rows(ids, text=[f"text {n}" for n in ids], kind=["a", "b"] * 3)
     documents.write(tmp_path / "in/a.parquet", table, row_group=3)

@@ -19,7 +19,7 @@ from transforms.call.site import build_sites
 from transforms.price import PriceBook
 
 T = TypeVar("T")
-KEYS = {"OPENAI_API_KEY": "k-1", "ANTHROPIC_API_KEY": "k-1"}
+KEYS = {"OPENAI_API_KEY": "k-1", "ANTHROPIC_API_KEY": "k-1", "GEMINI_API_KEY": "k-1"}
 
 
 @dataclass

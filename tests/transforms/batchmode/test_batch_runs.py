@@ -14,6 +14,7 @@ from flows.outputs import read_status
 from flows.waiting import waiting_rows
 from schemas.load import load_workload
 from schemas.run import RunContext
+from tests.peers.batch_emulator import ID_FIELDS, prompt_of
 from tests.transforms.batchmode.conftest import CANARY, FULL, Job
 from tests.transforms.batchmode.crashes import step
 from transforms.verify import verify_output
@@ -93,7 +94,7 @@ def test_what_a_batch_left_undone_goes_out_again_and_then_online(job: Job) -> No
     second = job.run()
     assert (second.results, second.failures, second.reason_class) == (3, 3, "provider_batches")
     assert sorted(job.batches[1].requests.values(), key=str) == sorted(
-        (body for body in job.batches[0].requests.values() if str(body["messages"][-1]["content"]) in ends),
+        (body for body in job.batches[0].requests.values() if prompt_of(body) in ends),
         key=str,
     ), "just those, and the same"
     job.emulator.finish(job.batches[1], lambda prompt: "errored" if prompt == "text d1" else "succeeded")
@@ -141,10 +142,11 @@ def test_lines_of_strangers_and_repeated_lines_change_nothing(job: Job) -> None:
     probe = type(batch)("x", job.provider, dict(batch.requests), batch.created_at)
     job.emulator.text = lambda prompt: f"another answer to {prompt}"
     job.emulator.finish(probe)
-    lines = {line["custom_id"]: line for line in probe.lines}
+    field = ID_FIELDS[job.provider]
+    lines = {line[field]: line for line in probe.lines}
     tag = known.rpartition("-")[0]
     ids = (known, "stranger-0", f"{tag}-6", f"{tag}-00", f"{tag}--1", "", 7)
-    extra = tuple({**lines[known], "custom_id": custom_id} for custom_id in ids)
+    extra = tuple({**lines[known], field: custom_id} for custom_id in ids)
     job.emulator.bill.clear()
     job.emulator.text = lambda prompt: f"answer to {prompt}"
     job.emulator.finish(batch, extra=extra, backwards=False)
@@ -189,7 +191,7 @@ def test_a_batch_past_its_deadline_is_cancelled_collected_and_the_rest_goes_onli
     assert job.batches[0].cancel_asked
     assert not job.emulator.online, "nothing is asked again while the batch may still answer"
     some = ("text d0", "text d4")
-    status = "cancelled" if job.provider == "openai" else None
+    status = {"openai": "cancelled", "gemini": "BATCH_STATE_CANCELLED"}.get(job.provider)
     job.emulator.finish(job.batches[0], lambda p: "succeeded" if p in some else "cancelled", status)
     done = job.run()
     assert (done.state, job.accounted(), job.emulator.bill) == ("complete", SIX, TEXTS)
@@ -224,7 +226,7 @@ def test_other_routes_deliver_while_a_provider_batch_is_open(job: Job) -> None:
 def test_identical_documents_of_a_batch_go_out_once_and_share_the_answer(job: Job) -> None:
     job.configure(prompts__topic={"template": "{{ kind }}"})
     job.run()
-    prompts = Counter(body["messages"][-1]["content"] for body in job.batches[0].requests.values())
+    prompts = Counter(prompt_of(body) for body in job.batches[0].requests.values())
     assert prompts == {"a": 2, "b": 2}, "two batches of rows, each with two different prompts"
     job.emulator.finish(job.batches[0])
     done = job.run()

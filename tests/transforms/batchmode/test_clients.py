@@ -1,4 +1,4 @@
-"""The two batch APIs through the official SDKs, against the emulator over real sockets."""
+"""The batch APIs through the official SDKs, against the emulator over real sockets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import pytest
 
 from schemas.failures import FailureClass
 from tests.peers.batch_emulator import BatchEmulator
-from transforms.batchmode.anthropic_api import AnthropicBatches
+from tests.support.workloads import workload
 from transforms.batchmode.clients import BatchClient, BatchLostError, BatchRefusedError, Finding, Request
-from transforms.batchmode.openai_api import OpenAIBatches
+from transforms.batchmode.driving import open_client
+from transforms.call.ports import SystemClock
 from transforms.call.secret import Secret
-from transforms.call.site import place_of
+from transforms.call.site import build_sites, place_of
 from transforms.call.wire import CallFailure, WireResponse
+from transforms.price import PriceBook
 
 CANARY = "sk-canary-2b61f0ce77"
 HOUR_AGO = timedelta(hours=1)
@@ -29,10 +31,13 @@ MakeClient = Callable[..., BatchClient]
 def client_of(emulator: BatchEmulator) -> Iterator[MakeClient]:
     made: list[BatchClient] = []
 
-    def make(provider: str, base_url: str | None = None) -> BatchClient:
+    def make(provider: str, base_url: str | None = None, **changes: Any) -> BatchClient:
+        backend = workload(
+            backends__mini={"provider": provider, "model": "m", "mode": "batch", **changes}
+        ).hosted_backends()["mini"]
         place = place_of("mini", base_url or emulator.base_url(provider), Secret(CANARY))
-        kind = OpenAIBatches if provider == "openai" else AnthropicBatches
-        made.append(kind(place))
+        site = build_sites({"mini": backend}, {"mini": place}, SystemClock(), PriceBook(), rehearsal=False)
+        made.append(open_client(site["mini"], {"mini": place}))
         return made[-1]
 
     yield make
@@ -80,11 +85,12 @@ def test_results_come_back_by_custom_id_with_the_whole_answer(
     answer = found["t1-0"]
     assert isinstance(answer, WireResponse)
     said = orjson.loads(answer.body)
-    assert "line one" in str(said["choices"] if provider == "openai" else said["content"])
+    part = {"openai": "choices", "anthropic": "content", "gemini": "candidates"}[provider]
+    assert "line one" in str(said[part])
     failures = [found["t1-1"], found["t1-2"]]
     assert [f.failure for f in failures if isinstance(f, CallFailure)] == [
         FailureClass.DEADLINE,
-        FailureClass.PROVIDER_ERROR if provider == "openai" else FailureClass.OVERLOADED,
+        FailureClass.OVERLOADED if provider == "anthropic" else FailureClass.PROVIDER_ERROR,
     ]
 
 
@@ -158,6 +164,59 @@ def test_only_the_known_ends_of_openai_are_ends(
     assert ("too many enqueued" in standing.message) == (status == "failed")
 
 
+@pytest.mark.parametrize(
+    ("state", "ended", "missing"),
+    [
+        ("BATCH_STATE_PENDING", False, None),
+        ("BATCH_STATE_RUNNING", False, None),
+        ("JOB_STATE_QUEUED", False, None),
+        ("JOB_STATE_PAUSED", False, None),
+        ("JOB_STATE_CANCELLING", False, None),
+        ("BATCH_STATE_UNSPECIFIED", False, None),
+        ("BATCH_STATE_FAILED", True, "failed"),
+        ("BATCH_STATE_CANCELLED", True, None),
+        ("BATCH_STATE_EXPIRED", True, None),
+        ("JOB_STATE_EXPIRED", True, None),
+        ("BATCH_STATE_SUCCEEDED", True, None),
+        ("JOB_STATE_PARTIALLY_SUCCEEDED", True, None),
+    ],
+)
+def test_only_the_known_ends_of_gemini_are_ends(
+    client_of: MakeClient, emulator: BatchEmulator, state: str, ended: bool, missing: str | None
+) -> None:
+    client = client_of("gemini")
+    batch_id = client.submit("t1", requests("t1"))
+    emulator.batches[0].status = state
+    standing = client.standing(batch_id)
+    assert (standing.ended, standing.missing) == (ended, missing)
+    assert standing.status == state.replace("BATCH", "JOB")
+
+
+def test_the_environment_of_googles_sdk_leads_no_request_elsewhere(
+    client_of: MakeClient, emulator: BatchEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE"):
+        monkeypatch.setenv(name, "true")
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "https://elsewhere.invalid")
+    monkeypatch.setenv("GOOGLE_API_KEY", "a-key-of-the-environment")
+    client = client_of("gemini")
+    client.submit("t1", requests("t1"))
+    assert len(emulator.of("gemini")) == 1
+    assert "a-key-of-the-environment" not in emulator.keys
+    assert CANARY in emulator.keys
+
+
+@pytest.mark.parametrize("provider", ["openai", "gemini"], indirect=True)
+def test_embeddings_go_to_the_batches_of_embeddings(
+    client_of: MakeClient, emulator: BatchEmulator, provider: str
+) -> None:
+    client = client_of(provider, operation="embeddings", dimensions=4)
+    client.submit("t1", requests("t1"))
+    created = [path for method, path in emulator.seen if method == "POST"][-1]
+    assert created == {"openai": "/v1/batches", "gemini": "/v1beta/models/m:asyncBatchEmbedContent"}[provider]
+    assert emulator.batches[0].endpoint == ("/v1/embeddings" if provider == "openai" else "")
+
+
 def test_cancelling_is_asked_for(client: BatchClient, emulator: BatchEmulator) -> None:
     client.cancel(client.submit("t1", requests("t1")))
     assert emulator.batches[0].cancel_asked
@@ -202,7 +261,7 @@ def test_an_error_response_is_a_refusal_only_where_nothing_can_have_been_made(
     error = caught.value
     found = (type(error), getattr(error, "failure", None), getattr(error, "lasting", None))
     assert found == (expected[0], expected[1] and FailureClass(expected[1]), expected[2])
-    assert len([path for method, path in emulator.seen if method == "POST" and "batches" in path]) == 1
+    assert len([path for method, path in emulator.seen if method == "POST" and "batch" in path]) == 1
     assert CANARY not in "".join(traceback.format_exception(error))
     assert error.__context__ is None, "the SDK's own exception holds the request, and the key in it"
 
@@ -254,7 +313,7 @@ def test_a_redirect_is_not_followed(client_of: MakeClient, emulator: BatchEmulat
     try:
         emulator.redirect_to = stranger.url
         with pytest.raises(BatchRefusedError):
-            client_of(provider).standing("batch_1")
+            client_of(provider).standing("batches/1" if provider == "gemini" else "batch_1")
         assert not stranger.seen
     finally:
         stranger.stop()

@@ -88,15 +88,41 @@ def test_a_refusal_that_lasts_sends_the_documents_online_in_the_end(job: Job) ->
     assert not done.ambiguous
 
 
-@pytest.mark.parametrize("provider", ["openai"], indirect=True)  # Anthropic's don't fail as a whole
-def test_a_batch_of_openai_that_failed_as_a_whole_is_tried_once_more(job: Job) -> None:
+@pytest.mark.parametrize("provider", ["openai", "gemini"], indirect=True)  # Anthropic's don't fail as a whole
+def test_a_batch_that_failed_as_a_whole_is_tried_once_more(job: Job) -> None:
     job.run()
-    job.batches[0].status = "failed"
+    job.batches[0].status = {"openai": "failed", "gemini": "BATCH_STATE_FAILED"}[job.provider]
     job.run()
     assert [len(batch.requests) for batch in job.batches] == [6, 6]
     job.emulator.finish(job.batches[1])
     done = job.run()
     assert (done.state, job.emulator.bill) == ("complete", TEXTS)
+
+
+@pytest.mark.parametrize("provider", ["gemini"], indirect=True)
+@pytest.mark.parametrize("state", ["BATCH_STATE_EXPIRED", "BATCH_STATE_CANCELLED"])
+def test_requests_of_a_gemini_job_that_ended_without_results_count_as_calls_of_unknown_end(
+    job: Job, state: str
+) -> None:
+    job.run()
+    job.batches[0].status = state
+    job.run()
+    assert [len(batch.requests) for batch in job.batches] == [6, 6]
+    job.emulator.finish(job.batches[1])
+    done = job.run()
+    assert (done.state, done.results, len(done.ambiguous)) == ("complete", 6, 6)
+    assert {row["cost"]["ambiguous_calls"] for row in job.rows("results")} == {1}
+    assert job.emulator.bill == TEXTS
+
+
+@pytest.mark.parametrize("provider", ["gemini"], indirect=True)
+def test_a_gemini_job_that_succeeded_without_a_file_of_results_is_asked_again(job: Job) -> None:
+    job.run()
+    job.batches[0].status = "BATCH_STATE_SUCCEEDED"
+    assert job.run().reason_class == "provider_batches"
+    assert len(job.batches) == 1
+    job.emulator.finish(job.batches[0])
+    assert job.run().state == "complete"
 
 
 def test_a_ledger_that_another_process_holds_is_collected_by_the_next_run(job: Job) -> None:
