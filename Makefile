@@ -76,8 +76,8 @@ kills: $(INSTALLED) peers ## kill -9 a thousand small runs (JOBS=)
 mutants: $(INSTALLED) ## read 50,000 damaged Parquet files (a few minutes; COUNT=)
 	@SWITCHGEAR_MUTANTS="$(or $(COUNT),50000)" $(BIN)/python -m pytest -n $(WORKERS) tests/hostile/test_mutants.py $(ARGS)
 
-storm: $(INSTALLED) ## 50,000 documents through a storm of faults, held to the provider's journal (ROWS=)
-	@$(BIN)/python -m tests.e2e.storm --rows $(or $(ROWS),50000)
+storm: $(INSTALLED) ## 50,000 documents through a storm of faults, held to the provider's journal (ROWS=, SEED=)
+	@$(BIN)/python -m tests.e2e.storm --rows $(or $(ROWS),50000) --seed $(or $(SEED),0)
 
 bench-memory: $(INSTALLED) ## peak memory over 100,000 and 1,000,000 documents (about 15 minutes; SIZES=)
 	@$(BIN)/python infra/bench/memory.py

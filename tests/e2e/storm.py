@@ -162,10 +162,11 @@ def main() -> int:
     """Storm and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--seed", type=int, default=0, help="of the faults: which call meets which")
     arguments = parser.parse_args()
     os.environ.setdefault("OPENAI_API_KEY", "sk-storm-not-a-key")
     with tempfile.TemporaryDirectory(prefix="storm-") as folder:
-        done = storm(Path(folder), arguments.rows)
+        done = storm(Path(folder), arguments.rows, seed=arguments.seed)
     print(done.line())
     for problem in done.problems():
         print(f"WRONG: {problem}")

@@ -12,6 +12,7 @@ from tests.simulator.frames import LedgerView, SeenCall
 from tests.simulator.shape import Shape
 from tests.simulator.vendor import Entry, Vendor
 from tests.simulator.world import Process, World
+from transforms.call.waits import KEPT_FIRST, SHORT_S
 
 MOST_AMBIGUOUS = 2
 """Calls of a row to one backend, in one life, that may have been paid without an answer."""
@@ -29,7 +30,7 @@ class Audit:
         self.finished: set[tuple[str, int]] = set()  # (batch, row) with a committed result
         self._closed_until: dict[tuple[Process, str], float] = defaultdict(float)
         self._told_until: dict[tuple[Process, str, int, str], float] = defaultdict(float)
-        self._passed: set[tuple[Process, str]] = set()  # lanes on which a call has got through
+        self._short_waits: dict[tuple[Process, str], int] = defaultdict(int)
         self._rightly_refused_at: dict[Process, float] = defaultdict(lambda: -1.0)
         self.flying: set[Entry] = set()
         self._answered_at: dict[Entry, float] = {}
@@ -177,16 +178,18 @@ class Audit:
             self._ended.add((process, entry.batch, entry.row, entry.backend, entry.body))
 
     def _heard(self, process: Process, entry: Entry, now: float) -> None:
-        """A row waits as long as it was told to, and its lane too, unless others of its calls get through."""
+        """A row waits as long as it was told to, and its lane too, until short waits may be tested."""
         waits = {"429 wait": self.shape.retry_after_s, "429 long": 500.0, "401": float("inf")}
         lane, row = (process, entry.backend), (process, entry.batch, entry.row, entry.backend)
         if entry.kind not in waits:
-            self._passed.add(lane)
             return
         until = now + waits[entry.kind]
         self._told_until[row] = max(self._told_until[row], until)
-        if entry.kind != "429 wait" or lane not in self._passed:
-            self._closed_until[lane] = max(self._closed_until[lane], until)
+        if waits[entry.kind] <= SHORT_S:
+            self._short_waits[lane] += now >= self._closed_until[lane]
+            if self._short_waits[lane] > KEPT_FIRST:
+                return
+        self._closed_until[lane] = max(self._closed_until[lane], until)
 
     def may_be_paid(self, process: Process, entry: Entry) -> None:
         """The process can't know whether a request was paid."""

@@ -7,11 +7,12 @@ from typing import Any
 
 from schemas.failures import FailureClass
 from tests.simulator.planting import defect, swap
-from transforms.call import anthropic, openai, retry
+from transforms.call import anthropic, openai, pace, retry
 from transforms.call.document import DocumentRun
 from transforms.call.lane import Lane, Slots
 from transforms.call.retry import RetryPolicies, Verdict
 from transforms.call.structured import SchemaBook
+from transforms.call.waits import Waits
 
 WAITS = "a lane that was told to wait waits"
 IN_TIME = "no row waits for ever"
@@ -33,6 +34,16 @@ def a_bad_request_is_tried_again(replaced: ExitStack) -> None:
 @defect("retry", WAITS)
 def a_lane_does_not_heed_what_it_is_told(replaced: ExitStack) -> None:
     swap(replaced, Lane, "heed", lambda self, *arguments: None)
+
+
+@defect("retry", WAITS)
+def a_lane_through_which_calls_get_does_not_wait(replaced: ExitStack) -> None:
+    def told(self: Waits, wait_s: float, now: float, *, flows: bool) -> None:
+        if not flows:
+            before(self, wait_s, now, flows=flows)
+
+    swap(replaced, pace, "_FEWEST_PASSED", 1)
+    before = swap(replaced, Waits, "told", told)
 
 
 @defect("retry", WAITS)

@@ -29,6 +29,7 @@ from transforms.call.share import SharedAnswer, share_key
 from transforms.call.site import Site
 from transforms.call.tally import Answered, Tally
 from transforms.call.vertex import TokenError
+from transforms.call.waits import SHORT_S
 from transforms.call.wire import KEPT_HEADERS, Answer, CallFailure, EncodedRequest, WireResponse
 
 
@@ -441,9 +442,14 @@ def _tokens_of(result: Answered | CallFailure, need: Need) -> int:
 
 
 def _waits_in_lane(site: Site, failure: CallFailure) -> bool:
-    """Whether the lane does the waiting: it is parked, or it paces calls after a 429 that names no time."""
-    is_limited = failure.failure is FailureClass.RATE_LIMITED
-    return site.lane.park_wait() > 0 or (is_limited and failure.retry_after_s is None)
+    """Whether the lane does the waiting: it is parked, or it paces calls after a 429 that names no time.
+
+    Not a short wait: the call that puts it to the test shall be another document's.
+    """
+    told_s, is_parked = failure.retry_after_s, site.lane.park_wait() > 0
+    if told_s:
+        return is_parked and told_s > SHORT_S
+    return is_parked or failure.failure is FailureClass.RATE_LIMITED
 
 
 def _unknown_before(site: Site, calls: int) -> CallFailure:

@@ -17,6 +17,7 @@ from transforms.call.permit import Permit
 from transforms.call.ports import Clock
 from transforms.call.quota import Quota, read_limits
 from transforms.call.turns import Turns
+from transforms.call.waits import Waits
 from transforms.call.wire import CallFailure
 
 LONGEST_PARK_S = 120.0
@@ -107,7 +108,7 @@ class Lane:
         self._breaker = Breaker()
         self._down: CallFailure | None = None  # what opened the breaker
         self._read_at = -math.inf
-        self._parked_until = -math.inf
+        self._waits = Waits()
         self._closed_until = -math.inf
         self._closed_by: CallFailure | None = None
         self._next_refusal_at = -math.inf
@@ -155,12 +156,14 @@ class Lane:
         """Whether the permit is no longer good, or never was: give it back, and queue up again."""
         if not permit.serial:
             return True
-        return self.park_wait() > 0 or (self._breaker.is_open and not permit.probe)
+        now = self._clock.monotonic()
+        is_parked = self._waits.stops(permit.serial, now) and now >= self._closed_until
+        return is_parked or (self._breaker.is_open and not permit.probe)
 
     def park_wait(self) -> float:
         """Seconds until the lane goes on; 0 when it does not wait, or is closed."""
         now = self._clock.monotonic()
-        return 0.0 if now < self._closed_until else max(0.0, self._parked_until - now)
+        return 0.0 if now < self._closed_until else self._waits.left(now)
 
     def refusal(self, *, falls_back: bool = False, permit: Permit | None = None) -> CallFailure | None:
         """Why nothing is sent on this lane now; None when something is, or it is worth waiting.
@@ -179,7 +182,9 @@ class Lane:
     def passed(self, permit: Permit, usage: Usage | None = None) -> None:
         """The call got through, whatever came of it; `usage` is what an answer used."""
         permit.told = True
-        self._pacer.succeeded(permit.serial, self._clock.monotonic())
+        now = self._clock.monotonic()
+        self._pacer.succeeded(permit.serial, self._waits.moving(now))
+        self._waits.passed(permit.serial, now)
         self._breaker.passed()
         if usage is not None:
             self._quota.used(usage)
@@ -198,8 +203,8 @@ class Lane:
         """Takes note of a failure on this lane.
 
         A refused key, model or quota closes it for good; a Retry-After of more than LONGEST_PARK_S until
-        then. A shorter one parks it, unless calls are getting through all the same: then the pace is cut
-        and only the document waits. Failures of the provider, many in a row, open the breaker.
+        then. A shorter one parks it: no call of any document is sent until then, but for the test of
+        `Waits`. Failures of the provider, many in a row, open the breaker.
         """
         now = self._clock.monotonic()
         if permit is not None:
@@ -209,13 +214,14 @@ class Lane:
         elif failure.retry_after_s and failure.retry_after_s > LONGEST_PARK_S:
             asked = f"it asked to wait {failure.retry_after_s:.0f} s, more than {LONGEST_PARK_S:.0f} s"
             self._close(failure, now + failure.retry_after_s, asked)
-        elif failure.retry_after_s and not self._pacer.flows(now):
-            self._parked_until = max(self._parked_until, now + failure.retry_after_s)
+        elif failure.retry_after_s:
+            self._waits.told(failure.retry_after_s, now, flows=self._pacer.flows(self._waits.moving(now)))
 
     def _learn(self, failure: CallFailure, permit: Permit, now: float) -> None:
         if failure.failure is FailureClass.RATE_LIMITED:
             permit.told = True
-            self._pacer.limited(permit.serial, permit.at, now)
+            self._pacer.limited(permit.serial, self._waits.moving(permit.at), self._waits.moving(now))
+            self._waits.limited(permit.serial, now)
             self._breaker.passed()  # it is up, and says so
         elif failure.failure in IS_DOWN:
             permit.told = True
@@ -236,8 +242,10 @@ class Lane:
         """Seconds until the next permit; infinity when only the end of a call can change that."""
         if now < self._closed_until:
             return 0.0
-        waits = self._breaker.wait(now), self._pacer.wait(now, self.in_use), self._quota.wait(now)
-        return max(self._parked_until - now, *waits)
+        if self._waits.left(now) > 0:  # the pace stands still, and a test has none
+            return max(self._waits.hold(now), self._breaker.wait(now))
+        pace = self._pacer.wait(self._waits.moving(now), self.in_use)
+        return max(self._breaker.wait(now), pace, self._quota.wait(now))
 
     def _may_go(self, now: float) -> bool:
         return self.in_use < self.limit and self._hold(now) <= 0
@@ -246,7 +254,8 @@ class Lane:
         if now < self._closed_until:
             return self._leave_to_go(now)
         self.in_use += 1
-        serial = self._pacer.sent(now)
+        serial = self._pacer.sent(self._waits.moving(now))
+        self._waits.sent(serial, now)
         return Permit(serial, now, self._quota.sent(now), self._breaker.sent(serial))
 
     def _leave_to_go(self, now: float) -> Permit:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from schemas.errors import StoreError
 from schemas.failures import FailureClass
 from schemas.outcomes import ZERO, money
 from schemas.workload import HostedBackend, TokenPrice
+from tests.support.budgets import FrozenClock, MemoryRecord, now, now_or_no
 from tests.transforms.call.fakes import (
     HAIKU,
     FakeTransport,
@@ -36,57 +36,8 @@ from transforms.call.ports import LostError
 from transforms.call.request import CallBatchResult
 
 
-class MemoryRecord:
-    """The shared record in memory."""
-
-    def __init__(self, cap: str, spent: str = "0") -> None:
-        self.data: bytes | None = BudgetState(money(cap), money(spent), "epoch").to_json()
-        self.updates = 0
-
-    async def update(self, change: Callable[[bytes | None], tuple[bytes | None, Any]]) -> Any:
-        self.updates += 1
-        data, value = change(self.data)
-        self.data = self.data if data is None else data
-        return value
-
-    @property
-    def state(self) -> BudgetState:
-        return BudgetState.from_json(self.data)
-
-
-class FrozenClock:
-    """Time that passes when told."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def monotonic(self) -> float:
-        self.time += 1.0  # every look is later than the pause after a refusal
-        return self.time
-
-    def now(self) -> Any:
-        raise NotImplementedError
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
-
-
 def worker(record: MemoryRecord, name: str = "w1") -> LeasedBudget:
     return LeasedBudget(record, name, FrozenClock(), record.state.cap)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _loop() -> Iterator[None]:
-    yield
-    _LOOP.close()
-
-
-_LOOP = asyncio.new_event_loop()
-
-
-def now(awaitable: Any) -> Any:
-    """Runs what needs no waiting."""
-    return _LOOP.run_until_complete(awaitable)
 
 
 def test_a_reservation_is_replaced_by_what_the_call_cost() -> None:
@@ -168,21 +119,6 @@ def test_a_worker_of_an_earlier_run_draws_nothing_more() -> None:
     assert not now_or_no(zombie, money(1))
     now(zombie.release_unused())
     assert (record.state.spent, record.state.leases) == (money(5), {})
-
-
-def now_or_no(budget: LeasedBudget, amount: Decimal) -> bool:
-    """Whether it is granted without waiting for others."""
-
-    async def main() -> bool:
-        task = asyncio.create_task(budget.reserve(amount))
-        for _ in range(3):
-            await asyncio.sleep(0)
-        if task.done():
-            return task.result()
-        task.cancel()
-        return False
-
-    return bool(now(main()))
 
 
 def test_a_record_that_is_missing_or_strange_stops_spending() -> None:

@@ -21,6 +21,7 @@ from schemas.outcomes import ZERO, Outcome, money
 from schemas.run import RunContext
 from schemas.workload import Budget as BudgetSection
 from schemas.workload import RouteBudget
+from tests.support.budgets import FrozenClock, MemoryRecord, now, now_or_no
 from tests.transforms.call.fakes import (
     FakeTransport,
     Sent,
@@ -31,7 +32,7 @@ from tests.transforms.call.fakes import (
     make_workload,
     run_virtual,
 )
-from tests.transforms.call.test_budget import CapMachine, FrozenClock, MemoryRecord, now, now_or_no
+from tests.transforms.call.test_budget import CapMachine
 from transforms.call.budget import BudgetState, LeasedBudget
 from transforms.call.budget_file import LocalBudgetRecord, open_budget, read_budget
 from transforms.call.caps import Caps, CapSpec, Need, NoFurtherCaps, cap_specs

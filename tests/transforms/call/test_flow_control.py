@@ -105,17 +105,42 @@ def test_a_document_with_somewhere_else_to_go_leaves_a_limited_backend_after_its
     assert len(transport.sent) == 4
 
 
-def test_isolated_429s_with_a_retry_after_do_not_stop_a_lane_that_is_getting_through() -> None:
-    source = random.Random(3)
+def noisy(source: random.Random, retry_after: str) -> Any:
+    """One call in twenty is refused, whatever the rate."""
 
     def script(sent: Sent, seen: int) -> WireResponse:
         limited = source.random() < 0.05
-        return error(429, "rate_limit_error", retry_after="1") if limited else anthropic_answer("fine")
+        return (
+            error(429, "rate_limit_error", retry_after=retry_after) if limited else anthropic_answer("fine")
+        )
 
-    transport = Fast(script)
-    result, took = timed(transport, make_batch(2000))
+    return script
+
+
+def test_short_waits_that_are_not_meant_cost_the_lane_no_more_than_finding_out() -> None:
+    transport = Fast(noisy(random.Random(3), "1"))
+    result, took = timed(transport, make_batch(4000))
     assert all(outcome.is_result for outcome in result.outcomes)
-    assert took < 5  # 17 s when every one of them parked the lane
+    assert took < 10  # more than a minute when every one of them is kept
+
+
+def test_long_waits_are_kept_by_the_whole_lane_however_much_gets_through() -> None:
+    transport = Fast(noisy(random.Random(3), "3"))
+    told = [-100.0]
+    script = transport.script
+
+    def telling(sent: Sent, seen: int) -> WireResponse:
+        # what left in the moment in which the refusal was under way could not know of it
+        assert not told[-1] + 0.003 < sent.at < told[-1] + 3.0
+        reply: Any = script(sent, seen)
+        if reply.status == 429:
+            told.append(sent.at)
+        return reply
+
+    transport.script = telling
+    result, _ = timed(transport, make_batch(500))
+    assert all(outcome.is_result for outcome in result.outcomes)
+    assert len(told) > 10
 
 
 def test_a_lane_that_gets_nothing_through_waits_as_long_as_it_was_told() -> None:

@@ -65,6 +65,17 @@ def test_two_minutes_are_waited_for_and_more_closes_the_lane_until_it_is_over() 
     assert one.refusal() is None
 
 
+def test_calls_that_get_through_shorten_no_wait() -> None:
+    one, clock = lane()
+    permit = one._grant(0.0)
+    for _ in range(100):
+        one.passed(permit)
+    one.heed(failure(FailureClass.RATE_LIMITED, 30))
+    one.passed(permit)
+    clock.time = 29.0
+    assert (one.park_wait(), one.is_stopped(permit)) == (1, True)
+
+
 def test_a_refused_key_closes_the_lane_for_good() -> None:
     one, clock = lane()
     one.heed(failure(FailureClass.AUTHENTICATION))

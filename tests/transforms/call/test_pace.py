@@ -136,6 +136,16 @@ def test_429s_that_have_nothing_to_do_with_the_rate_cost_no_more_than_themselves
     assert seen.passed >= 0.85 * 6 * 256 / (0.05 * 1.1)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("limit", "within_s"), [(100.0, 20), (500.0, 10)])
+def test_a_lane_wins_its_rate_back_under_noise_once_a_limit_is_gone(
+    limit: float, within_s: float, seed: int
+) -> None:
+    seen = drive(Provider(lambda at: limit if at < 20 else 1e9, noise=0.05), 20 + within_s, seed)
+    assert seen.last_second >= 0.95 * 256 / (0.05 * 1.1)
+    assert seen.refused_per_success <= 0.05 / 0.95 + 0.01  # the noise, and little more
+
+
 def test_a_limit_behind_noise_is_found_all_the_same() -> None:
     seen = drive(Provider(lambda at: 1e9 if at < 10 else 300.0, noise=0.05), 30, 1)
     assert seen.refused <= 0.25 * seen.passed
