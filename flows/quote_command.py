@@ -94,6 +94,8 @@ def quote_parts(quote: Quote) -> list[RenderableType]:
 
 def due_sentence(quote: Quote) -> str:
     """What is due, and how it was looked at."""
+    if not quote.rows_due and quote.waiting:
+        return f"Nothing is due now: {count(quote.waiting, 'request')} wait in provider batches."
     if not quote.rows_due:
         return f"Nothing is due: all of {count(quote.rows_total, 'row')} is done."
     done = quote.batches_total - quote.batches_due

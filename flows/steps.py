@@ -182,11 +182,13 @@ def real_steps() -> Steps:
 
 def _keep_quote(loaded: LoadedWorkload, run: RunContext, classes: Sequence[str]) -> None:
     from transforms.quote.build import quote_workload
+    from transforms.quote.carry import quote_to_hold
     from transforms.quote.compare import store_quote
     from transforms.store import open_store
 
+    store = open_store(run.output)
     quote = quote_workload(loaded, datetime.now(UTC), retry_classes=tuple(classes))
-    store_quote(open_store(run.output), run.run_id, quote)
+    store_quote(store, run.run_id, quote_to_hold(store, run.run_id, quote))
 
 
 def _require_safe_runner(flags: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.enrich import Job, run_job
 from schemas.batches import BatchReport
 from schemas.ids import new_run_id
-from schemas.load import load_workload
+from schemas.load import LoadedWorkload, load_workload
 from schemas.run import Manifest, RunContext
 from schemas.workload import Workload
 from transforms.batchmode.driving import collect_batches, submit_batches
@@ -36,8 +36,9 @@ def drive(
     rehearsal: bool = False,
     collect: BatchStep = collect_batches,
     submit: BatchStep = submit_batches,
+    planned: Callable[[LoadedWorkload, RunContext], object] = lambda _loaded, _run: None,
 ) -> Manifest:
-    """Run a workload over its output, as far as it goes."""
+    """Run a workload over its output as far as it goes; `planned` is called when something is due."""
     loaded = load_workload(workload)
     started = datetime.now(UTC)
     run = RunContext(
@@ -58,6 +59,7 @@ def drive(
         plan = plan_run(loaded, run)
         refs, schema = read_plan(open_store(run.output), plan.plan_uri)
         if refs:
+            planned(loaded, run)
             config = WorkerConfig(loaded.workload, str(loaded.base_dir), run, schema.serialize().to_pybytes())
             run_job(Job(config, tuple(refs), 0, tuple(flags)), emit)
         submit(loaded.workload, run)

@@ -253,6 +253,13 @@ def read_open_tickets(store: Store) -> Iterator[Ticket]:
             yield read_ticket(store, batch_id, number)
 
 
+def waiting_pairs(store: Store, batch_id: str) -> set[tuple[int, str]]:
+    """Every (row, route) of a batch of rows that waits in an open ticket."""
+    numbers = [number for (_, number), is_open in list_tickets(store, batch_id).items() if is_open]
+    tickets = (read_ticket(store, batch_id, number) for number in numbers)
+    return {pair for ticket in tickets for item in ticket.items for pair in item.pairs}
+
+
 def sweep_bodies(store: Store, named: Sequence[Ticket]) -> None:
     """Delete bodies that no open ticket names: of crashed workers, and of tickets that are done with.
 

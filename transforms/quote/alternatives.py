@@ -22,7 +22,6 @@ from transforms.quote.estimate import Estimate
 from transforms.quote.pricing import BackendModel, RouteTotals, to_money
 from transforms.quote.values import Alternative
 
-BATCH_APIS = frozenset({"anthropic", "openai"})
 OPENAI_LEAST_CACHED = 1024
 """Tokens from which on OpenAI caches what requests begin with; its prompt-caching guide."""
 _BOOKED_AS = {"gemini": ("google", "gemini")}
@@ -186,21 +185,15 @@ def _batch(main: BackendModel, sums: Sums) -> Alternative | str:
     backend = main.backend
     if backend.mode == "batch":
         return ""
-    direct = backend.provider in BATCH_APIS and is_at_list_price(backend)
-    if not direct or not main.answer.high:
+    if not (backend.has_batches and is_at_list_price(backend)):
         return f"batch: no provider batches are known for backend {main.name!r}"
     if backend.price is not None:
         return f"batch: the workload's own price of backend {main.name!r} says nothing of batches"
     rates = _rates(main, main.batch_amount)
     if rates is None:
         return ""
-    source = (
-        f"{PRICE_SOURCE}, its batch price"
-        if main.knows_batch_price(_PROBE, _PROBE)
-        else "half of the online price, which the provider publishes for its batches"
-    )
     note = 'mode = "batch" of the backend: answers within 24 hours'
-    return _alternative("batch", main, sums.amounts(rates, main), source, note)
+    return _alternative("batch", main, sums.amounts(rates, main), main.batch_source, note)
 
 
 def _cache(main: BackendModel, sums: Sums, prefix_bytes: int) -> Alternative | str:

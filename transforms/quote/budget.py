@@ -123,9 +123,12 @@ def _centre(workload: Workload) -> str:
 
 
 def _text(value: Decimal, unit: Literal["amount", "tokens"]) -> str:
-    """A figure for a sentence: tokens whole; money with cents from a dollar up, else three digits."""
-    if unit == "tokens":
-        return f"{value:,.0f} tokens"
+    """A figure for a sentence; tokens whole."""
+    return f"{value:,.0f} tokens" if unit == "tokens" else money_words(value)
+
+
+def money_words(value: Decimal) -> str:
+    """An amount for a sentence: with cents from a dollar up, else three digits."""
     if value >= 1 or value == 0:
         return f"{value:,.2f} USD"
     return f"{Decimal(f'{value:.3g}'):f} USD"

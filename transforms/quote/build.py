@@ -24,6 +24,7 @@ _SHOWN = 3
 ASSUMPTIONS = (
     "every document is answered by one call: calls that fail are not billed; a lost one may be",
     "expected: the first backend of a document's chain answers; high: the dearest of the chain does",
+    'likely most of a backend with mode = "batch": its documents go online, as after `batch_deadline_h`',
     "answers that do not fit their JSON Schema and are sent back once are in the worst case alone",
     "thinking tokens are billed as output: they are in measured lengths and in the upper figures",
     "worst: one token for each byte sent, the longest answer, the dearest reading of the price",
@@ -88,6 +89,9 @@ def quote_workload(
         assumptions=ASSUMPTIONS,
         notes=(*ground.notes, *_sample_notes(drawn)),
         baseline=dict(ground.baseline()),
+        waiting=ground.waiting,
+        batches_new=ground.batches_new,
+        batches_collected=ground.batches_collected,
     )
 
 

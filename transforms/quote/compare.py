@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from schemas.batches import BackendTotals
+from schemas.failures import FailureClass
 from schemas.outcomes import money_text
 from schemas.run import Manifest
 from transforms.layout import run_path
@@ -19,7 +20,7 @@ from transforms.quote.values import Baseline, Price, Quote, Range, RouteQuote
 from transforms.store import Store
 
 QUOTE_FILE = "quote.json"
-Verdict = Literal["as quoted", "below", "above", "not quoted", "unknown"]
+Verdict = Literal["as quoted", "below", "above", "waiting", "not quoted", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class Comparison:
     """One route: what was quoted, what came. Actual figures are what was added since the quote was made.
 
     `amount` is at list price, as the quote is (in a rehearsal nothing is billed); None when the price of
-    some documents is unknown. `verdict` places it against the quote's likely least and most.
+    some documents is unknown. `verdict` places it against the quote's likely least and most; `waiting` is
+    less than that while answers are still to come with provider batches.
     """
 
     route: str
@@ -62,8 +64,14 @@ def compare(quote: Quote, manifest: Manifest) -> list[Comparison]:
         )
     quoted = {route.route: route for route in quote.routes}
     names = [*quoted, *sorted(set(manifest.totals) - set(quoted))]
+    waits = any(group.error_class == FailureClass.AWAITING_BATCH.value for group in manifest.failure_groups)
     return [
-        _compare_route(name, quoted.get(name), _since(quote, name, manifest.totals.get(name, {})))
+        _compare_route(
+            name,
+            quoted.get(name),
+            _since(quote, name, manifest.totals.get(name, {})),
+            waits=waits and manifest.failures_by_route.get(name, 0) > 0,
+        )
         for name in names
     ]
 
@@ -91,7 +99,7 @@ def _since(quote: Quote, route: str, totals: dict[str, BackendTotals]) -> Baseli
     )
 
 
-def _compare_route(name: str, quoted: RouteQuote | None, actual: Baseline) -> Comparison:
+def _compare_route(name: str, quoted: RouteQuote | None, actual: Baseline, *, waits: bool) -> Comparison:
     amount = None if actual.unknown else actual.list_amount
     expected = None if quoted is None else quoted.price.expected
     off = None if amount is None or not expected else float(amount / expected - 1)
@@ -106,18 +114,18 @@ def _compare_route(name: str, quoted: RouteQuote | None, actual: Baseline) -> Co
         quoted=None if quoted is None else quoted.price,
         amount=amount,
         off_by=off,
-        verdict=_verdict(quoted, amount),
+        verdict=_verdict(quoted, amount, waits=waits),
     )
 
 
-def _verdict(quoted: RouteQuote | None, amount: Decimal | None) -> Verdict:
+def _verdict(quoted: RouteQuote | None, amount: Decimal | None, *, waits: bool) -> Verdict:
     if quoted is None:
         return "not quoted"
     price = quoted.price
     if amount is None or price.low is None or price.high is None:
         return "unknown"
     if amount < price.low:
-        return "below"
+        return "waiting" if waits else "below"
     return "above" if amount > price.high else "as quoted"
 
 

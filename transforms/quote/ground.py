@@ -8,11 +8,14 @@ from pathlib import Path
 
 from schemas.batches import CommitRecord
 from schemas.errors import OutputError
+from schemas.failures import FailureClass
 from schemas.load import LoadedWorkload
+from schemas.outcomes import ZERO, money
 from transforms.batchmode.standing import open_batches
 from transforms.check import require_usable
 from transforms.output import read_marker
 from transforms.plan import DueWork, find_due, mark_duplicates
+from transforms.quote.budget import money_words
 from transforms.quote.history import baseline_of
 from transforms.quote.values import Baseline
 from transforms.route import Rules, compile_rules
@@ -32,6 +35,18 @@ class Ground:
     rules: Rules
     store: Store | None
     notes: tuple[str, ...]
+    waiting: int = 0
+
+    @property
+    def batches_new(self) -> int:
+        """Batches that are due and were never committed."""
+        return sum(ref.batch_id not in self.work.commits for ref in self.work.refs)
+
+    @property
+    def batches_collected(self) -> int:
+        """Batches that are due because what they waited for has come back from a provider."""
+        due = (self.work.commits.get(ref.batch_id) for ref in self.work.refs)
+        return sum(c is not None and FailureClass.AWAITING_BATCH.value in c.failures_by_class for c in due)
 
     @property
     def rows_due(self) -> int:
@@ -70,15 +85,17 @@ def survey_ground(loaded: LoadedWorkload, retry_classes: tuple[str, ...]) -> Gro
         work = mark_duplicates(loaded, work)
     else:
         notes.append(f"repeated ids were not looked for: the input has more than {MOST_IDS:,} rows")
-    waiting = 0 if store is None else sum(job.requests for job in open_batches(store))
-    if waiting:
+    jobs = [] if store is None else open_batches(store)
+    if jobs:
+        held = money_words(sum((money(job.reserved) for job in jobs), ZERO))
         notes.append(
-            f"{waiting:,} requests wait in provider batches: a run collects their answers and pays for none "
-            "of them again; they are priced here all the same"
+            f"{sum(job.requests for job in jobs):,} requests wait in provider batches, with {held} set aside "
+            "for them at the most: a run collects their answers; they are no part of this price"
         )
     if work.found.skipped:
         notes.append(f"{len(work.found.skipped):,} input files can't be read and are left out")
-    return Ground(loaded, work, compile_rules(loaded.workload), store, tuple(notes))
+    waiting = sum(job.requests for job in jobs)
+    return Ground(loaded, work, compile_rules(loaded.workload), store, tuple(notes), waiting)
 
 
 def _usable_output(loaded: LoadedWorkload) -> tuple[Store | None, str]:

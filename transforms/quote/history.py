@@ -116,8 +116,9 @@ def measured_ratio(
 
 
 def _is_whole(record: CommitRecord, route: str, backend: str) -> bool:
+    """Whether one attempt answered all it worked on; `_sizes` sees whether that was all of the route."""
     backends = record.totals.get(route, {})
-    if record.rehearsal or record.attempt != 1 or set(backends) != {backend}:
+    if record.rehearsal or set(backends) != {backend}:
         return False
     totals = backends[backend]
     in_results = record.results_by_route.get(route, 0)

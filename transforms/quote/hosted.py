@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from schemas.outcomes import Usage
 from schemas.workload import HostedBackend, Route
 from transforms.quote.alternatives import find_alternatives
 from transforms.quote.ground import Ground
@@ -68,7 +67,7 @@ class HostedRoute:
             per_document=totals.quantiles(),
             price=price,
             certainty="unknown" if price.expected is None else "estimated",
-            price_source=main.charge(Usage(1, 0)).price_source,
+            price_source=main.source,
             input_basis=main.ratio.basis,
             output_basis=main.answer.basis,
             alternatives=alternatives,

@@ -23,6 +23,7 @@ from transforms.quote.tokens import RATIOS, TokenRatio, answer_bytes
 from transforms.quote.values import Price, Quantiles, Range
 
 _ZERO = Decimal(0)
+_PROBE = 1000  # tokens: below every price tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,20 @@ class BackendModel:
             replace(answer, price_context=answer.price_context + BATCH_CONTEXT), self.at
         ).list_amount
         return batch is not None and online is not None and batch < online
+
+    @property
+    def source(self) -> str | None:
+        """Where the price comes from; None without one."""
+        known = self.charge(Usage(1, 0)).price_source
+        return self.batch_source if known and self.backend.mode == "batch" else known
+
+    @property
+    def batch_source(self) -> str:
+        """Where the price of the provider's batches comes from."""
+        known = self.charge(Usage(1, 0)).price_source
+        if self.knows_batch_price(_PROBE, _PROBE):
+            return f"{known}, its batch price"
+        return f"half of the online price ({known}), which the provider publishes for its batches"
 
     def _answer(self, usage: Usage) -> Answer:
         return Answer(None, usage, price_context=asked_context(self.backend))

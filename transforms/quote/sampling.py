@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from schemas.batches import BatchRef
 from schemas.errors import BatchError
+from transforms.batchmode.tickets import waiting_pairs
 from transforms.call.ledger import fold, scan
 from transforms.call.ledger_file import ledger_path
 from transforms.decide import decide
@@ -117,9 +118,9 @@ class Sampler:
         sample.rows_read += table.num_rows
         for outcome in batch.outcomes:
             sample.not_sent[str(outcome.failure)] += 1
-        answered = self._answered(ref)
+        answered, waiting = self._answered(ref), self._waiting(ref)
         for route, size in wanted.items():
-            taken = batch.take(frozenset({route}))
+            taken = [(p, a) for p, a in batch.take(frozenset({route})) if (a.row, route) not in waiting]
             due = [(p, a.chain) for p, a in taken if (a.row, route) not in answered]
             sample.recorded += len(taken) - len(due)
             count = self._quota(self.population.frames[route], size)
@@ -153,6 +154,10 @@ class Sampler:
             return set()
         calls = fold(scan(path.read_bytes())[0], ref.batch_id).calls.values()
         return {(c.row, c.route) for c in calls if c.end == "answered" and c.attempt >= ref.attempt}
+
+    def _waiting(self, ref: BatchRef) -> Set[tuple[int, str]]:
+        """Pairs that are in a provider's batch: their answers come to a later run."""
+        return frozenset() if self.store is None else waiting_pairs(self.store, ref.batch_id)
 
     @staticmethod
     def _share_of_failed(measured: Sequence[Measured | None], members: int) -> int:

@@ -152,7 +152,8 @@ class Quote:
 
     Rows are exact (from footers and commit records). `not_sent` estimates, by failure class, the documents
     that will not leave the process. `total` adds up the routes; its bounds are sums of bounds, so wider
-    than need be.
+    than need be. `waiting` requests are in provider batches and no part of it; of the batches of rows that
+    are due, `batches_new` are new, and `batches_collected` get answers that provider batches have brought.
     """
 
     workload: str
@@ -177,6 +178,9 @@ class Quote:
     assumptions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     baseline: dict[str, Baseline] = field(default_factory=dict)
+    waiting: int = 0
+    batches_new: int = 0
+    batches_collected: int = 0
     version: str = QUOTE_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -71,7 +71,6 @@ def test_a_batch_price_that_the_book_does_not_know_is_half_and_says_so(bench: Be
     "backend",
     [
         {**HOSTED, "base_url": "https://llm.example.org/v1"},
-        {"provider": "gemini", "model": "gemini-3.6-flash"},
         {**ANTHROPIC, "platform": "vertex", "project": "my-project", "location": "global"},
         HOSTED,
     ],
@@ -84,6 +83,26 @@ def test_where_no_batch_price_is_known_none_is_shown_and_a_remark_says_so(backen
     made = model(**backend)
     assert "batch" in str(_batch(made, Sums(nothing, nothing, 0)))
     assert not isinstance(_batch(made, Sums(nothing, nothing, 0)), Alternative)
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        {"provider": "gemini", "model": "gemini-2.5-flash"},
+        {"provider": "openai", "model": "text-embedding-3-small", "operation": "embeddings", "dimensions": 4},
+    ],
+)
+def test_batches_are_an_alternative_for_gemini_and_for_embeddings(
+    bench: Bench, backend: dict[str, Any]
+) -> None:
+    route: dict[str, Any] = {"name": "ask", "backends": ["mini"]}
+    if "operation" not in backend:
+        route["prompt"] = "topic"
+    bench.load(backends__mini=backend, routes=[route])
+    (found,) = ways(bench, "batch")
+    price = bench.route().price.expected
+    assert price is not None
+    assert found.expected == pytest.approx(price / 2, rel=Decimal("0.05"))
 
 
 def test_other_models_are_the_provider_s_next_cheaper_and_dearer_ones(bench: Bench) -> None:
