@@ -36,10 +36,14 @@ class Head:
 
 
 def step_program(
-    arch: Architecture, head: Head, execution: Execution
+    arch: Architecture, head: Head, execution: Execution, encode: Any = None
 ) -> Callable[[Any, jax.Array, int], jax.Array]:
-    """A function of parameters, packed step and texts a row; gives `[rows, texts, dim]` float32."""
-    encode: Any = bert.encode if isinstance(arch, BertArchitecture) else rotary.encode
+    """A function of parameters, packed step and texts a row; gives `[rows, texts, dim]` float32.
+
+    `encode` is the encoder if it is another than the family's own, with the same arguments.
+    """
+    if encode is None:
+        encode = bert.encode if isinstance(arch, BertArchitecture) else rotary.encode
 
     def embed_step(params: Any, packed: jax.Array, texts: int) -> jax.Array:
         tokens, positions, segments = packed[0], packed[1], packed[2]

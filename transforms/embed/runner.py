@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from transforms.embed.bert_layout import BertArchitecture
 from transforms.embed.clock import DeviceClock
 from transforms.embed.device import Devices
 from transforms.embed.execution import DATA_AXIS
@@ -70,11 +71,11 @@ class StepRunner:
     ) -> None:
         self.dim = head.dim
         self._mesh = devices.mesh
-        placed = arranged_for(arch, _in_dtype(params, jnp.dtype(dtype)), devices.parts)
+        placed, encode = _placed(devices, arch, params, dtype)
         self._specs = parameter_specs(placed, devices.parts)
         self._params = jax.device_put(placed, shardings(self._mesh, self._specs))
         self._sharding = NamedSharding(self._mesh, P(None, DATA_AXIS))
-        self._program = step_program(arch, head, devices.execution(dtype, arch.head_dim))
+        self._program = step_program(arch, head, devices.execution(dtype, arch.head_dim), encode)
         self._clock = DeviceClock(devices.count)
         self._pool = ThreadPoolExecutor(devices.steps_in_flight, thread_name_prefix="switchgear-embed")
         self._lock = threading.Lock()
@@ -167,6 +168,16 @@ def pack(tokens: TokenizedTexts, step: Step) -> np.ndarray:
             packed[2, row, start:end] = segment
             start = end
     return packed
+
+
+def _placed(devices: Devices, arch: Architecture, params: Any, dtype: str) -> tuple[Any, Any]:
+    """The parameters as they are computed with, and the encoder: the CPU's own kernels where they fit."""
+    if devices.platform == "cpu" and devices.parts == 1 and isinstance(arch, BertArchitecture):
+        from transforms.embed.kernels import calls  # LLVM, which other devices have no use for
+
+        if calls.fits(arch, dtype == "bfloat16"):
+            return calls.pack_parameters(params, dtype == "bfloat16"), calls.encode
+    return arranged_for(arch, _in_dtype(params, jnp.dtype(dtype)), devices.parts), None
 
 
 def _in_dtype(params: Any, dtype: Any) -> Any:
