@@ -17,6 +17,7 @@ import typer
 
 from flows.answering import EXIT_INCOMPLETE, EXIT_OTHER, answering
 from flows.operating import register_operating
+from pipelines.engines import Engine
 from schemas.failures import FailureClass
 from schemas.run import CODE_VERSION
 
@@ -76,6 +77,10 @@ GroupsOption = Annotated[
 ParallelOption = Annotated[
     int | None,
     typer.Option(min=1, max=64, help="Worker processes at a time.", show_default="limits.parallel_groups"),
+]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(help="What runs the Beam pipelines: this machine's processes, or Flink."),
 ]
 FlagsArgument = Annotated[
     list[str] | None,
@@ -171,6 +176,7 @@ def run(
     budget: BudgetOption = None,
     groups: GroupsOption = None,
     parallel_groups: ParallelOption = None,
+    engine: EngineOption = "local",
     as_json: JsonOption = False,
 ) -> None:
     """Run a workload: what is missing in its output, and nothing else.
@@ -187,6 +193,7 @@ def run(
             "budget": _amount(budget),
             "groups": groups,
             "parallel_groups": parallel_groups,
+            "engine": engine,
             "runner_flags": _beam_flags(flags),
         }
         _exit_with(backstage.run(parameters, as_json))
@@ -215,6 +222,10 @@ def retry(
     groups: GroupsOption = None,
     parallel_groups: ParallelOption = None,
     rehearsal: RehearsalOption = False,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="What runs the Beam pipelines.", show_default="as the run before"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run again, and also try documents whose failure was final.
@@ -227,6 +238,7 @@ def retry(
             "retry_classes": tuple(include or ()),
             "groups": groups,
             "parallel_groups": parallel_groups,
+            "engine": engine,
             "runner_flags": _beam_flags(flags),
         }
         _exit_with(backstage.retry(target, changes, rehearsal, as_json))

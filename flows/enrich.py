@@ -46,6 +46,7 @@ from flows.steps import Surroundings, load_for, surroundings
 from flows.words import batches as batches_text
 from flows.words import count
 from flows.worker import WorkerEnd
+from pipelines.engines import Engine
 from schemas.errors import ConfigurationError, SwitchgearError
 from schemas.ids import new_run_id
 from schemas.load import LoadedWorkload
@@ -73,6 +74,7 @@ class _Run:
     started_at: datetime
     runner_flags: tuple[str, ...]
     notices: Notices
+    engine: Engine
 
     def job(self, group: int) -> GroupJob:
         """What the worker of a group is told."""
@@ -86,6 +88,7 @@ class _Run:
             log=str(_log_folder(self.context, self.scratch) / f"group-{group:04d}.log"),
             lock=self.lock,
             runner_flags=self.runner_flags,
+            engine=self.engine,
         )
 
 
@@ -170,6 +173,7 @@ def _planned(parameters: EnrichParameters, around: Surroundings) -> Iterator[_Ru
             started_at=started,
             runner_flags=parameters.runner_flags,
             notices=_notices(loaded, context),
+            engine=parameters.engine,
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from flows.words import batches as batches_text
 from flows.worker import STOP_GRACE_S, Event, Worker, WorkerCommand, WorkerEnd
+from pipelines.engines import Engine
 from schemas.batches import BatchRef, BatchReport
 from schemas.failures import NO_FAULT
 from schemas.run import Progress, RunContext
@@ -39,6 +40,7 @@ class GroupJob:
     log: str
     lock: int | None
     runner_flags: tuple[str, ...] = ()
+    engine: Engine = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ def worker_arguments(job: GroupJob) -> tuple[str, ...]:
         f"--plan={job.plan}",
         f"--group={job.group}",
         f"--groups={job.groups}",
+        f"--engine={job.engine}",
         *flags,
     )
 

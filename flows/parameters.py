@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.engines import Engine
 from schemas.failures import FailureClass
 
 LAUNCH_FILE = "launch.json"  # in the run's folder: what the run was started with
@@ -53,6 +54,11 @@ class EnrichParameters(BaseModel):
         title="Also retry",
         description="failure classes to try again besides those that every run tries again by itself",
     )
+    engine: Engine = Field(
+        "local",
+        title="Engine",
+        description="what runs the Beam pipelines: this machine's processes, or Flink (see the README)",
+    )
     runner_flags: tuple[str, ...] = Field(
-        (), title="Beam flags", description="flags for the Beam pipeline, for example --runner=FlinkRunner"
+        (), title="Beam flags", description="flags for the Beam pipeline, for example --parallelism=8"
     )

@@ -1,7 +1,7 @@
 """The Prefect API that a run of the command line reports to: the configured one, or one of its own.
 
 Without a configured API the run gets Prefect's own server, started here instead of by Prefect's client
-because that one is left running when the run is killed; this one dies with it (see `flows.leash`). It
+because that one is left running when the run is killed; this one dies with it (see `pipelines.leash`). It
 listens on 127.0.0.1, keeps its state in `$PREFECT_HOME` (by default in Switchgear's cache folder, so
 that a Prefect of the user's own is left alone), sends nothing anywhere, and starts while the workload
 is being checked.
@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.leash import leashed
+from pipelines.leash import leashed
 from schemas.errors import ConfigurationError, SwitchgearError
 
 START_TIMEOUT_S = 120.0

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from flows.groups import BatchLine, GroupJob, worker_arguments
 from flows.parameters import EnrichParameters
+from pipelines.engines import Engine
 from schemas.batches import BatchReport
 from schemas.load import LoadedWorkload, load_workload, with_budget
 from schemas.run import Manifest, Progress, RunContext
@@ -92,7 +93,7 @@ class Steps:
     load: Callable[[Path, str | None, str | None], LoadedWorkload]
     check: Callable[[LoadedWorkload], CheckResult]
     require_keys: Callable[[LoadedWorkload], None]
-    require_safe_runner: Callable[[Sequence[str]], None]
+    require_safe_runner: Callable[[Sequence[str], Engine], None]
     open_output: Callable[[LoadedWorkload, bool], AbstractContextManager[Lock]]
     plan: Callable[[LoadedWorkload, RunContext, Sequence[str]], Plan]
     arguments: Callable[[GroupJob], tuple[str, ...]]
@@ -111,8 +112,8 @@ def load_for(parameters: EnrichParameters, steps: Steps) -> LoadedWorkload:
     """
     loaded = steps.load(Path(parameters.workload), parameters.input, parameters.output)
     loaded = with_budget(loaded, parameters.budget)
-    if parameters.runner_flags:
-        steps.require_safe_runner(parameters.runner_flags)
+    if parameters.runner_flags or parameters.engine != "local":
+        steps.require_safe_runner(parameters.runner_flags, parameters.engine)
     if not parameters.rehearsal:
         steps.require_keys(loaded)
     return loaded
@@ -191,7 +192,7 @@ def _keep_quote(loaded: LoadedWorkload, run: RunContext, classes: Sequence[str])
     store_quote(store, run.run_id, quote_to_hold(store, run.run_id, quote))
 
 
-def _require_safe_runner(flags: Sequence[str]) -> None:
+def _require_safe_runner(flags: Sequence[str], engine: Engine) -> None:
     from pipelines.options import pipeline_options
 
-    pipeline_options(flags)
+    pipeline_options(flags, engine)

@@ -3,7 +3,7 @@
 A worker is `python -m pipelines.enrich …`. It speaks in lines of JSON on its standard output, logs to
 its standard error (here: a file), and takes its secrets from the inherited environment, never from its
 command line. It has a session of its own, so that a Ctrl-C in the terminal reaches the launcher alone,
-which then stops its workers in order; and it dies with the launcher (see `flows.leash`).
+which then stops its workers in order; and it dies with the launcher (see `pipelines.leash`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from flows.leash import leashed
+from pipelines.leash import leashed
 
 STOP_GRACE_S = 20.0
 _POLL_MS = 500

@@ -19,9 +19,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from types import FrameType
@@ -29,22 +30,48 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines.options import pipeline_options
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult, PipelineState
+
+from pipelines.engines import ENGINES, Engine
+from pipelines.options import pipeline_options, works_here
+from pipelines.watch import Watched
 from schemas.batches import BatchRef
 from schemas.errors import ConfigurationError
 from schemas.load import load_workload, with_budget
 from schemas.run import Progress, RunContext
 from transforms.coders import register_arrow_coders
+from transforms.layout import stop_path
 from transforms.plan import group_slice, read_plan
 from transforms.store import open_store
 from transforms.wiring import ProcessBatches
 from transforms.worker import Worker, WorkerConfig, forget_worker, worker_of
 
 _PROGRESS_EVERY_S = 0.5
+_LOOK_EVERY_S = 1.0
+_END_BY_ITSELF_S = 12.0  # less than a launcher waits between SIGTERM and SIGKILL
 _TERMINATED = 128 + signal.SIGTERM
 _LOGGER = logging.getLogger(__name__)
 
 Emit = Callable[[dict[str, Any]], None]
+
+
+class _Elsewhere:
+    """The pipeline that an engine runs in other processes, once it was handed over."""
+
+    def __init__(self) -> None:
+        self.result: PipelineResult | None = None
+
+    def stop(self, run: RunContext) -> None:
+        """Have its workers send nothing more and settle; cancel the pipeline if that does not end it."""
+        if self.result is None:
+            return
+        open_store(run.output).create(stop_path(run.run_id), b"")
+        for _ in range(int(_END_BY_ITSELF_S / _LOOK_EVERY_S)):
+            if PipelineState.is_terminal(self.result.state):
+                return
+            time.sleep(_LOOK_EVERY_S)
+        self.result.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +82,8 @@ class Job:
     refs: tuple[BatchRef, ...]
     group: int
     flags: tuple[str, ...]
+    engine: Engine = "local"
+    elsewhere: _Elsewhere = field(default_factory=lambda: _Elsewhere())
 
 
 def build(pipeline: beam.Pipeline, refs: Sequence[BatchRef], config: WorkerConfig) -> beam.PCollection:
@@ -65,7 +94,15 @@ def build(pipeline: beam.Pipeline, refs: Sequence[BatchRef], config: WorkerConfi
 def run_job(job: Job, emit: Emit) -> None:
     """Run a job's pipeline to its end and emit progress and a report for every batch of it."""
     register_arrow_coders()
-    options = pipeline_options(job.flags)
+    options = pipeline_options(job.flags, job.engine)
+    if works_here(options):
+        _run_here(job, options, emit)
+    else:
+        _run_elsewhere(job, options, emit)
+
+
+def _run_here(job: Job, options: PipelineOptions, emit: Emit) -> None:
+    """The batches are worked on in this process, whatever runs the pipeline."""
     worker = worker_of(job.config)
     worker.on_report = lambda report: emit({"event": "batch", "report": report.to_dict()})
     try:
@@ -75,6 +112,23 @@ def run_job(job: Job, emit: Emit) -> None:
             pipeline.run().wait_until_finish()
     finally:
         forget_worker(job.config)
+
+
+def _run_elsewhere(job: Job, options: PipelineOptions, emit: Emit) -> None:
+    """The batches are worked on in other processes; what they leave in the output says how far they are."""
+    run = job.config.run
+    store = open_store(run.output)
+    watched = Watched(store, run.run_id, job.group, job.refs, emit, run.rehearsal)
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline, job.refs, job.config)
+    result = job.elsewhere.result = pipeline.run()
+    try:
+        while not PipelineState.is_terminal(result.state):
+            time.sleep(_LOOK_EVERY_S)
+            watched.look()
+        result.wait_until_finish()  # raises what broke it
+    finally:
+        watched.finish()
 
 
 def progress_of(worker: Worker, group: int) -> Progress:
@@ -134,6 +188,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--plan", required=True, help="path of the plan in the output")
     parser.add_argument("--group", required=True, type=int)
     parser.add_argument("--groups", required=True, type=int)
+    parser.add_argument("--engine", choices=ENGINES, default="local")
     return parser.parse_args(own), flags
 
 
@@ -155,7 +210,7 @@ def load_job(argv: Sequence[str]) -> Job:
     loaded = with_budget(loaded, None if run.budget_amount is None else Decimal(run.budget_amount))
     config = WorkerConfig(loaded.workload, str(loaded.base_dir), run, schema.serialize().to_pybytes())
     refs = group_slice(refs, arguments.group, arguments.groups)
-    return Job(config, tuple(refs), arguments.group, tuple(flags))
+    return Job(config, tuple(refs), arguments.group, tuple(flags), arguments.engine)
 
 
 def _stop_on_signal(job: Job) -> None:
@@ -164,6 +219,7 @@ def _stop_on_signal(job: Job) -> None:
     def stop() -> None:
         try:
             forget_worker(job.config)
+            job.elsewhere.stop(job.config.run)
         finally:
             os._exit(_TERMINATED)
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
 from apache_beam.version import __version__ as beam_version
 
+from pipelines.engines import Engine, engine_flags
 from schemas.errors import ConfigurationError, RunnerRefusedError
 
-DEFAULT_FLAGS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory")
 _REFUSED_RUNNERS = {
     "": "Beam would take its default, which may download and start an unverified executable",
     "directrunner": "it may download and start an unverified executable, and changes its engine with the "
@@ -23,17 +28,21 @@ _REFUSED_RUNNERS = {
 _REFUSED_MODES = {
     "multi_threading": "it silently loses elements (an unlocked flush in Beam's data plane)",
 }
-_ALLOWED = "Allowed: FnApiRunner (the default, with direct_running_mode in_memory or multi_processing)"
+_ALLOWED = (
+    "Allowed: FnApiRunner (the default, with direct_running_mode in_memory or multi_processing) and the "
+    "runners of the engines (--engine)"
+)
 
 
-def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
-    """The options for a run: our defaults, then the user's flags.
+def pipeline_options(flags: Sequence[str], engine: Engine = "local") -> PipelineOptions:
+    """The options for a run on an engine: the engine's flags, then the user's.
 
     Raises:
         RunnerRefusedError: a runner or running mode that loses data or runs unverified code.
-        ConfigurationError: a flag that Beam does not know, and would silently leave out.
+        ConfigurationError: a flag that Beam does not know, and would silently leave out, or an engine
+            of which something is missing.
     """
-    options = PipelineOptions([*DEFAULT_FLAGS, *flags])
+    options = PipelineOptions([*engine_flags(engine, flags)])
     _refuse_unknown(options)
     runner = str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1].lower()
     if runner in _REFUSED_RUNNERS:
@@ -44,6 +53,14 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
             f"--direct_running_mode={mode} is refused: {_REFUSED_MODES[mode]}. {_ALLOWED}"
         )
     return options
+
+
+def works_here(options: PipelineOptions) -> bool:
+    """Whether the batches are worked on in this process, so that it hears of them directly."""
+    runner = str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1].lower()
+    if runner == "fnapirunner":
+        return options.view_as(DirectOptions).direct_running_mode == "in_memory"
+    return options.view_as(PortableOptions).environment_type == "LOOPBACK"
 
 
 def _refuse_unknown(options: PipelineOptions) -> None:

@@ -42,6 +42,16 @@ def run_path(run_id: str, name: str) -> str:
     return f"runs/{run_id}/{name}"
 
 
+def report_path(run_id: str, batch_id: str, attempt: int) -> str:
+    """Where a worker that its launcher can't hear leaves what it says of a batch that was not committed."""
+    return run_path(run_id, f"reports/{batch_id}.{attempt:04d}.json")
+
+
+def stop_path(run_id: str) -> str:
+    """What a launcher leaves there to stop workers that it can't signal."""
+    return run_path(run_id, "stop")
+
+
 def parse_name(name: str) -> tuple[str, int, str] | None:
     """Batch, attempt and rest (extension or writer) of a name made above; None for any other name."""
     found = _OF_AN_ATTEMPT.fullmatch(name)

@@ -34,7 +34,7 @@ from transforms.previous import load_previous
 from transforms.probe import ReaderLimits
 from transforms.read import BatchReader, place
 from transforms.work import WorkBatch
-from transforms.worker import Worker, WorkerConfig, worker_of
+from transforms.worker import Worker, WorkerConfig, join_worker, leave_worker
 
 REPORTS = "reports"
 _EMBED_AT_ONCE = 2048
@@ -55,7 +55,10 @@ class _StageDoFn(beam.DoFn):
         self._config = config
 
     def setup(self) -> None:
-        self.worker = worker_of(self._config)
+        self.worker = join_worker(self._config)
+
+    def teardown(self) -> None:
+        leave_worker(self._config)
 
     def guarded(self, ref: BatchRef, work: Callable[[], Iterable[Any]]) -> Iterator[Any]:
         """Do something for one batch; its troubles become its report, other batches go on."""
@@ -85,6 +88,8 @@ class _ReadDoFn(_StageDoFn):
 
     def _read(self, ref: BatchRef) -> Iterator[Any]:
         store = self.worker.store()
+        if self.worker.stopping:
+            raise BatchError(f"{place(ref)}: the run was stopped before this batch; run again")
         self.worker.claims().take(ref.batch_id)  # first, so that what is found committed stays all there is
         if store.exists(commit_path(ref.batch_id, ref.attempt)):
             record = read_commit(store, ref.batch_id, ref.attempt)
@@ -98,6 +103,7 @@ class _ReadDoFn(_StageDoFn):
     def teardown(self) -> None:
         if self._reader is not None:
             self._reader.close()
+        super().teardown()
 
 
 class _RouteDoFn(_StageDoFn):

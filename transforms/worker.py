@@ -1,11 +1,15 @@
 """What a worker process holds for its run: store, rules, call engine, embedders, and who listens.
 
-One process serves one run. Its parts are opened when they are first needed, shared by all Beam
-threads, and closed together when the last stage that uses them is torn down.
+Its parts are opened when they are first needed, shared by all Beam threads, and closed together when
+the last stage that uses them is torn down. Where the process is the launcher's own, that hears of every
+batch at once. Elsewhere (Beam's worker pools on a cluster) the output is the only thing between the two:
+commit records say what was done, a report left there says why a batch was not committed, and a file that
+the launcher leaves there stops the worker.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +23,7 @@ from schemas.batches import BatchReport
 from schemas.run import RunContext
 from schemas.workload import EmbedderBackend, HostedBackend, Workload
 from transforms.claim import BatchClaims
+from transforms.layout import report_path, stop_path
 from transforms.prompt import CompiledPrompt, compile_prompt
 from transforms.route import Rules, compile_rules
 from transforms.space_guard import guard_space
@@ -28,6 +33,9 @@ from transforms.write import PartWriter, VectorType
 if TYPE_CHECKING:
     from transforms.call.engine import CallEngine
     from transforms.embed.embedder import Embedder
+
+
+_LOOK_FOR_STOP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,10 @@ class Worker:
     openers: Openers = field(default_factory=Openers)
     counters: Counters = field(default_factory=Counters)
     on_report: Callable[[BatchReport], None] | None = None
+    is_owned: bool = False  # by whoever called `worker_of`: closed by `forget_worker`, not by its last user
+    users: int = 0
+    stopping: bool = False
+    _ended: threading.Event = field(default_factory=threading.Event)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _rules: Rules | None = None
     _prompts: dict[str, CompiledPrompt] = field(default_factory=dict)
@@ -190,20 +202,44 @@ class Worker:
         return PartWriter(config.workload, config.run, self.store(), config.schema(), self.vector_type)
 
     def report(self, report: BatchReport) -> None:
-        """Tell whoever listens in this process about a batch; the commit record is the truth."""
+        """Tell the launcher about a batch; the commit record is the truth."""
         self.counters.batches += 1
         if self.on_report is not None:
             self.on_report(report)
+        elif report.record is None and not self.is_owned:
+            data = json.dumps(report.to_dict()).encode()
+            path = report_path(self.config.run.run_id, report.batch_id, report.attempt)
+            self.store().create(path, data)
+
+    def watch_for_stop(self) -> None:
+        """Close the engine as soon as the launcher, somewhere else, wants this run to stop."""
+        path, store = stop_path(self.config.run.run_id), self.store()
+
+        def watch() -> None:
+            while not self._ended.wait(_LOOK_FOR_STOP_S):
+                if store.exists(path):
+                    self.stopping = True
+                    self._close_engine()
+                    return
+
+        threading.Thread(target=watch, name="watch-for-stop", daemon=True).start()
 
     def close(self) -> None:
         """Close the engine: what is in flight is settled in the ledger first. Then claims end."""
+        self._ended.set()
+        self._close_engine()
         with self._lock:
-            engine, self._engine = self._engine, None
             claims, self._claims = self._claims, None
-        if engine is not None:
-            engine.close()
         if claims is not None:
             claims.close()
+
+    def _close_engine(self) -> None:
+        with self._lock:
+            engine = self._engine
+            if not self.stopping:
+                self._engine = None
+        if engine is not None:
+            engine.close()
 
 
 _WORKERS: dict[str, Worker] = {}
@@ -211,11 +247,38 @@ _WORKERS_LOCK = threading.Lock()
 
 
 def worker_of(config: WorkerConfig, openers: Openers | None = None) -> Worker:
-    """This process's worker for a run; made, with these openers, when it is first asked for."""
+    """This process's worker for a run; made, with these openers, when it is first asked for.
+
+    Whoever calls this ends it with `forget_worker`.
+    """
     with _WORKERS_LOCK:
         if config.run.run_id not in _WORKERS:
-            _WORKERS[config.run.run_id] = Worker(config, openers or Openers())
+            _WORKERS[config.run.run_id] = Worker(config, openers or Openers(), is_owned=True)
         return _WORKERS[config.run.run_id]
+
+
+def join_worker(config: WorkerConfig) -> Worker:
+    """This process's worker for a run, for one more user of it, who leaves it with `leave_worker`."""
+    with _WORKERS_LOCK:
+        worker = _WORKERS.get(config.run.run_id)
+        if worker is None:
+            worker = _WORKERS[config.run.run_id] = Worker(config)
+            worker.watch_for_stop()
+        worker.users += 1
+        return worker
+
+
+def leave_worker(config: WorkerConfig) -> None:
+    """One user less; with the last one the worker is closed, unless somebody owns it."""
+    with _WORKERS_LOCK:
+        worker = _WORKERS.get(config.run.run_id)
+        if worker is None:
+            return
+        worker.users -= 1
+        if worker.users > 0 or worker.is_owned:
+            return
+        del _WORKERS[config.run.run_id]
+    worker.close()
 
 
 def forget_worker(config: WorkerConfig) -> None:

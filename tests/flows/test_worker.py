@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flows.leash import PARENT_GONE, leashed
+from pipelines.leash import PARENT_GONE, leashed
 from flows.worker import Worker, WorkerCommand, WorkerEnd
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,214 @@
+"""A Flink session cluster on this machine, for trying and for the tests: `make flink-cluster`.
+
+One job manager, some task managers and a worker pool beside each, all listening on 127.0.0.1 alone, from
+the distribution that `python infra/flink/install.py --cluster` brings. By hand::
+
+    python infra/flink/cluster.py --task-managers 2
+
+prints the flags to give `switchgear run --engine flink --` and runs until Ctrl-C. The pools take their
+keys from this command's environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent.parent.parent
+DISTRIBUTION = _ROOT / "build" / "flink" / "dist"
+_MASTER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+_TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+_READY_S = 90.0
+_OPENED = (  # what Flink's own start scripts open of Java 17's modules
+    "java.lang",
+    "java.net",
+    "java.io",
+    "java.nio",
+    "sun.nio.ch",
+    "java.lang.reflect",
+    "java.text",
+    "java.time",
+    "java.util",
+    "java.util.concurrent",
+    "java.util.concurrent.atomic",
+    "java.util.concurrent.locks",
+)
+_TASK_MANAGER_SETTINGS = {  # Flink's scripts work these out; started without them, all must be given
+    "taskmanager.cpu.cores": "1.0",
+    "taskmanager.memory.task.heap.size": "256m",
+    "taskmanager.memory.task.off-heap.size": "64m",
+    "taskmanager.memory.managed.size": "64m",
+    "taskmanager.memory.network.min": "64m",
+    "taskmanager.memory.network.max": "64m",
+    "taskmanager.memory.framework.heap.size": "128m",
+    "taskmanager.memory.framework.off-heap.size": "128m",
+    "taskmanager.memory.jvm-metaspace.size": "256m",
+    "taskmanager.memory.jvm-overhead.min": "128m",
+    "taskmanager.memory.jvm-overhead.max": "128m",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A running cluster. `task_managers` and `pools` are its processes, in order."""
+
+    rest: str
+    pool_address: str
+    task_managers: list[subprocess.Popen[bytes]]
+    pools: list[subprocess.Popen[bytes]]
+    logs: Path
+
+    def flags(self, parallelism: int) -> list[str]:
+        """What to give a run after `--`."""
+        return [
+            f"--flink_master={self.rest}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config={self.pool_address}",
+            f"--parallelism={parallelism}",
+        ]
+
+    def overview(self) -> dict[str, int]:
+        """Flink's own count of task managers, slots and jobs."""
+        with urllib.request.urlopen(f"http://{self.rest}/overview", timeout=5) as answer:  # noqa: S310
+            return dict(json.load(answer))
+
+
+@contextmanager
+def session_cluster(
+    task_managers: int, slots: int, environ: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
+    """Start a cluster and stop it again; only processes that were started here are stopped.
+
+    Raises:
+        FileNotFoundError: no distribution, or no Java.
+        TimeoutError: the task managers have not come up in time; the message names the logs.
+    """
+    if not (DISTRIBUTION / "lib").is_dir():
+        raise FileNotFoundError(f"no Flink in {DISTRIBUTION}: run `make flink-cluster` or infra/flink/install.py --cluster")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flink-")))
+        ports = _free_ports(3)
+        settings = {
+            "jobmanager.rpc.address": "127.0.0.1",
+            "jobmanager.bind-host": "127.0.0.1",
+            "jobmanager.rpc.port": str(ports[0]),
+            "rest.address": "127.0.0.1",
+            "rest.bind-address": "127.0.0.1",
+            "rest.port": str(ports[1]),
+            "taskmanager.host": "127.0.0.1",
+            "taskmanager.bind-host": "127.0.0.1",
+            "taskmanager.numberOfTaskSlots": str(slots),
+            "blob.server.port": "0",
+            "io.tmp.dirs": str(folder / "tmp"),
+            "heartbeat.timeout": "10000",
+            "heartbeat.interval": "2000",
+            "restart-strategy.type": "fixed-delay",
+            "restart-strategy.fixed-delay.attempts": "5",
+            "restart-strategy.fixed-delay.delay": "1s",
+        }
+        (folder / "tmp").mkdir()
+        (folder / "config.yaml").write_text("".join(f"{k}: {v}\n" for k, v in settings.items()))
+        start = _Starter(folder, stack, dict(os.environ if environ is None else environ))
+        start.java("job-manager", _MASTER, {}, "512m")
+        managers = [
+            start.java(f"task-manager-{n}", _TASK_MANAGER, _TASK_MANAGER_SETTINGS, "512m")
+            for n in range(task_managers)
+        ]
+        # One pool serves all task managers of this one host; on a cluster each host has its own.
+        pool = start.python("pool", "pipelines.worker_pool", f"--port={ports[2]}")
+        cluster = Cluster(f"127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[2]}", managers, [pool], folder)
+        _wait_for(cluster, task_managers)
+        yield cluster
+
+
+class _Starter:
+    def __init__(self, folder: Path, stack: ExitStack, environ: dict[str, str]) -> None:
+        self._folder = folder
+        self._stack = stack
+        self._environ = environ
+        self._java = shutil.which("java")
+
+    def java(self, name: str, main: str, settings: Mapping[str, str], heap: str) -> subprocess.Popen[bytes]:
+        if self._java is None:
+            raise FileNotFoundError("no java on the PATH: install a Java 17 runtime")
+        opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
+        given = [part for key, value in settings.items() for part in ("-D", f"{key}={value}")]
+        command = [self._java, f"-Xmx{heap}", *opened, "-cp", f"{DISTRIBUTION}/lib/*", main]
+        return self._start(name, [*command, "--configDir", str(self._folder), *given])
+
+    def python(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        return self._start(name, [sys.executable, "-m", module, *arguments])
+
+    def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        log = self._stack.enter_context(open(self._folder / f"{name}.log", "wb"))
+        leash = [sys.executable, "-I", "-S", str(_ROOT / "pipelines" / "leash.py"), str(os.getpid())]
+        process = subprocess.Popen(
+            [*leash, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=_ROOT,
+            env=self._environ,
+        )
+        self._stack.callback(_stop, process)
+        return process
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(cluster: Cluster, task_managers: int) -> None:
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        try:
+            if cluster.overview()["taskmanagers"] >= task_managers:
+                return
+        except OSError:
+            pass
+        time.sleep(0.3)
+    raise TimeoutError(f"the Flink cluster has not come up in {_READY_S:.0f} s; its logs are in {cluster.logs}")
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def main() -> int:
+    """Run a cluster until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task-managers", type=int, default=2)
+    parser.add_argument("--slots", type=int, default=1, help="of each task manager")
+    arguments = parser.parse_args()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    with session_cluster(arguments.task_managers, arguments.slots) as cluster:
+        flags = " ".join(cluster.flags(arguments.task_managers * arguments.slots))
+        print(f"Flink: http://{cluster.rest}\nswitchgear run WORKLOAD --engine flink -- {flags}", flush=True)
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

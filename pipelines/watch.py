@@ -1,0 +1,89 @@
+"""What becomes of batches that other processes work on, from what stands in the output.
+
+Workers of a cluster have no way to speak to the process that launched them, and need none: a commit
+record says that a batch is done and what it cost, a report that a worker left says why it is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from schemas.batches import BatchRef, BatchReport
+from schemas.run import Progress
+from transforms.layout import commit_path, read_commit, report_path
+from transforms.store import Store
+
+_LOOKS = 256  # batches that one look asks the store about: the cost of looking does not grow with the run
+
+
+class Watched:
+    """The batches of a group that are worked on elsewhere.
+
+    `look` finds commits among the batches that are still out, some hundred at a time; `finish` looks at
+    all of them and takes what the workers said of the rest. Each batch is told of once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run_id: str,
+        group: int,
+        refs: Sequence[BatchRef],
+        emit: Callable[[dict[str, Any]], None],
+        rehearsal: bool,
+    ) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._group = group
+        self._out = deque(refs)
+        self._emit = emit
+        self._rehearsal = rehearsal
+        self._documents = self._batches = self._calls = 0
+        self._amount = Decimal(0)
+
+    def look(self) -> None:
+        """Look at some of the batches that are out, in turn, and say how far the group is."""
+        for _ in range(min(_LOOKS, len(self._out))):
+            ref = self._out.popleft()
+            if not self._committed(ref):
+                self._out.append(ref)
+        self._say()
+
+    def finish(self) -> None:
+        """The pipeline has ended: what is not committed by now won't be."""
+        while self._out:
+            ref = self._out.popleft()
+            if not self._committed(ref):
+                self._not_committed(ref)
+        self._say()
+
+    def _committed(self, ref: BatchRef) -> bool:
+        if not self._store.exists(commit_path(ref.batch_id, ref.attempt)):
+            return False
+        record = read_commit(self._store, ref.batch_id, ref.attempt)
+        self._batches += 1
+        self._documents += record.rows_in
+        for totals in (t for backends in record.totals.values() for t in backends.values()):
+            self._calls += totals.calls
+            self._amount += Decimal(totals.list_amount if self._rehearsal else totals.amount)
+        state = "committed" if record.run_id == self._run_id else "already_committed"
+        self._tell(BatchReport(ref.batch_id, ref.attempt, state, record=record))
+        return True
+
+    def _not_committed(self, ref: BatchRef) -> None:
+        try:
+            left = self._store.read(report_path(self._run_id, ref.batch_id, ref.attempt))
+        except FileNotFoundError:
+            return  # nobody spoke of it: the launcher knows that it was due
+        self._tell(BatchReport.from_dict(json.loads(left)))
+
+    def _tell(self, report: BatchReport) -> None:
+        self._emit({"event": "batch", "report": report.to_dict()})
+
+    def _say(self) -> None:
+        progress = Progress(self._group, self._documents, self._batches, self._calls, str(self._amount))
+        self._emit({"event": "progress", **progress.to_dict()})
