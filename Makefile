@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate
+.PHONY: help demo flink test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -47,6 +47,9 @@ setup: $(INSTALLED) ## make .venv from the lock
 
 $(INSTALLED): $(LOCKS) pyproject.toml
 	@PYTHON="$(PYTHON)" sh infra/locks/install.sh
+
+flink: $(INSTALLED) ## bring Beam's Flink job server and a Flink for the tests (needs Java 17 and Maven)
+	@$(BIN)/python infra/flink/install.py --cluster
 
 peers: $(FAKE_GCS) ## install the peers of the tests (needs npm and Go; tests without their peer are skipped)
 	@if [ "$(AIMOCK)/package.json" -nt infra/locks/npm/package-lock.json ]; then :; \

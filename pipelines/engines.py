@@ -59,9 +59,9 @@ def _job_server(environ: Mapping[str, str]) -> str:
     jar = environ.get(JOB_SERVER) or str(_ROOT / "build" / "flink" / "job-server.jar")
     if not Path(jar).is_file():
         raise ConfigurationError(
-            f"engine flink needs Beam's job server for Flink, and there is no file {jar}. `make flink` brings "
-            f"it (Java 17 and Maven are needed for that); or name a jar in {JOB_SERVER}, or after -- with "
-            "--flink_job_server_jar=PATH"
+            f"engine flink needs Beam's job server for Flink, and there is no file {jar}. `make flink` "
+            "brings it (Java 17 and Maven are needed for that); or name a jar in "
+            f"{JOB_SERVER}, or after -- with --flink_job_server_jar=PATH"
         )
     return jar
 

@@ -29,7 +29,6 @@ from types import FrameType
 from typing import Any
 
 import apache_beam as beam
-
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
@@ -83,7 +82,7 @@ class Job:
     group: int
     flags: tuple[str, ...]
     engine: Engine = "local"
-    elsewhere: _Elsewhere = field(default_factory=lambda: _Elsewhere())
+    elsewhere: _Elsewhere = field(default_factory=_Elsewhere, compare=False)
 
 
 def build(pipeline: beam.Pipeline, refs: Sequence[BatchRef], config: WorkerConfig) -> beam.PCollection:

@@ -14,6 +14,7 @@ import argparse
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import grpc
@@ -54,14 +55,17 @@ def main(argv: Sequence[str]) -> int:
     try:
         port, server = serve(arguments.host, arguments.port)
     except (OSError, RuntimeError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        sys.stderr.write(f"Error: {error}\n")
         return 2
-    print(f"worker pool at {arguments.host}:{port}", flush=True)
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    sys.stdout.write(f"worker pool at {arguments.host}:{port}\n")
+    sys.stdout.flush()
+    ended.wait()
     server.stop(grace=None)
     return 0
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     sys.exit(main(sys.argv[1:]))

@@ -34,7 +34,7 @@ from transforms.previous import load_previous
 from transforms.probe import ReaderLimits
 from transforms.read import BatchReader, place
 from transforms.work import WorkBatch
-from transforms.worker import Worker, WorkerConfig, join_worker, leave_worker
+from transforms.worker import STOPPED, Worker, WorkerConfig, join_worker, leave_worker
 
 REPORTS = "reports"
 _EMBED_AT_ONCE = 2048
@@ -89,7 +89,7 @@ class _ReadDoFn(_StageDoFn):
     def _read(self, ref: BatchRef) -> Iterator[Any]:
         store = self.worker.store()
         if self.worker.stopping:
-            raise BatchError(f"{place(ref)}: the run was stopped before this batch; run again")
+            raise BatchError(STOPPED)
         self.worker.claims().take(ref.batch_id)  # first, so that what is found committed stays all there is
         if store.exists(commit_path(ref.batch_id, ref.attempt)):
             record = read_commit(store, ref.batch_id, ref.attempt)

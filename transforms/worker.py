@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from schemas.batches import BatchReport
+from schemas.errors import BatchError
 from schemas.run import RunContext
 from schemas.workload import EmbedderBackend, HostedBackend, Workload
 from transforms.claim import BatchClaims
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from transforms.embed.embedder import Embedder
 
 
+STOPPED = "the run was stopped before this batch was through; run again"
 _LOOK_FOR_STOP_S = 2.0
 
 
@@ -125,8 +127,14 @@ class Worker:
             return self._prompts[route]
 
     def engine(self) -> CallEngine:
-        """The call engine; opened by the first batch that has something to send."""
+        """The call engine; opened by the first batch that has something to send.
+
+        Raises:
+            BatchError: the run was stopped.
+        """
         with self._lock:
+            if self.stopping:
+                raise BatchError(STOPPED)
             if self._engine is None:
                 workload, run = self.config.workload, self.config.run
                 self._engine = self.openers.engine(workload, run, workload.budget.amount)
@@ -235,9 +243,7 @@ class Worker:
 
     def _close_engine(self) -> None:
         with self._lock:
-            engine = self._engine
-            if not self.stopping:
-                self._engine = None
+            engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
 

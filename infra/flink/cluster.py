@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -82,7 +83,7 @@ class Cluster:
 
     def overview(self) -> dict[str, int]:
         """Flink's own count of task managers, slots and jobs."""
-        with urllib.request.urlopen(f"http://{self.rest}/overview", timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"http://{self.rest}/overview", timeout=5) as answer:
             return dict(json.load(answer))
 
 
@@ -97,7 +98,9 @@ def session_cluster(
         TimeoutError: the task managers have not come up in time; the message names the logs.
     """
     if not (DISTRIBUTION / "lib").is_dir():
-        raise FileNotFoundError(f"no Flink in {DISTRIBUTION}: run `make flink-cluster` or infra/flink/install.py --cluster")
+        raise FileNotFoundError(
+            f"no Flink in {DISTRIBUTION}: run `make flink-cluster` or infra/flink/install.py --cluster"
+        )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flink-")))
         ports = _free_ports(3)
@@ -153,7 +156,7 @@ class _Starter:
         return self._start(name, [sys.executable, "-m", module, *arguments])
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
-        log = self._stack.enter_context(open(self._folder / f"{name}.log", "wb"))
+        log = self._stack.enter_context((self._folder / f"{name}.log").open("wb"))
         leash = [sys.executable, "-I", "-S", str(_ROOT / "pipelines" / "leash.py"), str(os.getpid())]
         process = subprocess.Popen(
             [*leash, *command],
@@ -185,7 +188,9 @@ def _wait_for(cluster: Cluster, task_managers: int) -> None:
         except OSError:
             pass
         time.sleep(0.3)
-    raise TimeoutError(f"the Flink cluster has not come up in {_READY_S:.0f} s; its logs are in {cluster.logs}")
+    raise TimeoutError(
+        f"the Flink cluster has not come up in {_READY_S:.0f} s; its logs are in {cluster.logs}"
+    )
 
 
 def _free_ports(count: int) -> list[int]:
@@ -202,11 +207,13 @@ def main() -> int:
     parser.add_argument("--task-managers", type=int, default=2)
     parser.add_argument("--slots", type=int, default=1, help="of each task manager")
     arguments = parser.parse_args()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
     with session_cluster(arguments.task_managers, arguments.slots) as cluster:
         flags = " ".join(cluster.flags(arguments.task_managers * arguments.slots))
         print(f"Flink: http://{cluster.rest}\nswitchgear run WORKLOAD --engine flink -- {flags}", flush=True)
-        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        ended.wait()
     return 0
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.leash import PARENT_GONE, leashed
 from flows.worker import Worker, WorkerCommand, WorkerEnd
+from pipelines.leash import PARENT_GONE, leashed
 
 ROOT = Path(__file__).resolve().parents[2]
 Script = Callable[[str], Path]

@@ -53,7 +53,7 @@ class FakeEngine:
     hold_back: int = 0
     asked: list[CallBatch] = field(default_factory=list)
     most_waiting: int = 0
-    closed: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
     _held: list[tuple[CallBatch, Future[CallBatchResult]]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -88,7 +88,12 @@ class FakeEngine:
         return EngineStats(calls=count, answered=count, amount=money("0.01") * count)
 
     def close(self) -> None:
-        self.closed = True
+        self.ended.set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self.ended.is_set()
 
 
 class _Lazy(Future[CallBatchResult]):

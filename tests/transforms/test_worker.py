@@ -1,3 +1,4 @@
+import json
 import pickle
 from decimal import Decimal
 from pathlib import Path
@@ -7,11 +8,20 @@ import pyarrow as pa
 import pytest
 
 from schemas.batches import BatchReport
+from schemas.errors import BatchError
 from tests.support.batches import table_for
 from tests.support.fakes import FakeOpeners
 from tests.support.records import REF, run_context
 from tests.support.workloads import EMBEDDER, workload
-from transforms.worker import Worker, WorkerConfig, forget_worker, worker_of
+from transforms.layout import report_path, stop_path
+from transforms.worker import (
+    Worker,
+    WorkerConfig,
+    forget_worker,
+    join_worker,
+    leave_worker,
+    worker_of,
+)
 
 EMBED: dict[str, Any] = {
     "backends__emb": EMBEDDER,
@@ -103,3 +113,49 @@ def test_the_budget_goes_to_the_engine(tmp_path: Path) -> None:
         changes = {} if amount is None else {"budget__amount": amount}
         Worker(WorkerConfig(workload(**changes), "", run_context(tmp_path), b""), Noting()).engine()
     assert limits == [Decimal("1.5"), None]
+
+
+# ---- a worker whose launcher is somewhere else
+
+
+def test_a_worker_without_an_owner_is_closed_with_its_last_user(config: WorkerConfig) -> None:
+    worker = join_worker(config)
+    openers = worker.openers = FakeOpeners()
+    assert join_worker(config) is worker
+    worker.engine()
+    leave_worker(config)
+    assert not openers.fake_engine.closed
+    leave_worker(config)
+    assert openers.fake_engine.closed
+    leave_worker(config)
+
+
+def test_a_worker_with_an_owner_outlives_its_users(config: WorkerConfig) -> None:
+    openers = FakeOpeners()
+    worker = worker_of(config, openers)
+    worker.engine()
+    assert join_worker(config) is worker
+    leave_worker(config)
+    assert not openers.fake_engine.closed
+    forget_worker(config)
+    assert openers.fake_engine.closed
+
+
+def test_what_is_said_of_a_batch_that_was_not_committed_stays_in_the_output(config: WorkerConfig) -> None:
+    worker = join_worker(config)
+    report = BatchReport(REF.batch_id, 4, "failed", "the file is gone")
+    worker.report(report)
+    leave_worker(config)
+    left = worker.store().read(report_path(config.run.run_id, REF.batch_id, 4))
+    assert BatchReport.from_dict(json.loads(left)) == report
+
+
+def test_a_worker_sends_nothing_more_once_its_launcher_wants_it_to_stop(config: WorkerConfig) -> None:
+    worker = join_worker(config)
+    openers = worker.openers = FakeOpeners()
+    worker.engine()
+    worker.store().create(stop_path(config.run.run_id), b"")
+    assert openers.fake_engine.ended.wait(20)
+    with pytest.raises(BatchError, match="stopped"):
+        worker.engine()
+    leave_worker(config)
