@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.deployments import POOL, apply_all, pool_template
-from flows.leash import leashed
 from flows.server import HOST, has_health, server_command
 from flows.standing import put_back, runs_at_work
+from pipelines.leash import leashed
 from schemas.errors import ConfigurationError, SwitchgearError
 
 PORT = 4200
@@ -85,7 +85,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     def start(self) -> None:
-        """Start it. The thread that calls this must outlive it (see `flows.leash`)."""
+        """Start it. The thread that calls this must outlive it (see `pipelines.leash`)."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 leashed(self.command),

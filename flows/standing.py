@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from flows.deployments import POOL
-from flows.leash import stop_with_parent
+from pipelines.leash import stop_with_parent
 
 _LIMIT = 200
 

@@ -43,7 +43,7 @@ from transforms.coders import register_arrow_coders
 from transforms.layout import stop_path
 from transforms.plan import group_slice, read_plan
 from transforms.store import open_store
-from transforms.wiring import ProcessBatches
+from transforms.wiring import PATIENCE_S, ProcessBatches
 from transforms.worker import Worker, WorkerConfig, forget_worker, worker_of
 
 _PROGRESS_EVERY_S = 0.5
@@ -85,9 +85,12 @@ class Job:
     elsewhere: _Elsewhere = field(default_factory=_Elsewhere, compare=False)
 
 
-def build(pipeline: beam.Pipeline, refs: Sequence[BatchRef], config: WorkerConfig) -> beam.PCollection:
+def build(
+    pipeline: beam.Pipeline, refs: Sequence[BatchRef], config: WorkerConfig, patience_s: float = PATIENCE_S
+) -> beam.PCollection:
     """The pipeline: references of batches in, reports of batches out."""
-    return pipeline | "Batches" >> beam.Create(list(refs)) | "ProcessBatches" >> ProcessBatches(config)
+    process = ProcessBatches(config, patience_s)
+    return pipeline | "Batches" >> beam.Create(list(refs)) | "ProcessBatches" >> process
 
 
 def run_job(job: Job, emit: Emit) -> None:

@@ -9,6 +9,7 @@ chain as a report on the `reports` output; what is unexpected propagates and fai
 from __future__ import annotations
 
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -24,7 +25,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.batches import BatchRef, BatchReport
-from schemas.errors import BatchError, LedgerError, ReconcileError, StoreError, first_line
+from schemas.errors import BatchClaimedError, BatchError, LedgerError, ReconcileError, StoreError, first_line
 from transforms.act import embed_batches, finish_calls, prepare_calls
 from transforms.call.request import CallBatch, CallBatchResult
 from transforms.commit import commit, make_record
@@ -38,6 +39,8 @@ from transforms.worker import STOPPED, Worker, WorkerConfig, join_worker, leave_
 
 REPORTS = "reports"
 _EMBED_AT_ONCE = 2048
+PATIENCE_S = 30.0  # for batches that somebody else has; a batch seldom takes longer
+_LOOK_AGAIN_S = 0.2
 _HOLD_BYTES = 128 << 20  # of batches that wait for calls or embeddings, however few rows of them do
 _BATCH_TROUBLES = (BatchError, LedgerError, ReconcileError, StoreError, OSError)
 
@@ -73,24 +76,58 @@ class _StageDoFn(beam.DoFn):
 
         The batch has left the chain: another process may have it.
         """
-        self.worker.claims().give_back(report.batch_id)
+        self.worker.give_back(report.batch_id)
         self.worker.report(report)
         return TaggedOutput(REPORTS, report)
 
 
 class _ReadDoFn(_StageDoFn):
-    def __init__(self, config: WorkerConfig) -> None:
+    """Reads what it can claim; batches that somebody else has are tried again when the bundle ends.
+
+    That somebody is a worker of this run that its engine has given up but that goes on: what it commits
+    needs no work, and what it does not is free within moments.
+    """
+
+    def __init__(self, config: WorkerConfig, patience_s: float) -> None:
         super().__init__(config)
+        self._patience_s = patience_s
         self._reader: BatchReader | None = None
+        self._claimed: list[BatchRef] = []
+
+    def start_bundle(self) -> None:
+        self._claimed.clear()
 
     def process(self, ref: BatchRef) -> Iterator[Any]:
-        yield from self.guarded(ref, lambda: self._read(ref))
+        yield from self.guarded(ref, lambda: self._read_or_wait(ref))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        waiting, self._claimed = self._claimed, []
+        until = time.monotonic() + self._patience_s
+        for ref in waiting:
+            yield from _windowed(self.guarded(ref, lambda ref=ref: self._read_when_free(ref, until)))
+
+    def _read_or_wait(self, ref: BatchRef) -> Iterator[Any]:
+        try:
+            self.worker.claim(ref.batch_id, self)  # first: what is then found committed stays all there is
+        except BatchClaimedError:
+            self._claimed.append(ref)
+            return
+        yield from self._read(ref)
+
+    def _read_when_free(self, ref: BatchRef, until: float) -> Iterator[Any]:
+        while time.monotonic() < until:
+            try:
+                self.worker.claim(ref.batch_id, self)
+                break
+            except BatchClaimedError:
+                time.sleep(_LOOK_AGAIN_S)
+        self.worker.claim(ref.batch_id, self)
+        yield from self._read(ref)
 
     def _read(self, ref: BatchRef) -> Iterator[Any]:
         store = self.worker.store()
         if self.worker.stopping:
             raise BatchError(STOPPED)
-        self.worker.claims().take(ref.batch_id)  # first, so that what is found committed stays all there is
         if store.exists(commit_path(ref.batch_id, ref.attempt)):
             record = read_commit(store, ref.batch_id, ref.attempt)
             yield self.reported(BatchReport(ref.batch_id, ref.attempt, "already_committed", record=record))
@@ -103,6 +140,7 @@ class _ReadDoFn(_StageDoFn):
     def teardown(self) -> None:
         if self._reader is not None:
             self._reader.close()
+        self.worker.give_back_all(self)
         super().teardown()
 
 
@@ -239,10 +277,12 @@ class ProcessBatches(beam.PTransform):
     """BatchRefs in, BatchReports out: read, route, call, embed, write and commit each batch.
 
     Only references and reports cross a shuffle. At the end of a bundle every batch of it is
-    committed or reported as failed.
+    committed or reported as failed. Batches that somebody else is at work on are waited for at most
+    `patience_s` seconds.
     """
 
     config: WorkerConfig
+    patience_s: float = PATIENCE_S
 
     def expand(self, refs: PCollection) -> PCollection:
         """Chain the stages."""
@@ -250,7 +290,7 @@ class ProcessBatches(beam.PTransform):
         main: PCollection = refs | "SpreadRefs" >> beam.Reshuffle()
         reports = []
         stages: list[tuple[str, beam.DoFn, Any]] = [
-            ("ReadBatches", _ReadDoFn(config), typehints.Tuple[BatchRef, pa.Table]),
+            ("ReadBatches", _ReadDoFn(config, self.patience_s), typehints.Tuple[BatchRef, pa.Table]),
             ("RouteDocuments", _RouteDoFn(config), WorkBatch),
             ("CallModels", _CallDoFn(config), WorkBatch),
             ("EmbedDocuments", _EmbedDoFn(config), WorkBatch),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from schemas.batches import BatchReport
-from schemas.errors import BatchError
+from schemas.errors import BatchClaimedError, BatchError
 from schemas.run import RunContext
 from schemas.workload import EmbedderBackend, HostedBackend, Workload
 from transforms.claim import BatchClaims
@@ -96,6 +96,7 @@ class Worker:
     _rules: Rules | None = None
     _prompts: dict[str, CompiledPrompt] = field(default_factory=dict)
     _claims: BatchClaims | None = None
+    _claimed: dict[str, object] = field(default_factory=dict)
     _engine: CallEngine | None = None
     _embedders: dict[str, Embedder] = field(default_factory=dict)
     _hosted_spaces: dict[str, VectorType] = field(default_factory=dict)
@@ -104,12 +105,41 @@ class Worker:
         """The output's store."""
         return open_store(self.config.run.output)
 
-    def claims(self) -> BatchClaims:
-        """The batches that this process is at work on."""
+    def claim(self, batch_id: str, by: object) -> None:
+        """Claim a batch for one user of this worker; granted again to the same one.
+
+        A worker pool outlives a task manager that was killed, and with it the thread that was at work
+        for that one: another thread of the same process must not take its batches.
+
+        Raises:
+            BatchClaimedError: another user, or another process, is at work on it.
+        """
         with self._lock:
+            if self._claimed.setdefault(batch_id, by) is not by:
+                raise BatchClaimedError(
+                    f"batch {batch_id} is being worked on by another thread of this process: run again"
+                )
             if self._claims is None:
                 self._claims = BatchClaims(self.config.run.output)
-            return self._claims
+            try:
+                self._claims.take(batch_id)
+            except BatchClaimedError:
+                del self._claimed[batch_id]
+                raise
+
+    def give_back(self, batch_id: str) -> None:
+        """End the claim on a batch."""
+        with self._lock:
+            self._claimed.pop(batch_id, None)
+            if self._claims is not None:
+                self._claims.give_back(batch_id)
+
+    def give_back_all(self, by: object) -> None:
+        """End the claims that one user still has."""
+        with self._lock:
+            left = [batch_id for batch_id, user in self._claimed.items() if user is by]
+        for batch_id in left:
+            self.give_back(batch_id)
 
     def rules(self) -> Rules:
         """The workload's compiled expressions."""

@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +64,12 @@ _TASK_MANAGER_SETTINGS = {  # Flink's scripts work these out; started without th
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A running cluster. `task_managers` and `pools` are its processes, in order."""
+    """A running cluster. `task_managers` are its processes, in order."""
 
     rest: str
     pool_address: str
     task_managers: list[subprocess.Popen[bytes]]
-    pools: list[subprocess.Popen[bytes]]
+    start_task_manager: Callable[[str], subprocess.Popen[bytes]]
     logs: Path
 
     def flags(self, parallelism: int) -> list[str]:
@@ -80,6 +80,13 @@ class Cluster:
             f"--environment_config={self.pool_address}",
             f"--parallelism={parallelism}",
         ]
+
+    def kill_task_manager(self, number: int) -> None:
+        """SIGKILL one; another takes its place, as on a cluster that restarts what died."""
+        old = self.task_managers[number]
+        old.kill()
+        old.wait()
+        self.task_managers[number] = self.start_task_manager(f"{number}-again")
 
     def overview(self) -> dict[str, int]:
         """Flink's own count of task managers, slots and jobs."""
@@ -126,13 +133,15 @@ def session_cluster(
         (folder / "config.yaml").write_text("".join(f"{k}: {v}\n" for k, v in settings.items()))
         start = _Starter(folder, stack, dict(os.environ if environ is None else environ))
         start.java("job-manager", _MASTER, {}, "512m")
-        managers = [
-            start.java(f"task-manager-{n}", _TASK_MANAGER, _TASK_MANAGER_SETTINGS, "512m")
-            for n in range(task_managers)
-        ]
+
+        def start_task_manager(name: str) -> subprocess.Popen[bytes]:
+            return start.java(f"task-manager-{name}", _TASK_MANAGER, _TASK_MANAGER_SETTINGS, "512m")
+
+        managers = [start_task_manager(str(n)) for n in range(task_managers)]
         # One pool serves all task managers of this one host; on a cluster each host has its own.
-        pool = start.python("pool", "pipelines.worker_pool", f"--port={ports[2]}")
-        cluster = Cluster(f"127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[2]}", managers, [pool], folder)
+        start.python("pool", "pipelines.worker_pool", f"--port={ports[2]}")
+        rest, pool = (f"127.0.0.1:{port}" for port in ports[1:])
+        cluster = Cluster(rest, pool, managers, start_task_manager, folder)
         _wait_for(cluster, task_managers)
         yield cluster
 

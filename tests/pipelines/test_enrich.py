@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -52,10 +53,11 @@ class Planned:
         return [*own, *(["--", *flags] if flags else [])]
 
 
-def plan(folder: Path, name: str = "a b", **changes: Any) -> Planned:
-    """Six documents in three batches; the folder's name has a space in it."""
+def plan(folder: Path, name: str = "a b", *, files: int = 1, **changes: Any) -> Planned:
+    """Files of six documents in three batches; the folder's name has a space in it."""
     place = Place(folder / name, changes)
-    write(place.folder / "in" / "a.parquet", rows(range(6)))
+    for number in range(files):
+        write(place.folder / "in" / f"{'abc'[number]}.parquet", rows(range(number * 6, number * 6 + 6)))
     loaded = place.loaded
     context = run_context(
         loaded.output_uri, run_id=f"run-{folder.name}-{name}", workload_sha256=loaded.workload.digest()
@@ -168,6 +170,20 @@ def test_two_groups_of_one_plan_do_all_of_it(tmp_path: Path) -> None:
         run_job(job, lambda _: None)
     manifest = settle_run(planned.place.loaded, planned.context, planned.plan, [], START)
     assert (manifest.state, manifest.results) == ("complete", 6)
+
+
+@pytest.mark.slow
+def test_batches_of_workers_in_other_processes_are_told_of_from_what_they_leave(tmp_path: Path) -> None:
+    planned = plan(tmp_path, files=2, **CLOSED)
+    write(planned.place.folder / "in" / "b.parquet", rows(range(90, 96)))
+    job = load_job(planned.arguments(0, 1, "--direct_running_mode=multi_processing"))
+    events: list[dict[str, Any]] = []
+    run_job(job, events.append)
+    uris = {ref.batch_id: Path(ref.uri).name for ref in planned.plan.refs}
+    said = Counter((uris[report.batch_id], report.state) for report in reports(events))
+    assert said == {("a.parquet", "committed"): 3, ("b.parquet", "failed"): 3}
+    assert all("has changed" in report.error for report in reports(events) if report.state == "failed")
+    assert (events[-1]["documents"], events[-1]["batches"]) == (6, 3)
 
 
 def test_a_job_is_forgotten_when_it_ends(tmp_path: Path) -> None:

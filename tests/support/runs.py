@@ -122,7 +122,11 @@ def _source(row: dict[str, Any]) -> tuple[str, int, int, str]:
 
 
 def run_pipeline(
-    config: WorkerConfig, refs: Sequence[BatchRef], openers: FakeOpeners, flags: Sequence[str] = ()
+    config: WorkerConfig,
+    refs: Sequence[BatchRef],
+    openers: FakeOpeners,
+    flags: Sequence[str] = (),
+    patience_s: float = 0.0,
 ) -> list[BatchReport]:
     """Run the real pipeline over fakes; what its worker reported, in order."""
     reports: list[BatchReport] = []
@@ -131,7 +135,7 @@ def run_pipeline(
     worker.on_report = reports.append
     try:
         pipeline = beam.Pipeline(options=pipeline_options(flags))
-        build(pipeline, refs, config)
+        build(pipeline, refs, config, patience_s)
         pipeline.run().wait_until_finish()
     finally:
         forget_worker(config)

@@ -225,6 +225,27 @@ def test_a_batch_that_another_process_has_is_left_alone_until_that_one_is_done(t
     assert place.run().manifest.state == "complete"
 
 
+def test_a_batch_that_a_forgotten_worker_of_this_process_has_is_waited_for(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(4))})
+    plan = place.run(refs=[]).plan
+    schema = read_plan(LocalStore(str(place.output)), plan.plan_uri)[1].serialize().to_pybytes()
+    loaded = place.loaded
+    context = run_context(loaded.output_uri, workload_sha256=loaded.workload.digest())
+    config = WorkerConfig(loaded.workload, str(loaded.base_dir), context, schema)
+    kept, free = plan.refs
+    engine, forgotten = FakeEngine(), object()
+    worker = worker_of(config, FakeOpeners(engine))
+    worker.claim(kept.batch_id, forgotten)
+
+    def end_when_the_other_is_asked_for(batch: Any) -> None:
+        worker.give_back_all(forgotten)
+
+    engine.fail = end_when_the_other_is_asked_for
+    reports = run_pipeline(config, plan.refs, FakeOpeners(), patience_s=60)
+    assert sorted(report.state for report in reports) == ["committed", "committed"]
+    assert [batch.batch_id for batch in engine.asked] == [free.batch_id, kept.batch_id]
+
+
 def test_a_batch_is_claimed_until_it_is_committed(tmp_path: Path) -> None:
     place = hosted(tmp_path, {"a": rows(range(2))})
     (ref,) = place.run(refs=[]).plan.refs
