@@ -82,7 +82,7 @@ class Backstage:
             if target.resolve() != Path(parameters.output or target).resolve():  # the folder was moved
                 parameters = parameters.model_copy(update={"output": str(target.resolve())})
             return self.run(parameters.model_dump(), as_json)
-        return self.run({"workload": str(target), "rehearsal": rehearsal, **changes}, as_json)
+        return self.run({"workload": str(target), "rehearsal": rehearsal, **_given(changes)}, as_json)
 
     def status(self, output: str, as_json: bool) -> bool:
         """Print where an output stands; False if something is left to do and nobody is at it."""

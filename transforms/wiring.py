@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -104,7 +105,8 @@ class _ReadDoFn(_StageDoFn):
         waiting, self._claimed = self._claimed, []
         until = time.monotonic() + self._patience_s
         for ref in waiting:
-            yield from _windowed(self.guarded(ref, lambda ref=ref: self._read_when_free(ref, until)))
+            read = partial(self._read_when_free, ref, until)
+            yield from _windowed(self.guarded(ref, read))
 
     def _read_or_wait(self, ref: BatchRef) -> Iterator[Any]:
         try:

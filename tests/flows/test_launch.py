@@ -110,10 +110,10 @@ def test_a_wrong_workload_or_a_missing_key_needs_no_server_to_be_found(
 
 
 def test_a_refused_runner_needs_no_server_to_be_found(fake: FakeRun) -> None:
-    def refuse(flags: Any) -> None:
-        raise ConfigurationError(f"{flags[0]} is refused")
+    def refuse(flags: Any, engine: str) -> None:
+        raise ConfigurationError(f"{flags[0]} is refused on {engine}")
 
-    with pytest.raises(ConfigurationError, match="--runner=DirectRunner is refused"):
+    with pytest.raises(ConfigurationError, match="--runner=DirectRunner is refused on local"):
         run_enrich(
             form(fake, runner_flags=("--runner=DirectRunner",)),
             Watched(),
@@ -126,4 +126,4 @@ def test_the_real_steps_refuse_a_runner_that_loses_data() -> None:
     from schemas.errors import RunnerRefusedError
 
     with pytest.raises(RunnerRefusedError):
-        real_steps().require_safe_runner(["--direct_running_mode=multi_threading"])
+        real_steps().require_safe_runner(["--direct_running_mode=multi_threading"], "local")
