@@ -1,4 +1,4 @@
-"""A Flink session cluster on this machine, for trying and for the tests: `make flink-cluster`.
+"""A Flink session cluster on this machine, for trying and for the tests: `make flink` first.
 
 One job manager, some task managers and a worker pool beside each, all listening on 127.0.0.1 alone, from
 the distribution that `python infra/flink/install.py --cluster` brings. By hand::
@@ -106,7 +106,7 @@ def session_cluster(
     """
     if not (DISTRIBUTION / "lib").is_dir():
         raise FileNotFoundError(
-            f"no Flink in {DISTRIBUTION}: run `make flink-cluster` or infra/flink/install.py --cluster"
+            f"no Flink in {DISTRIBUTION}: run `make flink` or infra/flink/install.py --cluster"
         )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flink-")))
