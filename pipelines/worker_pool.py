@@ -23,6 +23,7 @@ from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPool
 from apache_beam.utils.thread_pool_executor import shared_unbounded_instance
 
 from transforms.coders import register_arrow_coders
+from transforms.worker import close_workers
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def serve(host: str, port: int) -> tuple[int, grpc.Server]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT; then send nothing more and settle what is in flight."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.worker_pool", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=50000)
@@ -63,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
     sys.stdout.write(f"worker pool at {arguments.host}:{port}\n")
     sys.stdout.flush()
     ended.wait()
+    close_workers()
     server.stop(grace=None)
     return 0
 

@@ -317,6 +317,15 @@ def leave_worker(config: WorkerConfig) -> None:
     worker.close()
 
 
+def close_workers() -> None:
+    """Close every worker of this process: what is in flight is settled, whoever still uses them."""
+    with _WORKERS_LOCK:
+        workers = list(_WORKERS.values())
+        _WORKERS.clear()
+    for worker in workers:
+        worker.close()
+
+
 def forget_worker(config: WorkerConfig) -> None:
     """Close a run's worker and let go of it."""
     with _WORKERS_LOCK:

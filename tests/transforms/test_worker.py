@@ -17,6 +17,7 @@ from transforms.layout import report_path, stop_path
 from transforms.worker import (
     Worker,
     WorkerConfig,
+    close_workers,
     forget_worker,
     join_worker,
     leave_worker,
@@ -159,3 +160,13 @@ def test_a_worker_sends_nothing_more_once_its_launcher_wants_it_to_stop(config: 
     with pytest.raises(BatchError, match="stopped"):
         worker.engine()
     leave_worker(config)
+
+
+def test_a_pool_that_ends_settles_the_runs_it_has(config: WorkerConfig) -> None:
+    worker = join_worker(config)
+    openers = worker.openers = FakeOpeners()
+    worker.engine()
+    close_workers()
+    assert openers.fake_engine.closed
+    assert join_worker(config) is not worker
+    close_workers()

@@ -1,0 +1,76 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+MANIFEST = Path(__file__).parents[2] / "infra/flink/kubernetes/flink.yaml"
+
+
+@pytest.fixture(scope="module")
+def objects() -> dict[tuple[str, str], dict[str, Any]]:
+    found = yaml.safe_load_all(MANIFEST.read_text("utf-8"))
+    return {(each["kind"], each["metadata"]["name"]): each for each in found}
+
+
+def containers(each: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {c["name"]: c for c in each["spec"]["template"]["spec"]["containers"]}
+
+
+def deployments(objects: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    return [each for (kind, _), each in objects.items() if kind == "Deployment"]
+
+
+def test_there_is_a_cluster_and_every_part_finds_its_pods(
+    objects: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    assert sorted(objects) == [
+        ("ConfigMap", "flink-config"),
+        ("Deployment", "flink-jobmanager"),
+        ("Deployment", "flink-taskmanager"),
+        ("Service", "flink-jobmanager"),
+    ]
+    for each in deployments(objects):
+        labels = each["spec"]["template"]["metadata"]["labels"]
+        assert each["spec"]["selector"]["matchLabels"] == labels
+    manager = objects["Deployment", "flink-jobmanager"]
+    assert objects["Service", "flink-jobmanager"]["spec"]["selector"].items() <= (
+        manager["spec"]["template"]["metadata"]["labels"].items()
+    )
+
+
+def test_every_task_manager_has_a_pool_of_its_own_at_the_port_that_runs_are_given(
+    objects: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    pool = containers(objects["Deployment", "flink-taskmanager"])["worker-pool"]
+    assert pool["command"] == ["python", "-m", "pipelines.worker_pool", "--port=50000"]
+    assert "--environment_config=localhost:50000" in MANIFEST.read_text("utf-8")
+    assert "ports" not in pool, "whoever reaches the pool can run code in it"
+
+
+def test_nothing_runs_as_root_or_may_become_it(objects: dict[tuple[str, str], dict[str, Any]]) -> None:
+    for each in deployments(objects):
+        for container in containers(each).values():
+            context = container["securityContext"]
+            assert context["runAsNonRoot"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"]["memory"]
+
+
+def test_keys_come_from_a_secret_and_stand_nowhere(objects: dict[tuple[str, str], dict[str, Any]]) -> None:
+    for each in deployments(objects):
+        for container in containers(each).values():
+            assert "env" not in container
+    pool = containers(objects["Deployment", "flink-taskmanager"])["worker-pool"]
+    assert pool["envFrom"] == [{"secretRef": {"name": "switchgear-keys"}}]
+
+
+def test_flink_is_the_version_that_the_job_server_speaks(
+    objects: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    pom = (MANIFEST.parents[1] / "pom.xml").read_text("utf-8")
+    for name in ("jobmanager", "taskmanager"):
+        image = containers(objects["Deployment", f"flink-{name}"])[name]["image"]
+        version = image.removeprefix("flink:").split("-")[0]
+        assert f"beam-runners-flink-{version}<" in pom
