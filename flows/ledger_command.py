@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from flows.outputs import is_locked
 from flows.words import batches, count
 from schemas.errors import OutputError
+from transforms.output_lock import is_locked
+from transforms.store import open_store
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,7 @@ def verify(output: str) -> Verification:
     """
     from transforms.verify import verify_output
 
-    if is_locked(output):
+    if is_locked(open_store(output)):
         raise OutputError(
             f"a run is at work on {output}: its ledger grows while it is read. Wait for it to end, or stop it"
         )

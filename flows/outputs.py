@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,8 @@ from schemas.errors import OutputError
 from schemas.run import Manifest
 from transforms.batchmode.standing import OpenBatch, open_batches
 from transforms.layout import failures_path, newest_commits, run_path
-from transforms.output import LOCK, read_manifest, read_marker
+from transforms.output import read_manifest, read_marker
+from transforms.output_lock import is_locked
 from transforms.plan import read_plan
 from transforms.store import Store, open_store
 
@@ -79,29 +78,11 @@ def read_status(output: str) -> Status:
 
 
 def _state(output: str, manifest: Manifest | None, live: LiveRun | None) -> StatusState:
-    if is_locked(output):
+    if is_locked(open_store(output)):
         return "running"
     if live is not None:
         return "interrupted"
     return manifest.state if manifest is not None else "empty"
-
-
-def is_locked(output: str) -> bool:
-    """Whether a run is at work in a local output folder.
-
-    A shared lock is tried for an instant, so that many may look at a time.
-    """
-    try:
-        descriptor = os.open(Path(output, LOCK), os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _live_run(store: Store, manifest: Manifest | None) -> LiveRun | None:

@@ -10,12 +10,50 @@ from __future__ import annotations
 import os
 from hashlib import blake2b
 from pathlib import Path
+from typing import Protocol
 
 from schemas.errors import BatchClaimedError, StoreError
 from transforms.locks import lock_byte, unlock_byte
+from transforms.store import is_remote
 
 FILE_NAME = ".claims"
 _PLACE_BYTES = 7  # 56 bits: two batches of 100,000 share a byte once in ten million outputs
+
+
+class Claims(Protocol):
+    """What a worker process needs of claims."""
+
+    def take(self, batch_id: str) -> None:
+        """Claim a batch; BatchClaimedError if another process has it."""
+
+    def give_back(self, batch_id: str) -> None:
+        """End a claim; nothing happens if this process has none."""
+
+    def close(self) -> None:
+        """End all claims."""
+
+
+class LedgerClaims:
+    """Claims of an output on object storage: they stand in the ledgers, before the first call.
+
+    So a claim costs no write of its own. It is made when a batch's ledger is opened and lasts as long as
+    the process's lease (see `transforms.call.segments`); batches without calls need none, because only
+    one can commit them.
+    """
+
+    def take(self, batch_id: str) -> None:
+        """Nothing to do yet."""
+
+    def give_back(self, batch_id: str) -> None:
+        """Nothing to do: who comes later finds the batch committed, or this process gone."""
+
+    def close(self) -> None:
+        """Nothing to do: the lease ends with the engine."""
+
+
+def open_claims(output: str) -> Claims:
+    """The claims of an output, for this process."""
+    return LedgerClaims() if is_remote(output) else BatchClaims(output)
 
 
 class BatchClaims:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from schemas.errors import OutputError
@@ -15,11 +15,11 @@ from schemas.ids import canonical_json
 from schemas.load import LoadedWorkload
 from schemas.run import Manifest
 from transforms.layout import run_path
+from transforms.output_lock import LOCK, REMOTE_LOCK, locked
 from transforms.store import Store, is_remote, open_store
 
 MARKER = "switchgear.json"
 MARKER_VERSION = "output/1"
-LOCK = ".run.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,51 +46,42 @@ def open_output(loaded: LoadedWorkload, *, rehearsal: bool) -> Iterator[Output]:
         OutputError: it holds another workload's results, something that is not ours, a
             rehearsal's results for a real run (or the reverse), or another run is at work in it.
     """
-    if is_remote(loaded.output_uri):
-        raise OutputError(f"output {loaded.output_uri}: only local folders are taken yet; give a path")
-    root = Path(loaded.output_uri)
     store = open_store(loaded.output_uri)
-    try:
-        if root.exists() and not root.is_dir():
-            raise OutputError(f"output {root} is a file; give a folder")
-        _refuse_foreign_folder(root)
-        root.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(root)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"output {root} can't be used ({reason}); give a folder that can be written"
-        ) from None
-    try:
+    with ExitStack() as held:
+        try:
+            if not is_remote(store.root):
+                _make_folder(Path(store.root))
+            _refuse_foreign_folder(store)
+            descriptor = held.enter_context(locked(store))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OutputError(
+                f"output {store.root} can't be used ({reason}); give a folder that can be written"
+            ) from None
         _check_marker(store, loaded, rehearsal)
         yield Output(store, rehearsal, descriptor)
-    finally:
-        os.close(descriptor)
 
 
-def _refuse_foreign_folder(root: Path) -> None:
-    if not root.exists() or (root / MARKER).exists():
+def _make_folder(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise OutputError(f"output {root} is a file; give a folder")
+    root.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_foreign_folder(store: Store) -> None:
+    root = store.root
+    if store.exists(MARKER):
         return
-    strangers = sorted(
-        name for name in os.listdir(root) if name != LOCK and not name.startswith(f".{MARKER}.")
-    )
+    if is_remote(root):
+        strangers = list(islice((path for path in store.list("") if path != REMOTE_LOCK), 1))
+    else:
+        names = os.listdir(root)
+        strangers = sorted(name for name in names if name != LOCK and not name.startswith(f".{MARKER}."))
     if strangers:
         raise OutputError(
             f"output {root} is not empty and is no Switchgear output (found {strangers[0]!r}). "
             "Give an empty or new folder, so that nothing of yours is touched"
         )
-
-
-def _lock(root: Path) -> int:
-    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise OutputError(
-            f"another run is at work on {root}. Wait for it to end; its workers stop with it"
-        ) from None
-    return descriptor
 
 
 def _check_marker(store: Store, loaded: LoadedWorkload, rehearsal: bool) -> None:

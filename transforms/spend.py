@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 
 from schemas.batches import BatchRef, CommitRecord
 from schemas.outcomes import ZERO
@@ -20,7 +19,7 @@ from transforms.batchmode.standing import reserved
 from transforms.call.budget_file import open_budget, read_budget
 from transforms.call.caps import AMOUNT, CapSpec, cap_specs
 from transforms.call.caps_file import start_cap_records, start_centre
-from transforms.call.ledger_file import read_spent
+from transforms.call.ledgers import read_spent
 from transforms.layout import LEDGER, read_commit
 from transforms.store import Store
 
@@ -105,7 +104,7 @@ def count_spending(
         _add_committed(spending, record, hosted)
     attempts = {batch: record.attempt + 1 for batch, record in commits.items() if record.failures}
     attempts.update((ref.batch_id, ref.attempt) for ref in due)
-    begun = {p.name for p in Path(store.root, LEDGER).glob("*") if p.name not in commits}
+    begun = {name for name in store.folders(LEDGER) if name not in commits}
     totals = read_spent(store.root, begun | attempts.keys(), attempts)
     spending.amount += totals.spent
     for need in reserved(store).values():

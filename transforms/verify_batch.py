@@ -13,9 +13,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
+from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import orjson
 import pyarrow.parquet as pq
@@ -26,8 +26,9 @@ from schemas.ids import key_sum, row_key
 from schemas.outcomes import ZERO
 from transforms.call.ledger import LONGEST_PAYLOAD, Frame, LedgerState, RecordedCall, fold
 from transforms.call.ledger_file import FILE_NAME, ledger_path
+from transforms.call.ledgers import read_ledger
 from transforms.layout import COMMITS, LEDGER
-from transforms.store import Store
+from transforms.store import Store, is_remote
 
 Kind = Literal["contradiction", "ambiguous", "torn", "undelivered", "unfinished"]
 Pair = tuple[int, str]
@@ -71,14 +72,13 @@ class BatchProof:
     result_files: int = 0
 
 
-def frames_of(path: Path) -> Generator[Frame, None, int]:
-    """The frames of the longest whole prefix of a ledger, without the answers' texts.
+def frames_of(ledger: IO[bytes], size: int) -> Generator[Frame, None, int]:
+    """The frames of the longest whole prefix of a ledger of `size` bytes, without the answers' texts.
 
     The generator's return value is the length of what follows that prefix: a torn tail.
     """
-    size = path.stat().st_size
     position = 0
-    with path.open("rb") as stream:
+    with ledger as stream:
         while position + _PREFIX.size <= size:
             prefix = stream.read(_PREFIX.size)
             length, checksum = _PREFIX.unpack(prefix)
@@ -99,11 +99,12 @@ def frames_of(path: Path) -> Generator[Frame, None, int]:
 class _WholeFrames:
     """The frames of a ledger, and afterwards how long its torn tail is."""
 
-    path: Path
+    ledger: IO[bytes]
+    size: int
     torn: int = 0
 
     def __iter__(self) -> Iterator[Frame]:
-        self.torn = yield from frames_of(self.path)
+        self.torn = yield from frames_of(self.ledger, self.size)
 
 
 def prove_batch(
@@ -126,15 +127,11 @@ def answered_pairs(store: Store, batch_id: str) -> frozenset[Pair]:
 
 
 def _read_ledger(store: Store, batch_id: str, note: Note) -> LedgerState:
-    path = ledger_path(store.root, batch_id)
-    place = f"{LEDGER}/{batch_id}/{FILE_NAME}"
-    if not path.exists():
-        return LedgerState()
-    for torn in sorted(path.parent.glob(f"{FILE_NAME}.torn-at-*")):
-        size = torn.stat().st_size
-        note("torn", f"{LEDGER}/{batch_id}/{torn.name}", f"{size} bytes were cut off when it was opened")
-    frames = _WholeFrames(path)
+    place = f"{LEDGER}/{batch_id}/{'' if is_remote(store.root) else FILE_NAME}"
     try:
+        frames = _frames(store, batch_id, note)
+        if frames is None:
+            return LedgerState()
         state = fold(frames, batch_id)
     except LedgerError as error:
         note("contradiction", place, str(error))
@@ -142,6 +139,20 @@ def _read_ledger(store: Store, batch_id: str, note: Note) -> LedgerState:
     if frames.torn:
         note("torn", place, f"{frames.torn} bytes at its end are no whole record")
     return state
+
+
+def _frames(store: Store, batch_id: str, note: Note) -> _WholeFrames | None:
+    """A ledger to be read; None if there is none. Segments of one are joined in memory."""
+    if is_remote(store.root):
+        data = read_ledger(store, batch_id)
+        return None if data is None else _WholeFrames(BytesIO(data), len(data))
+    path = ledger_path(store.root, batch_id)
+    if not path.exists():
+        return None
+    for torn in sorted(path.parent.glob(f"{FILE_NAME}.torn-at-*")):
+        size = torn.stat().st_size
+        note("torn", f"{LEDGER}/{batch_id}/{torn.name}", f"{size} bytes were cut off when it was opened")
+    return _WholeFrames(path.open("rb"), path.stat().st_size)
 
 
 def sums_of(calls: Sequence[RecordedCall], mode: str | None) -> Sums:

@@ -23,7 +23,7 @@ from schemas.batches import BatchReport
 from schemas.errors import BatchClaimedError, BatchError
 from schemas.run import RunContext
 from schemas.workload import EmbedderBackend, HostedBackend, Workload
-from transforms.claim import BatchClaims
+from transforms.claim import Claims, open_claims
 from transforms.layout import report_path, stop_path
 from transforms.prompt import CompiledPrompt, compile_prompt
 from transforms.route import Rules, compile_rules
@@ -95,7 +95,7 @@ class Worker:
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _rules: Rules | None = None
     _prompts: dict[str, CompiledPrompt] = field(default_factory=dict)
-    _claims: BatchClaims | None = None
+    _claims: Claims | None = None
     _claimed: dict[str, object] = field(default_factory=dict)
     _engine: CallEngine | None = None
     _embedders: dict[str, Embedder] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class Worker:
                     f"batch {batch_id} is being worked on by another thread of this process: run again"
                 )
             if self._claims is None:
-                self._claims = BatchClaims(self.config.run.output)
+                self._claims = open_claims(self.config.run.output)
             try:
                 self._claims.take(batch_id)
             except BatchClaimedError:

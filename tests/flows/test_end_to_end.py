@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 from flows.backstage import Backstage
 from flows.cli import app
 from flows.corpus import write_corpus
-from flows.outputs import is_locked
 from tests.support import documents, workloads
+from transforms.output_lock import is_locked
+from transforms.store import open_store
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -251,7 +252,7 @@ def test_kill_9_of_the_run_takes_its_worker_along_and_the_same_command_finishes_
     process.wait()
 
     wait_for(lambda: not workers_of(place), "the worker goes on without its launcher")
-    wait_for(lambda: not is_locked(str(place.output)), "a dead worker holds the lock")
+    wait_for(lambda: not is_locked(open_store(str(place.output))), "a dead worker holds the lock")
     assert place.answer("status", place.output)["state"] == "interrupted"
     committed = len(list((place.output / "commits").glob("*.json")))
     assert committed < 6

@@ -17,7 +17,7 @@ from flows.report import console
 from tests.flows.fake_run import FakeRun
 from tests.support import documents, workloads
 from tests.support.drive import drive
-from transforms.output import LOCK
+from transforms.output_lock import LOCK
 
 
 def verify(output: Path, *flags: str) -> Result:

@@ -14,15 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.outputs import is_locked, launched_with, read_failures, read_status
+from flows.outputs import launched_with, read_failures, read_status
 from flows.parameters import EnrichParameters
 from schemas.arrow import FAILURES_SCHEMA
 from schemas.batches import BatchRef, CommitRecord
 from schemas.errors import OutputError
 from schemas.run import Manifest
 from transforms.layout import commit_path, failures_path
-from transforms.output import LOCK
+from transforms.output_lock import LOCK, is_locked
 from transforms.plan import plan_bytes
+from transforms.store import open_store
 
 Make = Callable[..., Manifest]
 Ref = Callable[..., BatchRef]
@@ -143,7 +144,7 @@ def test_while_the_lock_is_held_a_run_is_at_work(folder: Folder, ref: Ref) -> No
 def test_looking_at_the_lock_does_not_take_it(folder: Folder) -> None:
     (folder.root / LOCK).touch()
 
-    assert not is_locked(str(folder))
+    assert not is_locked(open_store(str(folder)))
     with open(folder.root / LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

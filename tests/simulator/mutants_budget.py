@@ -106,7 +106,7 @@ def a_new_run_counts_the_newest_attempts_only(replaced: ExitStack) -> None:
 
 @defect("budget", CAP)
 def a_power_cut_makes_leases_void(replaced: ExitStack) -> None:
-    swap(replaced, budget_file, "_boot_id", lambda: "the boot before")
+    swap(replaced, budget_file, "_boot_of_machine", lambda: "the boot before")
 
 
 @defect("budget", CAP, WORST)

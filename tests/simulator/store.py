@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from schemas.errors import PreconditionFailedError, StoreError
 from tests.simulator.clock import pause
 from tests.simulator.world import KilledError, Process, World
+from transforms.store import LocalStore
 
 _VISIBLE = ("results/", "failures/")
 
@@ -205,6 +206,9 @@ class ProcessStore:
     def list(self, prefix: str) -> Iterator[str]:
         self._step("list", prefix)
         yield from sorted(path for path in self._objects if path.startswith(f"{prefix}/"))
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        return LocalStore(self.root).folders(prefix)  # of ledgers, which are no objects here
 
     def delete(self, path: str) -> None:
         lost = self._step("delete", path)

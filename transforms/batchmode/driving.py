@@ -27,7 +27,7 @@ from transforms.batchmode.results import Spool, no_line, not_worked_on
 from transforms.batchmode.sending import Sender
 from transforms.batchmode.tickets import FOLDER, read_open_tickets, sweep_bodies
 from transforms.call.codecs import base_url_of
-from transforms.call.ledger_file import LocalLedgers
+from transforms.call.ledgers import open_ledgers
 from transforms.call.ports import Clock, LedgerStore, SystemClock
 from transforms.call.secret import read_key
 from transforms.call.site import Place, Site, build_sites, place_of
@@ -208,7 +208,7 @@ def open_provider_batches(
     clock = SystemClock()
     places = served_places(workload, os.environ if environ is None else environ)
     sites = build_sites(served_backends(workload), places, clock, PriceBook(), rehearsal=False)
-    ledgers = LocalLedgers(store.root)
+    ledgers = open_ledgers(store)
     hours = workload.limits.batch_deadline_h
     batches = ProviderBatches(store, ledgers, sites, hours, clock, lambda site: open_client(site, places))
     batches._closers.callback(ledgers.close)

@@ -23,7 +23,7 @@ from transforms.call.ledger import (
     scan,
     usage_to,
 )
-from transforms.call.ports import Clock, HeldRequest, LedgerLog, OutboxBatch
+from transforms.call.ports import BoundedLog, Clock, HeldRequest, LedgerLog, OutboxBatch
 from transforms.call.request import CallBatch
 from transforms.call.share import Place, SharedAnswer
 from transforms.call.site import Site
@@ -44,6 +44,7 @@ class BatchBook:
 
     def __init__(self, log: LedgerLog, batch: CallBatch, mode: str, clock: Clock) -> None:
         self._log = log
+        self.bounded = log if isinstance(log, BoundedLog) else None
         self._clock = clock
         self._batch_id = batch.batch_id
         self._attempt = batch.attempt

@@ -1,4 +1,6 @@
-"""The budget record as a local file: `<output>/budget/record.json`, replaced durably under a lock.
+"""The budget record: `<output>/budget/record.json`, a local file that is replaced durably under a lock.
+
+On object storage it is changed by compare-and-swap: see `transforms.call.stored_record`.
 
 It is written anew when a run starts, from commits and ledgers; only after a power cut does the old one
 matter, because ledgers may then have lost their last moments and leases have not.
@@ -19,6 +21,8 @@ from typing import TypeVar
 from schemas.errors import StoreError
 from transforms.call.budget import BudgetState
 from transforms.call.ledger_file import sync_directory
+from transforms.call.stored_record import StoredRecord
+from transforms.store import is_remote, open_store
 
 T = TypeVar("T")
 
@@ -77,6 +81,20 @@ class LocalBudgetRecord:
             os.close(fd)
 
 
+def record_of(output: str, name: str = "record") -> LocalBudgetRecord | StoredRecord:
+    """A record of an output: that of the run's cap in money, or of another cap."""
+    return record_at(output, f"budget/{name}.json")
+
+
+def record_at(folder: str, path: str) -> LocalBudgetRecord | StoredRecord:
+    """The record at a path of a folder, whatever kind of folder it is."""
+    return (
+        StoredRecord(open_store(folder), path)
+        if is_remote(folder)
+        else LocalBudgetRecord(folder, Path(folder, path))
+    )
+
+
 def open_budget(output: str, cap: Decimal, spent: Decimal, name: str = "record") -> None:
     """Writes the record anew; the driver calls it when a run starts, before any worker.
 
@@ -92,17 +110,25 @@ def open_budget(output: str, cap: Decimal, spent: Decimal, name: str = "record")
             before = None if data is None else BudgetState.from_json(data)
         except StoreError:
             raise StoreError(
-                f"the budget record {record_path(output, name)} is damaged or another version's: delete it, "
+                f"the budget record {output}/budget/{name}.json is damaged or another version's: delete it, "
                 f"and the next run counts anew from commits and ledgers"
             ) from None
-        state = BudgetState.opened(before, cap, spent, secrets.token_hex(8), _boot_id())
+        state = BudgetState.opened(before, cap, spent, secrets.token_hex(8), boot_id(output))
         return state.to_json(), None
 
-    LocalBudgetRecord(output, record_path(output, name)).update_now(change)
+    record_of(output, name).update_now(change)
 
 
-def _boot_id() -> str:
-    """Linux's id of this boot of the machine; empty where there is none."""
+def boot_id(output: str) -> str:
+    """Linux's id of this boot of the machine; empty where there is none.
+
+    Of an output on object storage always empty: there, ledgers can lose their last moments by the crash of
+    a process alone, so what was leased by workers that died counts as spent.
+    """
+    return "" if is_remote(output) else _boot_of_machine()
+
+
+def _boot_of_machine() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -111,6 +137,6 @@ def _boot_id() -> str:
 
 def read_budget(output: str, name: str = "record") -> BudgetState | None:
     """The record as it stands; None when the output has none."""
-    return LocalBudgetRecord(output, record_path(output, name)).update_now(
+    return record_of(output, name).update_now(
         lambda data: (None, None if data is None else BudgetState.from_json(data))
     )

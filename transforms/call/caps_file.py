@@ -7,27 +7,24 @@ that it may be moved.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
 
 from schemas.errors import OutputError, StoreError
 from schemas.outcomes import ZERO, money
 from schemas.run import RunContext
 from schemas.workload import Budget as BudgetSection
 from schemas.workload import Workload
-from transforms.call import budget_file
 from transforms.call.budget import LeasedBudget
-from transforms.call.budget_file import LocalBudgetRecord, open_budget, read_budget, record_path
+from transforms.call.budget_file import boot_id, open_budget, read_budget, record_at, record_of
 from transforms.call.caps import Caps, CapSpec, FurtherCaps, NoFurtherCaps, cap_specs
 from transforms.call.centre import MONTH, CentreState, Recovery, month_of, read_centre, reader
-from transforms.call.ledger_file import sync_directory
 from transforms.call.ports import Clock
+from transforms.store import open_store
 
 PATIENCE_S = 20.0
 """How long a worker at a cap waits for what other workers may give back, before its documents fail."""
@@ -55,24 +52,25 @@ def start_centre(output: str, budget: BudgetSection, run_id: str, spent: Decimal
     Raises:
         StoreError: a record can't be read or written.
     """
-    folder, this_month = _centre_folder(budget), month_of(now)
+    store, this_month = open_store(_centre_folder(budget)), month_of(now)
     me, cap = _output_id(output), money(budget.cost_centre_amount or ZERO)
-    months = sorted({p.stem for p in folder.glob("*.json") if MONTH.fullmatch(p.stem)} | {this_month})
-    states = {month: _peek(folder, month, me, cap) for month in months}
+    stems = {path.removesuffix(".json") for path in store.list("") if path.endswith(".json")}
+    months = sorted({stem for stem in stems if MONTH.fullmatch(stem)} | {this_month})
+    states = {month: _peek(store.root, month, me, cap) for month in months}
     mine = [state.outputs[me] for state in states.values() if me in state.outputs]
     accounted = sum((share.base + share.spent for share in mine), ZERO)
     start = _CentreStart(
         me=me,
         cap=cap,
         run_id=run_id,
-        boot_id=budget_file._boot_id(),
+        boot_id=boot_id(output),
         base=ZERO if mine else money(spent),
         recovery=Recovery(max(ZERO, money(spent) - accounted) if mine else ZERO),
     )
     left = ZERO
     for month, state in states.items():
         if month == this_month or me in state.outputs:
-            record = LocalBudgetRecord(output, folder / f"{month}.json")
+            record = record_at(store.root, f"{month}.json")
             left = record.update_now(partial(start.begin, last=month == this_month))
     return left
 
@@ -98,33 +96,27 @@ class _CentreStart:
         return state.to_json(), state.left
 
 
-def _peek(folder: Path, month: str, me: str, cap: Decimal) -> CentreState:
-    record = LocalBudgetRecord(str(folder), folder / f"{month}.json")
+def _peek(folder: str, month: str, me: str, cap: Decimal) -> CentreState:
+    record = record_at(folder, f"{month}.json")
     return record.update_now(lambda data: (None, read_centre(data, me, cap)))
 
 
-def _centre_folder(budget: BudgetSection) -> Path:
+def _centre_folder(budget: BudgetSection) -> str:
     assert budget.cost_centre_folder is not None
     assert budget.cost_centre is not None
-    return Path(budget.cost_centre_folder) / budget.cost_centre
+    return f"{budget.cost_centre_folder.rstrip('/')}/{budget.cost_centre}"
 
 
 def _output_id(output: str) -> str:
     """The name under which an output's spending is known to cost centres; made when first asked for."""
-    path = record_path(output).with_name("output_id")
+    store, path = open_store(output), "budget/output_id"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("x", encoding="ascii") as stream:
-                stream.write(secrets.token_hex(8))
-                stream.flush()
-                os.fsync(stream.fileno())
-            sync_directory(path.parent)
-        except FileExistsError:
-            pass
-        return path.read_text(encoding="ascii").strip()
+        if not store.exists(path):
+            store.create(path, secrets.token_hex(8).encode())
+        return store.read(path).decode("ascii").strip()
     except OSError as error:
-        raise StoreError(f"{path} can't be used ({error.strerror or error}): mend the disk") from None
+        reason = error.strerror or error
+        raise StoreError(f"{store.root}/{path} can't be used ({reason}): mend the disk") from None
 
 
 def engine_caps(workload: Workload, run: RunContext, output: str, clock: Clock, holder: str) -> FurtherCaps:
@@ -149,7 +141,7 @@ def _leased(output: str, spec: CapSpec, clock: Clock, holder: str) -> LeasedBudg
             f"{output} has no record for the cap {spec.name!r} of {spec.limit.normalize():f}: it is written "
             f"when a run starts; start the run again"
         )
-    record = LocalBudgetRecord(output, record_path(output, spec.file))
+    record = record_of(output, spec.file)
     return LeasedBudget(record, holder, clock, spec.limit, sentence=spec.sentence, patience_s=PATIENCE_S)
 
 
@@ -162,8 +154,8 @@ def _centre_member(
         f"the cap of {cap.normalize():f} USD of cost centre {budget.cost_centre!r} in {month} would be "
         f"passed; no call was made"
     )
-    record = LocalBudgetRecord(output, _centre_folder(budget) / f"{month}.json")
-    read = reader(me, cap, run.run_id, budget_file._boot_id())
+    record = record_at(_centre_folder(budget), f"{month}.json")
+    read = reader(me, cap, run.run_id, boot_id(output))
     return spec, LeasedBudget(
         record,
         f"{me}/{holder}",

@@ -7,7 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator
 
-from schemas.errors import BatchError, StoreError
+from schemas.errors import BatchClaimedError, BatchError, StoreError
 from schemas.outcomes import Outcome
 from transforms.call.book import BatchBook
 from transforms.call.caching import by_shared_prefix
@@ -61,6 +61,7 @@ class CallCore:
         _check_distinct(batch)
         log = await self._ledgers.open(batch.batch_id)
         try:
+            await self._refuse_committed(batch)
             book = BatchBook(log, batch, self._mode, self.desk.clock)
             if self.desk.outbox is not None:
                 book.outbox = await asyncio.to_thread(self.desk.outbox.open, batch.batch_id)
@@ -76,6 +77,14 @@ class CallCore:
                 self.desk.observer.batch_ended(batch.batch_id, batch.attempt)
             await log.close()
         return CallBatchResult([outcome for outcome in outcomes if outcome is not None], book.ambiguous)
+
+    async def _refuse_committed(self, batch: CallBatch) -> None:
+        """Another process may have committed the attempt before this one had the ledger."""
+        is_committed = self.desk.is_committed
+        if is_committed is not None and await asyncio.to_thread(is_committed, batch.batch_id, batch.attempt):
+            raise BatchClaimedError(
+                f"attempt {batch.attempt} of batch {batch.batch_id} was committed by another process"
+            )
 
     async def _work(
         self, batch: CallBatch, book: BatchBook, priority: int, outcomes: list[Outcome | None]

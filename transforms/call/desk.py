@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -54,6 +54,8 @@ class Desk:
     soft: Decimal | None = None  # what the run should warn at
     shares: Shares | None = None  # None: every request is asked for itself
     observer: CallObserver | None = None  # None: nobody watches, and nothing is spent on it
+    # Whether an attempt was committed meanwhile; None where a claim from before it was looked for forbids it.
+    is_committed: Callable[[str, int], bool] | None = None
     counters: Counters = field(default_factory=Counters)
     sending: set[asyncio.Task[object]] = field(default_factory=set)
     closing: bool = False

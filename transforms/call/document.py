@@ -316,6 +316,8 @@ class DocumentRun:
             return refused
         spent = Need(need.route, ZERO, 0)
         try:
+            if self._book.bounded is not None:
+                await self._book.bounded.room()  # from here to the record nothing is waited for
             if lane.is_stopped(permit) or self._refusal(site, permit) is not None:
                 return None
             spent = need  # whatever goes wrong from here on, the worst case stays counted

@@ -22,26 +22,28 @@ from schemas.workload import HostedBackend, Workload
 from transforms.batchmode.outbox import open_outbox
 from transforms.call.address import AllowList
 from transforms.call.budget import Budget, LeasedBudget, NoCap
-from transforms.call.budget_file import LocalBudgetRecord, read_budget
+from transforms.call.budget_file import read_budget, record_of
 from transforms.call.caps import FurtherCaps
 from transforms.call.caps_file import PATIENCE_S, engine_caps
 from transforms.call.codecs import base_url_of
 from transforms.call.core import CallCore
 from transforms.call.desk import CANCELLED, Desk
 from transforms.call.lane import Slots
-from transforms.call.ledger_file import LocalLedgers
-from transforms.call.ports import SystemClock, Transport
+from transforms.call.ledgers import open_ledgers
+from transforms.call.ports import LedgerStore, SystemClock, Transport
 from transforms.call.request import CallBatch, CallBatchResult, EngineStats
 from transforms.call.retry import RetryPolicies
 from transforms.call.secret import Secret, read_key
 from transforms.call.share import Shares
-from transforms.call.share_index import SharedAnswers
+from transforms.call.share_index import SharedAnswers, open_answers
 from transforms.call.site import Place, build_sites, check_parameters, place_of
 from transforms.call.structured import SchemaBook
 from transforms.call.telemetry import Telemetry, open_telemetry
 from transforms.call.transport import HttpTransport
 from transforms.call.vertex import TokenSource, google_tokens
+from transforms.layout import commit_path
 from transforms.price import PriceBook
+from transforms.store import Store, is_remote, open_store
 
 GRACE_S = 10.0
 """What calls in flight get to end when the engine is closed."""
@@ -134,9 +136,10 @@ def open_call_engine(
     Raises:
         MissingSecretError: a key is not set, or there are no credentials for Vertex.
         ConfigurationError: a base_url, a generation parameter or a JSON Schema that can't be used.
-        OutputError: the output is no local folder, or has no budget record for this limit.
+        OutputError: the output has no budget record for this limit.
     """
-    output = _local(run.output)
+    store = open_store(run.output.removeprefix("file://"))
+    output = store.root
     backends = workload.hosted_backends()
     check_parameters(backends, [prompt.json_schema for prompt in workload.prompts.values()])
     schemas = SchemaBook()
@@ -150,9 +153,9 @@ def open_call_engine(
             places = _rehearsal_places(workload, backends, closers)
         else:
             places = _live_places(backends, os.environ if environ is None else environ, vertex_tokens)
-        ledgers = LocalLedgers(output)
+        ledgers = open_ledgers(store)
         closers.callback(ledgers.close)
-        answers = SharedAnswers(output) if workload.limits.share_identical else None
+        answers = open_answers(store) if workload.limits.share_identical else None
         if answers is not None:
             closers.callback(answers.close)
         loop = _start_loop(closers)
@@ -160,15 +163,26 @@ def open_call_engine(
         clock, holder = SystemClock(), f"{os.getpid()}-{secrets.token_hex(4)}"
         budget: Budget = NoCap()
         if budget_limit is not None:
-            record = LocalBudgetRecord(output)
-            budget = LeasedBudget(record, holder, clock, budget_limit, patience_s=PATIENCE_S)
+            budget = LeasedBudget(record_of(output), holder, clock, budget_limit, patience_s=PATIENCE_S)
         caps = engine_caps(workload, run, output, clock, holder)
         capped = budget_limit is not None or workload.budget.caps_money
         telemetry = open_telemetry(run, os.environ)
         if telemetry is not None:
             closers.callback(telemetry.close)
         parts = _Parts(
-            workload, run, backends, places, ledgers, schemas, clock, budget, caps, capped, answers, telemetry
+            workload,
+            run,
+            backends,
+            places,
+            store,
+            ledgers,
+            schemas,
+            clock,
+            budget,
+            caps,
+            capped,
+            answers,
+            telemetry,
         )
         core, transport = asyncio.run_coroutine_threadsafe(_assemble(parts), loop).result()
         return CallEngine(core, transport, loop, closers.pop_all())
@@ -180,7 +194,8 @@ class _Parts:
     run: RunContext
     backends: Mapping[str, HostedBackend]
     places: Mapping[str, Place]
-    ledgers: LocalLedgers
+    store: Store
+    ledgers: LedgerStore
     schemas: SchemaBook
     clock: SystemClock
     budget: Budget
@@ -209,8 +224,14 @@ async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
         shares=None if parts.answers is None else Shares(clock, parts.answers),
         outbox=open_outbox(workload, run),
         observer=parts.telemetry,
+        is_committed=_committed_in(parts.store) if is_remote(parts.store.root) else None,
     )
     return CallCore(desk, parts.ledgers, "rehearsal" if run.rehearsal else "live"), transport
+
+
+def _committed_in(store: Store) -> Callable[[str, int], bool]:
+    """Whether an attempt of a batch is committed."""
+    return lambda batch_id, attempt: store.exists(commit_path(batch_id, attempt))
 
 
 def _live_places(
@@ -255,14 +276,6 @@ def _start_loop(closers: ExitStack) -> asyncio.AbstractEventLoop:
 
     closers.callback(stop)
     return loop
-
-
-def _local(output: str) -> str:
-    if output.startswith("file://"):
-        return output.removeprefix("file://")
-    if "://" in output:
-        raise OutputError(f"output {output!r}: ledgers are kept in local folders only; give a local folder")
-    return output
 
 
 def _check_record(output: str, limit: Decimal) -> None:

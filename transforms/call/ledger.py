@@ -10,6 +10,7 @@ and the payload, which is one JSON object. Kinds of payload:
 - `failed`: the call ended and nothing was billed: id, class, message, instant
 - `shared`: once, for a call that was never made: another row's answer to the identical request, copied
   with where it comes from, so that a replay needs no other ledger
+- `claimed`: who works on the batch from here on; on object storage, before the header too
 - `unknown`: nobody knows whether the call was billed: id, cause, message, instant
 """
 
@@ -86,6 +87,17 @@ def checksum_of(frame: bytes) -> int:
     """The checksum in an encoded frame's prefix."""
     checksum: int = _PREFIX.unpack_from(frame)[1]
     return checksum
+
+
+def frame_at(data: bytes, offset: int, checksum: int) -> Frame | None:
+    """The frame at an offset of a ledger's bytes, if a whole one with that checksum stands there."""
+    if offset + _PREFIX.size > len(data):
+        return None
+    length, found = _PREFIX.unpack_from(data, offset)
+    if found != checksum:
+        return None
+    frames, _ = scan(data[offset : offset + _PREFIX.size + length])
+    return frames[0] if frames else None
 
 
 def read_frame(fd: int, offset: int, checksum: int) -> Frame | None:
@@ -179,7 +191,8 @@ def fold(frames: Iterable[Frame], batch_id: str) -> LedgerState:
     state = LedgerState()
     try:
         for frame in frames:
-            _apply(state, frame, batch_id)
+            if frame["kind"] != "claimed":
+                _apply(state, frame, batch_id)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise LedgerError(
             f"the ledger of batch {batch_id} holds a record that this version of Switchgear doesn't know "

@@ -13,12 +13,10 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from schemas.errors import BatchClaimedError, LedgerError
-from transforms.call.ledger import LedgerTotals, fold, scan
 
 SYNC_EVERY_S = 0.05
 FILE_NAME = "calls.ledger"
@@ -281,31 +279,3 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def read_spent(
-    output: str, batch_ids: Iterable[str], attempts: Mapping[str, int] | None = None
-) -> LedgerTotals:
-    """What the ledgers of these batches add up to; a batch without a ledger adds nothing.
-
-    `attempts` gives the attempt that is due per batch: calls of earlier attempts are left out, because
-    their commit records have them. Nothing is locked or written.
-
-    Raises:
-        LedgerError: a ledger can't be read or is another version's.
-    """
-    totals = LedgerTotals()
-    for batch_id in batch_ids:
-        due = (attempts or {}).get(batch_id, 1)
-        try:
-            data = ledger_path(output, batch_id).read_bytes()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise LedgerError(
-                f"the ledger of batch {batch_id} in {output} can't be read ({error.strerror}): mend the disk"
-            ) from None
-        for call in fold(scan(data)[0], batch_id).calls.values():
-            if call.attempt >= due:
-                totals.add(call)
-    return totals

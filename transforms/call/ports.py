@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from transforms.call.secret import Secret
 from transforms.call.wire import WireRequest, WireResponse
@@ -113,6 +113,19 @@ class LedgerLog(Protocol):
 
     async def close(self) -> None:
         """Syncs and lets go of it. Never raises: what had to be durable was synced before."""
+        ...
+
+
+@runtime_checkable
+class BoundedLog(LedgerLog, Protocol):
+    """A ledger that gathers records before they are durable, and takes only so much meanwhile."""
+
+    async def room(self) -> None:
+        """Returns when one more call may be sent; LedgerError when none may any more."""
+        ...
+
+    async def sealed(self) -> None:
+        """As `sync`, in the ledger's own time: nobody hurries."""
         ...
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from schemas.errors import LedgerError
 from schemas.outcomes import SharedFrom
 from transforms.call.ledger import Frame
-from transforms.call.ports import Clock, LedgerLog
+from transforms.call.ports import BoundedLog, Clock, LedgerLog
 
 MOST_REMEMBERED_BYTES = 32 << 20
 """Answers that are kept in memory; older ones are found through the index, and read from their ledger."""
@@ -217,7 +217,7 @@ class Shares:
         try:
             while log in self._due:
                 due = self._due.pop(log)
-                await log.sync()
+                await (log.sealed() if isinstance(log, BoundedLog) else log.sync())
                 for entry in due:
                     if self._index is not None:
                         self._index.add(entry.asking.key, entry.place)

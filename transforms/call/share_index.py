@@ -15,14 +15,23 @@ import mmap
 import os
 import struct
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from schemas.errors import StoreError
+from schemas.errors import LedgerError, StoreError
+from schemas.ids import sha256_hex
 from schemas.outcomes import SharedFrom
-from transforms.call.ledger import read_frame
+from transforms.cache import cache_folder
+from transforms.call.ledger import Frame, frame_at, read_frame
 from transforms.call.ledger_file import ledger_path
+from transforms.call.segments import read_segments
 from transforms.call.share import Place, SharedAnswer
 from transforms.locks import lock_byte, unlock_byte
+from transforms.store import Store, is_remote
+
+ReadFrame = Callable[[Place], Frame | None]
+"""The frame at a place, if a whole one with that checksum stands there."""
 
 FOLDER = "shared"
 _SLOT = struct.Struct("<16s16sQII")
@@ -45,8 +54,9 @@ class SharedAnswers:
         StoreError: its files can't be made.
     """
 
-    def __init__(self, output: str) -> None:
-        self._output = output
+    def __init__(self, output: str, read: ReadFrame | None = None) -> None:
+        """`output` is a local folder; `read` reads frames where its ledgers are elsewhere."""
+        self._read_frame = read or partial(_read_local, output)
         self._folder = Path(output) / FOLDER
         self._tables: list[mmap.mmap] = []
         try:
@@ -159,12 +169,43 @@ class SharedAnswers:
 
     def _read(self, place: Place) -> SharedAnswer | None:
         """The answer at a place, when it is still the one that was noted."""
-        try:
-            with ledger_path(self._output, place.batch_id).open("rb", buffering=0) as stream:
-                frame = read_frame(stream.fileno(), place.offset, place.checksum)
-        except OSError:
-            return None
+        frame = self._read_frame(place)
         if frame is None or frame.get("kind") != "answered" or "of" not in frame:
             return None
         row, route, document_id = frame["of"]
         return SharedAnswer(SharedFrom(place.batch_id, row, route, document_id), frame, fresh=False)
+
+
+def _read_local(output: str, place: Place) -> Frame | None:
+    """The frame at a place of a local ledger."""
+    try:
+        with ledger_path(output, place.batch_id).open("rb", buffering=0) as stream:
+            return read_frame(stream.fileno(), place.offset, place.checksum)
+    except OSError:
+        return None
+
+
+def _read_sealed(store: Store, place: Place) -> Frame | None:
+    """The frame at a place of a ledger of segments: those before it are passed one by one."""
+    start = 0
+    try:
+        for segment in read_segments(store, place.batch_id):
+            if place.offset < start + len(segment):
+                return frame_at(segment, place.offset - start, place.checksum)
+            start += len(segment)
+    except (StoreError, LedgerError, OSError):
+        return None
+    return None
+
+
+def open_answers(store: Store) -> SharedAnswers:
+    """The index of an output.
+
+    Of one on object storage it is kept on this machine, in the cache folder: a write per answer is more
+    than such a store takes. So identical requests are paid once by all processes of a machine, and may be
+    paid once more by another machine.
+    """
+    if not is_remote(store.root):
+        return SharedAnswers(store.root)
+    folder = cache_folder() / "outputs" / sha256_hex(store.root.encode())[:32]
+    return SharedAnswers(str(folder), partial(_read_sealed, store))

@@ -18,7 +18,6 @@ from schemas.errors import ConfigurationError
 from schemas.ids import sha256_hex
 from transforms.embed.execution import DATA_AXIS, MODEL_AXIS, Execution, choose_kernel
 
-CACHE_VARIABLE = "SWITCHGEAR_CACHE_DIR"
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 ACCELERATOR_SLOTS = 1 << 16
 """Tokens of an accelerator's full step: products of so many rows reach the peak of every chip."""
@@ -114,11 +113,6 @@ def cpu_flags() -> frozenset[str]:
     except OSError:
         return frozenset()
     return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
-
-
-def default_cache_dir() -> Path:
-    """`$SWITCHGEAR_CACHE_DIR`, else `~/.cache/switchgear`."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "switchgear")
 
 
 def keep_programs(cache_dir: Path) -> Path | None:

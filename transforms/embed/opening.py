@@ -14,8 +14,8 @@ import numpy as np
 
 from schemas.ids import canonical_json, sha256_hex
 from schemas.workload import EmbedderBackend
+from transforms.cache import cache_folder
 from transforms.embed.device import (
-    default_cache_dir,
     find_devices,
     has_fast_bfloat16,
     keep_programs,
@@ -56,7 +56,7 @@ _LOG = logging.getLogger(__name__)
 def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | None) -> Embedder:
     """A new embedder for the backend. Raises ModelError before anything reaches a device."""
     model = describe_model(backend, base_dir)
-    cache = cache_dir or default_cache_dir()
+    cache = cache_dir or cache_folder()
     keep_programs(cache)
     check_parts(model.architecture, backend.tensor_parallel)
     devices = find_devices(backend.tensor_parallel)

@@ -18,7 +18,7 @@ from schemas.batches import BatchRef
 from schemas.errors import BatchError
 from transforms.batchmode.tickets import waiting_pairs
 from transforms.call.ledger import fold, scan
-from transforms.call.ledger_file import ledger_path
+from transforms.call.ledgers import read_ledger
 from transforms.decide import decide
 from transforms.plan import DueWork
 from transforms.quote.population import Frame, Population, previous_of
@@ -149,10 +149,8 @@ class Sampler:
         """Pairs answered in the ledger, by an attempt that was not committed: they are replayed for free."""
         if self.store is None:
             return set()
-        path = ledger_path(self.store.root, ref.batch_id)
-        if not path.exists():
-            return set()
-        calls = fold(scan(path.read_bytes())[0], ref.batch_id).calls.values()
+        data = read_ledger(self.store, ref.batch_id)
+        calls = fold(scan(data or b"")[0], ref.batch_id).calls.values()
         return {(c.row, c.route) for c in calls if c.end == "answered" and c.attempt >= ref.attempt}
 
     def _waiting(self, ref: BatchRef) -> Set[tuple[int, str]]:

@@ -457,7 +457,7 @@ def test_after_a_power_cut_all_that_was_leased_counts_as_spent(
 ) -> None:
     around.start("a", 0)
     die_holding(around, 60)
-    monkeypatch.setattr("transforms.call.budget_file._boot_id", lambda: "another boot")
+    monkeypatch.setattr("transforms.call.budget_file._boot_of_machine", lambda: "another boot")
     leased = sum(around.state().leases.values(), ZERO)
     assert around.start("a", 5) == 100 - leased
     assert around.state().spent == leased >= 60

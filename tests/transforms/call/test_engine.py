@@ -17,7 +17,14 @@ from typing import Any
 import orjson
 import pytest
 
-from schemas.errors import BatchClaimedError, BatchError, ConfigurationError, MissingSecretError, OutputError
+from schemas.errors import (
+    BatchClaimedError,
+    BatchError,
+    ConfigurationError,
+    MissingSecretError,
+    OutputError,
+    StoreError,
+)
 from schemas.failures import FailureClass
 from schemas.outcomes import ZERO, money
 from schemas.run import RunContext
@@ -34,7 +41,8 @@ from tests.transforms.call.fakes import (
 from transforms.call.budget_file import open_budget, read_budget
 from transforms.call.engine import CallEngine, open_call_engine
 from transforms.call.ledger import fold, scan
-from transforms.call.ledger_file import ledger_path, read_spent
+from transforms.call.ledger_file import ledger_path
+from transforms.call.ledgers import read_spent
 from transforms.call.request import EngineStats
 
 QUICK = Rehearsal(latency_ms=(0.0, 1.0))
@@ -162,10 +170,10 @@ def test_a_cap_without_its_record_is_refused_at_the_start(tmp_path: Path) -> Non
             open_call_engine(make_workload(), run_context(tmp_path), budget_limit=Decimal(5), environ={})
 
 
-def test_an_output_that_is_no_local_folder_is_refused_at_the_start() -> None:
-    with pytest.raises(OutputError, match="gs://bucket/out"):
+def test_an_output_of_no_known_kind_is_refused_at_the_start() -> None:
+    with pytest.raises(StoreError, match="s3://bucket/out: no such kind of output"):
         open_call_engine(
-            make_workload(), RunContext("r", "gs://bucket/out", "", True, 1), budget_limit=None, environ={}
+            make_workload(), RunContext("r", "s3://bucket/out", "", True, 1), budget_limit=None, environ={}
         )
 
 

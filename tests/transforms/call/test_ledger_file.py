@@ -19,7 +19,8 @@ from schemas.errors import BatchClaimedError, LedgerError
 from schemas.outcomes import money
 from tests.transforms.call.test_ledger import answered, header, intended
 from transforms.call.ledger import encode_frame, scan
-from transforms.call.ledger_file import LocalDisk, LocalLedgers, ledger_path, read_spent
+from transforms.call.ledger_file import LocalDisk, LocalLedgers, ledger_path
+from transforms.call.ledgers import read_spent
 
 T = TypeVar("T")
 

@@ -16,7 +16,8 @@ from schemas.workload import Limits, Rehearsal
 from tests.transforms.call.fakes import make_batch, make_workload
 from transforms.call.engine import open_call_engine
 from transforms.call.ledger import encode_frame, header
-from transforms.call.ledger_file import ledger_path, read_spent
+from transforms.call.ledger_file import ledger_path
+from transforms.call.ledgers import read_spent
 from transforms.call.share import Place
 from transforms.call.share_index import SharedAnswers
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.transforms.embed.tiny_model import backend
+from transforms.cache import cache_folder
 from transforms.embed import opening
-from transforms.embed.device import Devices, default_cache_dir, find_devices, has_fast_bfloat16, keep_programs
+from transforms.embed.device import Devices, find_devices, has_fast_bfloat16, keep_programs
 from transforms.embed.embedder import open_embedder
 from transforms.embed.model_files import describe_model
 from transforms.embed.packing import Step, choose_shapes
@@ -135,9 +136,9 @@ def test_all_devices_are_in_one_mesh_with_an_axis_for_data():
 
 def test_the_cache_folder_is_the_variables_or_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("SWITCHGEAR_CACHE_DIR", str(tmp_path))
-    assert default_cache_dir() == tmp_path
+    assert cache_folder() == tmp_path
     monkeypatch.delenv("SWITCHGEAR_CACHE_DIR")
-    assert default_cache_dir() == Path.home() / ".cache" / "switchgear"
+    assert cache_folder() == Path.home() / ".cache" / "switchgear"
 
 
 def test_a_cache_folder_that_cannot_be_made_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture):

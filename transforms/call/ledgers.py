@@ -1,0 +1,74 @@
+"""Which form an output's ledgers have, and reading them whatever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from schemas.errors import LedgerError, StoreError
+from transforms.call.ledger import Frame, LedgerTotals, fold, scan
+from transforms.call.ledger_file import LocalLedgers, ledger_path
+from transforms.call.segments import SegmentLedgers, read_segments
+from transforms.store import Store, is_remote, open_store
+
+_READERS = 16
+
+
+def open_ledgers(store: Store) -> LocalLedgers | SegmentLedgers:
+    """The ledgers of an output, to be written."""
+    return SegmentLedgers(store) if is_remote(store.root) else LocalLedgers(store.root)
+
+
+def read_ledger(store: Store, batch_id: str) -> bytes | None:
+    """A batch's ledger as it stands; None if it has none. Nothing is locked or written.
+
+    Raises:
+        LedgerError: it can't be read.
+    """
+    try:
+        if is_remote(store.root):
+            return b"".join(read_segments(store, batch_id)) or None
+        return ledger_path(store.root, batch_id).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LedgerError(
+            f"the ledger of batch {batch_id} in {store.root} can't be read ({error.strerror}): mend the disk"
+        ) from None
+    except StoreError as error:
+        raise LedgerError(f"the ledger of batch {batch_id} can't be read ({error})") from None
+
+
+def read_spent(
+    output: str, batch_ids: Iterable[str], attempts: Mapping[str, int] | None = None
+) -> LedgerTotals:
+    """What the ledgers of these batches add up to; a batch without a ledger adds nothing.
+
+    `attempts` gives the attempt that is due per batch: calls of earlier attempts are left out, because
+    their commit records have them.
+
+    Raises:
+        LedgerError: a ledger can't be read or is another version's.
+    """
+    totals = LedgerTotals()
+    for batch_id, frames in _read_all(open_store(output), batch_ids):
+        due = (attempts or {}).get(batch_id, 1)
+        for call in fold(frames, batch_id).calls.values():
+            if call.attempt >= due:
+                totals.add(call)
+    return totals
+
+
+def _read_all(store: Store, batch_ids: Iterable[str]) -> Iterator[tuple[str, list[Frame]]]:
+    """Ledgers one after the other; of object storage a few at a time, because each takes round trips."""
+
+    def read(batch_id: str) -> tuple[str, list[Frame]]:
+        return batch_id, scan(read_ledger(store, batch_id) or b"")[0]
+
+    if not is_remote(store.root):
+        yield from map(read, batch_ids)
+        return
+    ordered = list(batch_ids)
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(ordered), _READERS):  # no more in memory than are read at a time
+            yield from pool.map(read, ordered[start : start + _READERS])
