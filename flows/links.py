@@ -19,7 +19,7 @@ def ui_base(environ: Mapping[str, str] = os.environ) -> str:
     another one from the address of the API, but workers often know the server by a name that means
     nothing to a browser (in a compose file, for example).
     """
-    return environ.get("PREFECT_UI_URL", UI_PATH).rstrip("/")
+    return (environ.get("PREFECT_UI_URL") or UI_PATH).rstrip("/")
 
 
 def form_url(deployment_id: object, parameters: Mapping[str, Any], base: str) -> str:

@@ -1,8 +1,8 @@
 """Events that somebody may want to be woken by, sent to Prefect once each.
 
-Automations act on them (`infra/automations` has examples): the name of an event says what happened, so
-that an automation needs no arithmetic. Every event carries one plain sentence and the figures behind it,
-and is about the flow run and the run.
+Automations act on them (`infra/operate/automations.py` has examples): the name of an event says what
+happened, so that an automation needs no arithmetic. Every event carries one plain sentence and the figures
+behind it, and is about the flow run and the run.
 
 | event | when |
 |---|---|
@@ -22,6 +22,7 @@ from decimal import Decimal
 from typing import Any
 
 from flows.groups import BatchLine
+from flows.links import flow_run_url, ui_base
 from flows.progress import Standing
 from flows.words import count, duration, usd
 from schemas.batches import BackendTotals
@@ -176,7 +177,13 @@ class Subject:
         """Send a notice to the Prefect server, in the background."""
         from prefect.events import emit_event
 
-        payload: dict[str, Any] = {"sentence": notice.sentence, **notice.figures, **asdict(self)}
+        page = flow_run_url(self.flow_run_id, ui_base())
+        payload: dict[str, Any] = {
+            "sentence": notice.sentence,
+            **notice.figures,
+            **asdict(self),
+            "page": page,
+        }
         emit_event(
             event=notice.event,
             resource={

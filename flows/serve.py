@@ -70,6 +70,7 @@ class Serving:
             "PREFECT_SERVER_API_HOST": HOST,
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "0",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
         }
 

@@ -159,7 +159,7 @@ def surroundings() -> Surroundings:
 def real_steps() -> Steps:
     """The steps of a real run."""
     from transforms.batchmode.driving import collect_batches, submit_batches
-    from transforms.check import check_workload, require_keys
+    from transforms.check import check_workload
     from transforms.output import open_output
     from transforms.settle import settle_run
 
@@ -168,7 +168,7 @@ def real_steps() -> Steps:
             path, input_uri=input_uri, output_uri=output_uri
         ),
         check=check_workload,
-        require_keys=lambda loaded: require_keys(loaded.workload),
+        require_keys=_require_keys,
         require_safe_runner=_require_safe_runner,
         open_output=lambda loaded, rehearsal: open_output(loaded, rehearsal=rehearsal),
         plan=lambda loaded, run, classes: plan_run(loaded, run, retry_classes=tuple(classes)),
@@ -190,6 +190,14 @@ def _keep_quote(loaded: LoadedWorkload, run: RunContext, classes: Sequence[str])
     store = open_store(run.output)
     quote = quote_workload(loaded, datetime.now(UTC), retry_classes=tuple(classes))
     store_quote(store, run.run_id, quote_to_hold(store, run.run_id, quote))
+
+
+def _require_keys(loaded: LoadedWorkload) -> None:
+    from flows.secret_blocks import keys_from_blocks
+    from transforms.check import require_keys
+
+    keys_from_blocks(loaded.workload)
+    require_keys(loaded.workload)
 
 
 def _require_safe_runner(flags: Sequence[str], engine: Engine) -> None:

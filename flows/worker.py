@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -27,6 +28,7 @@ _CHUNK = 1 << 16
 _CONFIGURATION = 2
 _TAIL_BYTES = 8192
 _TAIL_LINES = 3
+_OF_COURSE = re.compile(r'^\S+ INFO |"level": "INFO"')  # lines of the log that explain no end
 _MAX_LINE = 8 << 20
 
 Event = dict[str, Any]
@@ -208,7 +210,7 @@ def _last_words(log: Path) -> str:
         stream.seek(0, os.SEEK_END)
         stream.seek(max(0, stream.tell() - _TAIL_BYTES))
         text = stream.read().decode("utf-8", "replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not _OF_COURSE.search(line)]
     return f": {' | '.join(lines[-_TAIL_LINES:])}" if lines else ""
 
 

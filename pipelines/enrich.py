@@ -33,9 +33,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipelines.engines import ENGINES, Engine
+from pipelines.log_lines import log_lines, tell, tell_batch
 from pipelines.options import pipeline_options, works_here
 from pipelines.watch import Watched
-from schemas.batches import BatchRef
+from schemas.batches import BatchRef, BatchReport
 from schemas.errors import ConfigurationError
 from schemas.load import load_workload, with_budget
 from schemas.run import Progress, RunContext
@@ -98,9 +99,20 @@ def run_job(job: Job, emit: Emit) -> None:
     register_arrow_coders()
     options = pipeline_options(job.flags, job.engine)
     if works_here(options):
-        _run_here(job, options, emit)
+        _run_here(job, options, _logged(emit))
     else:
-        _run_elsewhere(job, options, emit)
+        _run_elsewhere(job, options, _logged(emit))
+
+
+def _logged(emit: Emit) -> Emit:
+    """Batches that are emitted stand in the log too."""
+
+    def both(event: dict[str, Any]) -> None:
+        emit(event)
+        if event["event"] == "batch":
+            tell_batch(BatchReport.from_dict(event["report"]))
+
+    return both
 
 
 def _run_here(job: Job, options: PipelineOptions, emit: Emit) -> None:
@@ -233,12 +245,12 @@ def _stop_on_signal(job: Job) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run a worker process; its exit code."""
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
-    )
     emit = _emitter()
     try:
+        log_lines({})
         job = load_job(argv)
+        log_lines({"run": job.config.run.run_id, "group": job.group})
+        tell("worker.started", {"batches": len(job.refs), "workload": job.config.workload.name})
         _stop_on_signal(job)
         run_job(job, emit)
     except ConfigurationError as error:

@@ -175,6 +175,7 @@ def test_an_event_is_about_the_run_and_its_flow_run(monkeypatch: pytest.MonkeyPa
     import prefect.events
 
     sent: list[dict[str, Any]] = []
+    monkeypatch.setenv("PREFECT_UI_URL", "https://prefect.example/v2/")
     monkeypatch.setattr(prefect.events, "emit_event", lambda **event: sent.append(event))
 
     subject = Subject("20261122T091500Z-1f3a9c", "docs", "/out", True, "f1")
@@ -199,6 +200,7 @@ def test_an_event_is_about_the_run_and_its_flow_run(monkeypatch: pytest.MonkeyPa
                 "output": "/out",
                 "rehearsal": True,
                 "flow_run_id": "f1",
+                "page": "https://prefect.example/v2/runs/flow-run/f1",
             },
         }
     ]

@@ -81,6 +81,19 @@ def test_the_last_words_on_standard_error_are_in_the_sentence_and_all_of_them_in
     assert log.read_text().splitlines() == [f"line {i}" for i in range(5)]
 
 
+def test_lines_about_what_went_well_explain_no_end(script: Script, tmp_path: Path) -> None:
+    said = [
+        "2026-11-22T09:15:04.120Z WARNING event=log message=the disk is full",
+        "2026-11-22T09:15:04.121Z INFO event=batch.committed",
+        '{"at": "2026-11-22T09:15:04.122Z", "level": "INFO", "event": "route.done"}',
+    ]
+    path = script(f"import sys; print({chr(10).join(said)!r}, file=sys.stderr); sys.exit(3)")
+
+    end, _ = run(path, tmp_path / "log")
+
+    assert end.error.startswith(f"it ended with exit code 3: {said[0]}. Log: ")
+
+
 def test_a_megabyte_on_standard_error_blocks_nobody(script: Script, tmp_path: Path) -> None:
     path = script(
         "import sys\nfor _ in range(1024): print('x' * 1023, file=sys.stderr)\nprint('{\"event\":\"done\"}')"
