@@ -96,6 +96,13 @@ lock: $(INSTALLED) ## compile infra/locks/requirements.txt from pyproject.toml (
 	@$(BIN)/python -m uv pip compile --quiet --python-version 3.11 --extra dev --extra model \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header $(if $(UPGRADE),--upgrade) \
 	  --output-file infra/locks/requirements.txt pyproject.toml >/dev/null
+	@echo "lock: the same for the image of infra/operate: without the tests' packages, and what builds the wheel"
+	@$(BIN)/python -m uv pip compile --quiet --python-version 3.11 --extra model --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --constraint infra/locks/requirements.txt \
+	  --output-file infra/locks/runtime.txt pyproject.toml >/dev/null
+	@echo hatchling | $(BIN)/python -m uv pip compile --quiet --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --constraint infra/locks/requirements.txt \
+	  --output-file infra/locks/build.txt - >/dev/null
 
 clean: ## remove the environment and everything that was built
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
