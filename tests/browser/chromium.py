@@ -1,0 +1,153 @@
+"""Prefect's UI as an operator uses it: a headless Chromium of the machine, real clicks, pictures.
+
+Playwright drives the browser that the machine has; it downloads none. Pictures go to `build/browser`, and
+those of the README to `docs/pictures` as well when `SWITCHGEAR_PICTURES=1` is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PICTURES = REPOSITORY / "build/browser"
+PATIENCE_MS = 45_000
+_FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+def executable() -> str | None:
+    """The machine's Chromium; `$SWITCHGEAR_CHROMIUM` names another."""
+    return os.environ.get("SWITCHGEAR_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+def missing() -> str | None:
+    """Why there is no browser, with the command that provides it; None if there is one."""
+    return None if executable() else "chromium is missing: apt-get install chromium"
+
+
+@contextmanager
+def browser_page(profile: Path, ui: str) -> Iterator[Ui]:
+    """A page of a browser with a profile of its own."""
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(profile),
+            executable_path=executable(),
+            headless=True,
+            args=_FLAGS.split(),
+            viewport={"width": 1360, "height": 900},
+        )
+        context.set_default_timeout(PATIENCE_MS)
+        try:
+            yield Ui(context.pages[0], ui)
+        finally:
+            context.close()
+
+
+@dataclass
+class Ui:
+    """What an operator does: every method is clicks on a page, as in a browser."""
+
+    page: Page
+    url: str
+
+    def open(self, path: str) -> None:
+        """Go to a page of the UI."""
+        self.page.goto(self.url + path)
+        self.page.wait_for_load_state("networkidle")
+
+    def picture(self, name: str, *, whole: bool = False) -> Path:
+        """Keep what the browser shows."""
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        path = PICTURES / f"{name}.png"
+        self.page.wait_for_load_state("networkidle")
+        self.page.evaluate(
+            "document.querySelectorAll('[data-sonner-toast]').forEach(toast => toast.remove())"
+        )
+        self.page.screenshot(path=path, full_page=whole, animations="disabled")
+        return path
+
+    def open_form(self, deployment: str) -> None:
+        """The form that starts a run of a deployment, by the links that lead there."""
+        self.open("/v2/deployments")
+        links = self.page.locator("a[href*='/deployments/deployment/']")
+        links.filter(has_text=re.compile(rf"^{re.escape(deployment)}$")).first.click()
+        self.page.get_by_role("button", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Custom run").click()
+        self.wait_for_form()
+
+    def wait_for_form(self) -> None:
+        """Wait until a form's fields are there."""
+        expect(self.page.locator("fieldset textarea").first).to_be_visible()
+
+    def field(self, title: str) -> Locator:
+        """What belongs to a field of a form, by its title."""
+        label = self.page.locator("label").filter(
+            has_text=re.compile(rf"^{re.escape(title)}( \(Optional\))?$")
+        )
+        return label.locator("xpath=../../..").locator("> fieldset")
+
+    def fill(self, title: str, text: str, kind: str | None = None) -> None:
+        """Type into a field; `kind` is pressed first where the field offers several."""
+        field = self.field(title)
+        if kind is not None:
+            field.get_by_role("tab", name=kind, exact=True).click()
+        field.locator("textarea, input").fill(text)
+
+    def submit(self) -> str:
+        """Press *Submit* and open the run that it makes, by its place at the top of the list; its id."""
+        self.page.get_by_role("button", name="Submit").click()
+        self.page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+(\?|$)"))
+        run = self.page.locator("a[href*='/runs/flow-run/']").first
+        run.click()
+        self.page.wait_for_url(re.compile(r"/runs/flow-run/"))
+        return self.page.url.split("/flow-run/")[1].split("?")[0]
+
+    def open_run(self, run_id: str) -> None:
+        """The page of a flow run."""
+        self.open(f"/v2/runs/flow-run/{run_id}")
+
+    def menu(self, *choices: str) -> None:
+        """A choice of the ⋮ menu of the page, confirmed where it asks."""
+        self.page.get_by_role("button", name="Open menu").click()
+        self.page.get_by_role("menuitem", name=choices[0], exact=True).click()
+
+    def confirm(self, button: str) -> None:
+        """Press a button of the dialog that has opened."""
+        dialog = self.page.get_by_role("alertdialog").or_(self.page.get_by_role("dialog"))
+        dialog.get_by_role("button", name=button, exact=True).click()
+        expect(dialog).to_be_hidden()
+
+    def tab(self, name: str) -> None:
+        """A tab of the page."""
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def open_artifact(self, key: str) -> None:
+        """The newest version of an artifact, from the page of its run."""
+        self.tab("Artifacts")
+        self.page.get_by_role("link", name=key).first.click()
+        self.page.locator("a[href*='/artifacts/artifact/']").first.click()
+        self.page.wait_for_url(re.compile("/artifacts/artifact/"))
+
+    def wait_for_state(self, name: str) -> None:
+        """Wait until the page of a run shows a state."""
+        badge = self.page.get_by_text(name, exact=True).first
+        expect(badge).to_be_visible(timeout=2 * PATIENCE_MS)
+
+
+def form_path(deployment_id: str, parameters: dict[str, Any]) -> str:
+    """The path of a form that is filled in."""
+    return f"/v2/deployments/deployment/{deployment_id}/run?parameters={quote(json.dumps(parameters))}"

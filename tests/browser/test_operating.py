@@ -1,0 +1,155 @@
+"""An operator at night: starts a run, sees what failed and why, presses Retry. Real clicks, real bills."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.chromium import Ui
+from tests.flows.test_serve import Served, wait_for
+from tests.peers.mock_vendor import MockVendor
+from tests.support import documents, workloads
+
+pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(240)]
+
+DOCUMENT = r"doc-\d+-\d+"
+GROUPS, ROWS = 3, 5
+DOWN = (1, 2)
+SCHEDULED = {"type": {"any_": ["SCHEDULED"]}}
+ANSWER = {"topic": "data", "score": 1}
+
+
+class Tickets:
+    """A workload over the mock vendor: three files, each a batch and a group of its own."""
+
+    def __init__(self, served: Served, vendor: MockVendor, name: str, **changes: Any) -> None:
+        self.folder = served.folder / name
+        self.name, self.vendor = name, vendor
+        self.folder.mkdir()
+        for file in range(GROUPS):
+            ids = [f"doc-{file}-{n}" for n in range(ROWS)]
+            table = documents.rows(ids, text=[f"Ticket {i} is about a printer" for i in ids])
+            documents.write(self.folder / "in" / f"part-{file}.parquet", table)
+        backend = {**workloads.HOSTED, "base_url": vendor.base_url("openai"), "requires_key": False}
+        limits = {"batch_rows": ROWS, "groups": GROUPS, "parallel_groups": 2, "max_calls": 1}
+        workloads.write_workload(
+            self.folder,
+            **{
+                "name": "tickets",
+                "backends__mini": backend,
+                "prompts__topic": {"template": "{{ text }}", "json_schema": workloads.TOPIC_SCHEMA},
+                "limits": limits,
+                **changes,
+            },
+        )
+
+    def ids(self, *files: int) -> set[str]:
+        return {f"doc-{file}-{n}" for file in files for n in range(ROWS)}
+
+    def results(self) -> Counter[str]:
+        """How often each document is in `results/`."""
+        folder = self.folder / "out" / "results"
+        found: Counter[str] = Counter()
+        if folder.exists():
+            found.update(ds.dataset(folder).to_table(columns=["document_id"])["document_id"].to_pylist())
+        return found
+
+    def up(self) -> None:
+        self.vendor.answer(ANSWER)
+
+    def down(self, *files: int) -> None:
+        """The vendor is down for the documents of some files."""
+        failing = [self.vendor.failure(500, message="out of order", contains=f"doc-{n}-") for n in files]
+        self.vendor.rules([*failing, self.vendor.rule(ANSWER)])
+
+
+def answered(vendor: MockVendor) -> Counter[str]:
+    """How often the vendor has answered, and billed, each document."""
+    return vendor.answered(DOCUMENT)
+
+
+def test_a_run_that_failed_in_two_groups_is_read_and_retried(
+    served: Served, ui: Ui, mock_vendor: MockVendor
+) -> None:
+    tickets = Tickets(served, mock_vendor, "retried")
+    tickets.down(*DOWN)
+
+    ui.open_form("enrich")
+    ui.fill("Workload", "retried/w.toml")
+    ui.picture("form", whole=True)
+    run_id = ui.submit()
+    ui.wait_for_state("Failed")
+    ui.picture("failed-run")
+
+    good = [file for file in range(GROUPS) if file not in DOWN]
+    assert tickets.results() == Counter(tickets.ids(*good))
+    assert answered(mock_vendor) == Counter(tickets.ids(*good))
+    ui.open_artifact("enrich-summary")
+    page = ui.page.get_by_role("main")
+    expect(page.get_by_role("heading", name="Run incomplete")).to_be_visible()
+    expect(page).to_contain_text("10 documents can be tried again")
+    expect(page).to_contain_text("press Retry")
+    ui.picture("summary", whole=True)
+
+    tickets.up()
+    ui.open_run(run_id)
+    ui.menu("Retry")
+    ui.picture("retry")
+    ui.confirm("Retry")
+    ui.wait_for_state("Completed")
+    ui.picture("completed-run")
+
+    assert tickets.results() == Counter(tickets.ids(*range(GROUPS)))
+    assert answered(mock_vendor) == Counter(tickets.ids(*range(GROUPS))), "nothing was paid twice"
+    assert served.state(run_id)["type"] == "COMPLETED"
+    prompts = [re.search(DOCUMENT, str(entry["body"])) for entry in mock_vendor.journal()]
+    assert Counter(found.group(0) for found in prompts if found) == Counter(
+        [*tickets.ids(*range(GROUPS)), *tickets.ids(*DOWN)]
+    ), "a document whose group had failed was asked for twice, the others once"
+
+
+def test_cancel_stops_sending_and_a_retry_pays_for_nothing_twice(
+    served: Served, ui: Ui, mock_vendor: MockVendor
+) -> None:
+    limits = {"batch_rows": ROWS, "groups": 1, "max_in_flight": 2}
+    tickets = Tickets(served, mock_vendor, "cancelled", limits=limits)
+    mock_vendor.rules([mock_vendor.rule(ANSWER, latency_ms=[1500, 1500])])
+    run_id = served.submit("enrich/enrich", workload="cancelled/w.toml")
+    ui.open_run(run_id)
+    wait_for(lambda: len(answered(mock_vendor)) >= 2, "nothing was ever sent")
+
+    ui.menu("Cancel")
+    ui.picture("cancel")
+    ui.confirm("Cancel Flow Run")
+    ui.wait_for_state("Cancelled")
+    sent = len(mock_vendor.journal())
+    ui.picture("cancelled-run")
+
+    assert sent < GROUPS * ROWS
+    assert tickets.results() <= answered(mock_vendor)
+    tickets.up()
+    ui.menu("Retry")
+    ui.confirm("Retry")
+    ui.wait_for_state("Completed")
+    assert len(mock_vendor.journal()) == GROUPS * ROWS, "nothing was sent between cancel and retry, or twice"
+    assert answered(mock_vendor) == Counter(tickets.ids(*range(GROUPS)))
+    assert tickets.results() == Counter(tickets.ids(*range(GROUPS)))
+
+
+def test_a_deployment_with_a_cron_schedule_gets_its_runs(served: Served, ui: Ui) -> None:
+    deployment = served.api("GET", "/deployments/name/enrich/enrich")["id"]
+    cron = {"schedule": {"cron": "30 2 * * *", "timezone": "UTC"}, "active": True}
+    made = served.api("POST", f"/deployments/{deployment}/schedules", [cron])
+    try:
+        scheduled = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": SCHEDULED}}
+        wait_for(lambda: served.api("POST", "/flow_runs/filter", scheduled), "no run was ever scheduled")
+        ui.open(f"/v2/deployments/deployment/{deployment}?tab=Upcoming")
+        expect(ui.page.get_by_role("main")).to_contain_text("2:30:00 AM")
+        ui.picture("schedule")
+    finally:
+        served.api("DELETE", f"/deployments/{deployment}/schedules/{made[0]['id']}")
