@@ -36,7 +36,7 @@ class Devices:
     platform: str
     kind: str
     step_slots: int  # tokens that one device works on at a time
-    fractions: tuple[int, ...]  # sizes of last steps, see `packing.choose_shapes`
+    fractions: tuple[int, ...]  # sizes of last steps, see `shapes.StepSize`
     steps_in_flight: int
     token_tile: int  # see `Execution`
     parts: int = 1  # devices that share one copy of the model
@@ -83,8 +83,8 @@ def find_devices(parts: int = 1) -> Devices:
     kind = str(found[0].device_kind)
     if found[0].platform == "cpu":
         in_flight = min(32, max(1, _usable_cores() // len(found)))
-        return Devices(mesh, "cpu", kind, 1024, (1,), in_flight, 512, parts)
-    return Devices(mesh, found[0].platform, kind, ACCELERATOR_SLOTS, (1, 8, 64), 3, 0, parts)
+        return Devices(mesh, "cpu", kind, 1024, (4, 16), in_flight, 512, parts)
+    return Devices(mesh, found[0].platform, kind, ACCELERATOR_SLOTS, (8, 64), 3, 0, parts)
 
 
 def count_of(found: Sequence[Any]) -> str:

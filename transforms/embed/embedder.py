@@ -16,7 +16,7 @@ from schemas.workload import EmbedderBackend
 from transforms.embed.charge import device_charge
 from transforms.embed.chunks import pool_chunks
 from transforms.embed.model_files import ModelDescription, describe_model
-from transforms.embed.packing import Shape, plan_steps
+from transforms.embed.packing import ShapeSet, plan_steps
 from transforms.embed.space import VectorSpace
 from transforms.embed.tokenization import TextTokenizer, TokenizedTexts
 
@@ -35,6 +35,8 @@ __all__ = [
     "open_embedder",
 ]
 
+SAMPLE = 256
+"""From so many texts on, a call's lengths are taken for those of the run."""
 COMPANY_TOLERANCE = {"float32": 2e-6, "bfloat16": 5e-3}
 """By how much a component of a normalised vector may depend on the texts embedded with it. Measured over
 all-MiniLM-L6-v2 and 364 texts, shuffled, dropped, doubled and alone: 1.4e-7 and 1.1e-3 at most."""
@@ -62,9 +64,10 @@ class Embeddings:
 class EmbedStats:
     """What an embedder has done since it was opened. `tokens / slots` is how full the steps were.
 
-    `texts` grows with every step, the other counters of a call when it is through. Warming up is
-    `compile_seconds`, and no device time; `late_compilations` are those after the first step, which a
-    run of one kind of documents has at its beginning only.
+    `texts` grows with every step, the other counters of a call when it is through. `compile_seconds` are
+    those of all programs, `warm_up_seconds` those that texts waited for them, and neither is device time;
+    `late_compilations` are those after the first step, which a run of one kind of documents has at its
+    beginning only. `idle_seconds` are device seconds without work between the first step and the last.
     """
 
     texts: int
@@ -75,6 +78,8 @@ class EmbedStats:
     compile_seconds: float
     device_seconds: float
     late_compilations: int = 0
+    warm_up_seconds: float = 0.0
+    idle_seconds: float = 0.0
 
     @property
     def padding_seconds(self) -> float:
@@ -99,13 +104,16 @@ class Embedder:
         tokenizer: TextTokenizer,
         query_tokenizer: TextTokenizer,
         runner: StepRunner,
-        shapes: Sequence[Shape],
+        shapes: ShapeSet,
+        choose: Callable[[np.ndarray], ShapeSet],
     ) -> None:
         self.space = space
         self._tokenizer = tokenizer
         self._query_tokenizer = query_tokenizer
         self._runner = runner
-        self._shapes = tuple(shapes)
+        self._shapes = shapes
+        self._choose: Callable[[np.ndarray], ShapeSet] | None = choose
+        self._choosing = threading.Lock()
         self._lock = threading.Lock()
         self._tokens = 0
 
@@ -125,13 +133,15 @@ class Embedder:
 
     def embed_groups(self, groups: Sequence[Sequence[str]]) -> list[Embeddings]:
         """The vectors of several batches, which share steps; handed back per batch, in order."""
-        whole = self._embed([text for group in groups for text in group], self._tokenizer)
+        tokens = self._tokenizer.encode([text for group in groups for text in group])
+        self._settle_shapes(tokens.lengths)
+        whole = self._embed(tokens)
         ends = np.cumsum([len(group) for group in groups]).tolist()
         return [_slice(whole, end - len(group), end) for group, end in zip(groups, ends, strict=True)]
 
     def for_queries(self) -> QueryEmbedder:
         """The same embedder for what is searched for: its texts get the query's prompt."""
-        return QueryEmbedder(self.space, lambda texts: self._embed(texts, self._query_tokenizer))
+        return QueryEmbedder(self.space, lambda texts: self._embed(self._query_tokenizer.encode(texts)))
 
     def stats(self) -> EmbedStats:
         """A snapshot of the counters."""
@@ -146,10 +156,18 @@ class Embedder:
                 compile_seconds=done.compile_seconds,
                 device_seconds=done.device_seconds,
                 late_compilations=done.late_compilations,
+                warm_up_seconds=done.warm_up_seconds,
+                idle_seconds=done.idle_seconds,
             )
 
-    def _embed(self, texts: Sequence[str], tokenizer: TextTokenizer) -> Embeddings:
-        tokens = tokenizer.encode(texts)
+    def _settle_shapes(self, lengths: np.ndarray) -> None:
+        """Chooses the shapes by the first sample that is large enough, and compiles them all."""
+        with self._choosing:
+            if self._choose is not None and np.count_nonzero(lengths) >= SAMPLE:
+                self._shapes, self._choose = self._choose(lengths), None
+                self._runner.warm_up(self._shapes.every)
+
+    def _embed(self, tokens: TokenizedTexts) -> Embeddings:
         results = self._runner.run(tokens, plan_steps(tokens.lengths, self._shapes))
         with self._lock:
             self._tokens += len(tokens.ids)

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +23,12 @@ from transforms.embed.device import (
     keep_programs,
 )
 from transforms.embed.embedder import Embedder
+from transforms.embed.families import Architecture
 from transforms.embed.model_files import ModelDescription, dense_tensors, describe_model, file_sha256
-from transforms.embed.packing import Shape, choose_shapes, plan_steps
+from transforms.embed.packing import ShapeSet, plan_steps
 from transforms.embed.program import Head
 from transforms.embed.runner import StepRunner
+from transforms.embed.shapes import StepCost, StepSize, shapes_for, shapes_unseen
 from transforms.embed.sharding import check_parts
 from transforms.embed.space import VectorSpace
 from transforms.embed.tokenization import TextTokenizer
@@ -32,6 +36,8 @@ from transforms.embed.tokenization import TextTokenizer
 ComputeDtype = Literal["float32", "bfloat16"]
 LEAST_COSINE = 0.9999
 """`compute_dtype = "auto"` takes bfloat16 only if each probe's vector stays this close to float32's."""
+ATTENTION_SLOWNESS = 2.0
+"""Attention's products are small: they run at about half the rate of the others (ADR 011)."""
 PROBES = (
     "a",
     "no",
@@ -60,7 +66,7 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
     keep_programs(cache)
     check_parts(model.architecture, backend.tensor_parallel)
     devices = find_devices(backend.tensor_parallel)
-    shapes = choose_shapes(model.max_length, devices.step_slots, devices.copies, devices.fractions)
+    size = StepSize(devices.step_slots, devices.copies, devices.fractions)
     tokenizer, queries = (
         text_tokenizer(model, prompt, backend) for prompt in (model.prompt, model.query_prompt)
     )
@@ -75,7 +81,7 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
     if backend.compute_dtype == "auto":
         subject = [weights_sha256, model.settings_sha256(), model.pooling, devices.kind]
         verdict = _verdict_file(cache, subject)
-        dtype, runner = _settle_dtype(has_fast_bfloat16(devices), runner_for, tokenizer, shapes, verdict)
+        dtype, runner = _settle_dtype(has_fast_bfloat16(devices), runner_for, tokenizer, size, verdict)
     else:
         dtype = backend.compute_dtype
         runner = runner_for(dtype)
@@ -94,7 +100,18 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
         chunk_overlap=backend.chunk_overlap,
         cut_from=model.whole_dim if model.dim < model.whole_dim else 0,
     )
-    return Embedder(space, tokenizer, queries, runner, shapes)
+    if devices.platform == "cpu" and not runner.text_by_text:
+        size = replace(size, fractions=())  # XLA takes seconds for each program
+    cost = StepCost(0 if runner.text_by_text else attention_cost(model.architecture, params))
+    unseen = shapes_unseen(model.max_length, size, cost)
+    choose = partial(shapes_for, max_length=model.max_length, size=size, cost=cost)
+    return Embedder(space, tokenizer, queries, runner, unseen, choose)
+
+
+def attention_cost(architecture: Architecture, params: Any) -> float:
+    """What attention costs a token for each slot of its row, in units of the rest of its work."""
+    numbers = sum(part["weight"].size for part in params["layers"][0].values() if "weight" in part)
+    return 4 * architecture.heads * architecture.head_dim / (2 * numbers) * ATTENTION_SLOWNESS
 
 
 def text_tokenizer(model: ModelDescription, prompt: str, backend: EmbedderBackend) -> TextTokenizer:
@@ -119,7 +136,7 @@ def _settle_dtype(
     fast_bfloat16: bool,
     runner_for: Callable[[ComputeDtype], StepRunner],
     tokenizer: TextTokenizer,
-    shapes: Sequence[Shape],
+    size: StepSize,
     verdict: Path,
 ) -> tuple[ComputeDtype, StepRunner]:
     """bfloat16 where it is fast and accurate for this model, as measured on the probes; else float32."""
@@ -128,7 +145,7 @@ def _settle_dtype(
     cosine = _read_verdict(verdict)
     if cosine is None:
         exact, fast = runner_for("float32"), runner_for("bfloat16")
-        cosine = least_cosine(exact, fast, tokenizer, shapes)
+        cosine = least_cosine(exact, fast, tokenizer, size)
         _write_verdict(verdict, cosine)
         runners: dict[ComputeDtype, StepRunner] = {"float32": exact, "bfloat16": fast}
     else:
@@ -138,14 +155,12 @@ def _settle_dtype(
     return dtype, runners.get(dtype) or runner_for(dtype)
 
 
-def least_cosine(
-    exact: StepRunner, fast: StepRunner, tokenizer: TextTokenizer, shapes: Sequence[Shape]
-) -> float:
+def least_cosine(exact: StepRunner, fast: StepRunner, tokenizer: TextTokenizer, size: StepSize) -> float:
     """The least cosine between the two runners' vectors of any probe; NaN counts as -1."""
     tokens = tokenizer.encode(PROBES)
     # One shape for all probes: one program to compile for each dtype.
-    shape = next(shape for shape in shapes if shape.length >= tokens.lengths.max())
-    steps = plan_steps(tokens.lengths, [shape])
+    shapes = shapes_unseen(int(tokens.lengths.max()), size, StepCost(attention=1))
+    steps = plan_steps(tokens.lengths, ShapeSet(shapes.full[-1:]))
     lefts = np.concatenate([step.vectors for step in exact.run(tokens, steps)])
     rights = np.concatenate([step.vectors for step in fast.run(tokens, steps)])
     norms = np.linalg.norm(lefts, axis=1) * np.linalg.norm(rights, axis=1)

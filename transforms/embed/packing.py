@@ -2,20 +2,17 @@
 
 A step is `rows` rows of `length` slots; a row holds several texts one behind the other, told apart
 by segment numbers. Lengths fall into few classes, so few programs are compiled; a gap behind a text
-is filled with the longest text that fits, of whatever class.
+is filled with the longest text that fits, of whatever class. `shapes` chooses the lengths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-LENGTH_CLASSES = (64, 128, 256, 512, 1024, 2048, 4096)
 SLOTS_PER_TEXT = 8
 """A row of n slots takes at most n / 8 texts; it bounds the size of a step's answer."""
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,61 +41,63 @@ class Step:
         return np.array([text for row in self.rows for text in row], dtype=np.int64)
 
 
-def choose_shapes(
-    max_length: int, step_slots: int, devices: int = 1, fractions: Sequence[int] = (1,)
-) -> tuple[Shape, ...]:
-    """The shapes of a run: one per length class, and smaller ones for the last step of a class.
+@dataclass(frozen=True, slots=True)
+class ShapeSet:
+    """The shapes of a run.
 
-    Args:
-        max_length: the longest text in tokens.
-        step_slots: slots that a device should work on in one step.
-        devices: rows are a multiple of it, so that they spread evenly.
-        fractions: a class also gets shapes of 1/fraction of its rows; 1 is the full step.
+    Rows are filled for the shapes in `full`, one for each length, ascending; a step whose rows fit a smaller
+    one takes the smallest, of these and the `tails`, which are for nothing else.
     """
-    longest = -(-max_length // _ALIGNMENT) * _ALIGNMENT
-    if longest > 2 * _ALIGNMENT:
-        longest = -(-longest // (2 * _ALIGNMENT)) * 2 * _ALIGNMENT
-    lengths = [length for length in LENGTH_CLASSES if length < longest] + [longest]
-    shapes = {
-        Shape(length, devices * max(1, step_slots // length // fraction), max(1, length // SLOTS_PER_TEXT))
-        for length in lengths
-        for fraction in fractions
-    }
-    return tuple(sorted(shapes))
+
+    full: tuple[Shape, ...]
+    tails: tuple[Shape, ...] = ()
+
+    @property
+    def every(self) -> tuple[Shape, ...]:
+        """All of them, the smallest first."""
+        return tuple(sorted({*self.full, *self.tails}, key=lambda shape: (shape.slots, shape)))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that a row takes."""
+        return self.full[-1].length
 
 
-def plan_steps(lengths: np.ndarray, shapes: Sequence[Shape]) -> list[Step]:
+def plan_steps(lengths: np.ndarray, shapes: ShapeSet) -> list[Step]:
     """Steps that hold every text with at least one token exactly once, the longest first.
 
-    Deterministic. A class's last step is topped up with shorter texts, so only the very last step
+    Deterministic. A length's last step is topped up with shorter texts, so only the very last step
     can have empty rows.
 
     Raises:
         ValueError: a text is longer than the longest shape.
     """
-    longest = max(shape.length for shape in shapes)
-    if len(lengths) and int(lengths.max()) > longest:
-        raise ValueError(f"a text of {int(lengths.max())} tokens; the longest shape has {longest}")
-    stock = _Stock(lengths, longest)
+    if len(lengths) and int(lengths.max()) > shapes.longest:
+        raise ValueError(f"a text of {int(lengths.max())} tokens; the longest shape has {shapes.longest}")
+    stock = _Stock(lengths, shapes.longest)
     steps: list[Step] = []
-    classes = sorted({shape.length for shape in shapes}, reverse=True)
-    for length, shorter in zip(classes, [*classes[1:], 0], strict=True):
-        ladder = sorted(shape for shape in shapes if shape.length == length)
-        steps.extend(_class_steps(stock, ladder, shorter))
+    descending = shapes.full[::-1]
+    for full, shorter in zip(descending, [*(shape.length for shape in descending[1:]), 0], strict=True):
+        for rows in _class_rows(stock, full, shorter):
+            steps.append(Step(_smallest(shapes, lengths, full, rows), rows))
     return steps
 
 
-def _class_steps(stock: _Stock, ladder: list[Shape], shorter: int) -> list[Step]:
-    full = ladder[-1]
+def _class_rows(stock: _Stock, full: Shape, shorter: int) -> list[tuple[tuple[int, ...], ...]]:
     rows: list[tuple[int, ...]] = []
     # A row is opened by a text of this class, or to complete a step that has been begun.
     while stock.longest_up_to(full.length) > (0 if len(rows) % full.rows else shorter):
         rows.append(_fill_row(stock, full))
-    steps = []
-    for start in range(0, len(rows), full.rows):
-        part = tuple(rows[start : start + full.rows])
-        steps.append(Step(next(shape for shape in ladder if shape.rows >= len(part)), part))
-    return steps
+    return [tuple(rows[start : start + full.rows]) for start in range(0, len(rows), full.rows)]
+
+
+def _smallest(shapes: ShapeSet, lengths: np.ndarray, full: Shape, rows: tuple[tuple[int, ...], ...]) -> Shape:
+    texts = max(map(len, rows))
+    tokens = max(int(lengths[list(row)].sum()) for row in rows)
+    if len(rows) == full.rows and 2 * tokens > full.length:
+        return full  # nearly all steps
+    fitting = (s for s in shapes.every if s.rows >= len(rows) and s.length >= tokens and s.texts >= texts)
+    return next(fitting)
 
 
 def _fill_row(stock: _Stock, shape: Shape) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +43,8 @@ class RunnerStats:
     compile_seconds: float = 0.0
     device_seconds: float = 0.0
     late_compilations: int = 0
+    warm_up_seconds: float = 0.0
+    idle_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class StepResult:
 
 class StepRunner:
     """A model on the devices, in one compute dtype. `run` may be called from several threads.
+
+    `text_by_text` says that attention costs each text its own length squared, whatever its row.
 
     Steps go through one pool of threads, so that several steps are in flight and the threads that
     call share the devices fairly. Compilation is not device time.
@@ -72,11 +76,13 @@ class StepRunner:
         self.dim = head.dim
         self._mesh = devices.mesh
         placed, encode = _placed(devices, arch, params, dtype)
+        self.text_by_text = encode is not None
         self._specs = parameter_specs(placed, devices.parts)
         self._params = jax.device_put(placed, shardings(self._mesh, self._specs))
         self._sharding = NamedSharding(self._mesh, P(None, DATA_AXIS))
         self._program = step_program(arch, head, devices.execution(dtype, arch.head_dim), encode)
-        self._clock = DeviceClock(devices.count)
+        lanes = devices.steps_in_flight if devices.platform == "cpu" else 1
+        self._clock = DeviceClock(devices.count, lanes)
         self._pool = ThreadPoolExecutor(devices.steps_in_flight, thread_name_prefix="switchgear-embed")
         self._lock = threading.Lock()
         self._compiled: dict[Shape, Future[Callable[..., jax.Array]]] = {}
@@ -85,10 +91,11 @@ class StepRunner:
         self._steps = self._slots = self._texts = 0
         self._compile_seconds = 0.0
         self._late = 0
+        self._warm_up_seconds = 0.0
 
     def run(self, tokens: TokenizedTexts, steps: Sequence[Step]) -> list[StepResult]:
         """Every step's vectors and device seconds, in the order of `steps`."""
-        self._warm_up({step.shape for step in steps})
+        self.warm_up({step.shape for step in steps})
         running = [self._pool.submit(self._run_step, tokens, step) for step in steps]
         try:
             return [step.result() for step in running]
@@ -107,21 +114,28 @@ class StepRunner:
                 self._compile_seconds,
                 self._clock.busy_seconds,
                 self._late,
+                self._warm_up_seconds,
+                self._clock.idle_seconds,
             )
 
-    def _warm_up(self, shapes: set[Shape]) -> None:
+    def warm_up(self, shapes: Iterable[Shape]) -> None:
         """Compiles what is missing, several at a time, each once however many threads ask."""
+        wanted = set(shapes)
         with self._lock:
-            missing = sorted(shapes - self._compiled.keys())
+            missing = sorted(wanted - self._compiled.keys())
             if missing and self._steps:
                 self._late += len(missing)
             if missing and self._steps >= STEADY_STEPS:
                 _LOG.warning("compiling for %s after %d steps, in steady state", missing, self._steps)
             for shape in missing:
                 self._compiled[shape] = self._pool.submit(self._compile, shape)
-            programs = [self._compiled[shape] for shape in shapes]
+            programs = [self._compiled[shape] for shape in wanted]
+        started = time.perf_counter()
         for program in programs:
             program.result()
+        if missing:
+            with self._lock:
+                self._warm_up_seconds += time.perf_counter() - started
 
     def _compile(self, shape: Shape) -> Callable[..., jax.Array]:
         started = time.perf_counter()

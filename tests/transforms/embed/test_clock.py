@@ -73,3 +73,31 @@ def test_the_charges_of_all_steps_add_up_to_the_busy_time(events: list[tuple[boo
         now.seconds += 1.0
         charged += clock.stop(marks.pop())
     assert charged == pytest.approx(clock.busy_seconds, abs=1e-9)
+
+
+def test_idle_is_what_lanes_could_have_done_between_the_first_step_and_the_last():
+    now = Now()
+    clock = DeviceClock(lanes=2, now=now)
+    now.seconds = 10.0  # before the first step nothing is idle
+    first = clock.start()
+    now.seconds = 13.0  # one of two lanes for 3 s: 1.5 s idle
+    second = clock.start()
+    now.seconds = 15.0  # both lanes
+    clock.stop(first)
+    clock.stop(second)
+    assert clock.idle_seconds == 1.5
+    now.seconds = 19.0  # idle only if another step follows
+    assert clock.idle_seconds == 1.5
+    third = clock.start()
+    assert clock.idle_seconds == 5.5
+    clock.stop(third)
+
+
+def test_more_steps_than_lanes_are_no_less_than_no_idle():
+    now = Now()
+    clock = DeviceClock(devices=4, now=now)
+    marks = [clock.start() for _ in range(3)]
+    now.seconds = 2.0
+    for mark in marks:
+        clock.stop(mark)
+    assert clock.idle_seconds == 0

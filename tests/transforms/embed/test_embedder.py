@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from tests.transforms.embed.tiny_model import backend, tiny_tensors
-from transforms.embed.embedder import COMPANY_TOLERANCE, Embedder, open_embedder
+from transforms.embed.embedder import COMPANY_TOLERANCE, SAMPLE, Embedder, open_embedder
 from transforms.embed.runner import STEADY_STEPS
 
 TOLERANCE = COMPANY_TOLERANCE["float32"]
@@ -147,10 +147,24 @@ def test_compiling_in_steady_state_is_warned_of(
     assert "steady state" not in caplog.text
     settled = backend(tiny_model, pooling="cls")
     embedder = open_embedder(settled, base_dir=tiny_model, cache_dir=tmp_path / "steady")
-    embedder.embed(["a"] * (STEADY_STEPS * 1024 // 8))  # eight texts are the most of a row of 64 slots
-    assert embedder.stats().steps >= STEADY_STEPS
+    while embedder.stats().steps < STEADY_STEPS:
+        embedder.embed(["a"] * (SAMPLE - 1))  # too few to choose the run's shapes by
     embedder.embed(["w " * 90])
     assert f"after {embedder.stats().steps - 1} steps, in steady state" in caplog.text
+
+
+def test_a_run_that_begins_with_a_sample_compiles_all_its_shapes_before_the_first_step(
+    tiny_model: Path, tmp_path: Path
+):
+    embedder = open_embedder(backend(tiny_model), base_dir=tiny_model, cache_dir=tmp_path / "sampled")
+    embedder.embed(["a"] * SAMPLE)
+    begun = embedder.stats()
+    assert begun.warm_up_seconds > 0
+    embedder.embed(["w " * 90])
+    embedder.embed(["w " * 40] * 20)
+    after = embedder.stats()
+    assert (after.compilations, after.late_compilations) == (begun.compilations, 0)
+    assert after.warm_up_seconds == begun.warm_up_seconds
 
 
 def test_padding_has_its_share_of_the_device_seconds(tiny: Embedder):

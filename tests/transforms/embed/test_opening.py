@@ -14,12 +14,13 @@ from transforms.embed import opening
 from transforms.embed.device import Devices, find_devices, has_fast_bfloat16, keep_programs
 from transforms.embed.embedder import open_embedder
 from transforms.embed.model_files import describe_model
-from transforms.embed.packing import Step, choose_shapes
+from transforms.embed.packing import Step
 from transforms.embed.runner import StepResult
+from transforms.embed.shapes import StepSize
 from transforms.embed.tokenization import TextTokenizer, TokenizedTexts
 
 ROOT = Path(__file__).parents[3]
-SHAPES = choose_shapes(100, 1024)
+SIZE = StepSize(1024)
 
 
 class FakeRunner:
@@ -46,7 +47,7 @@ def test_auto_takes_bfloat16_only_as_long_as_the_probes_stay_within_the_cosine(
     runners = {"float32": FakeRunner(0.0), "bfloat16": FakeRunner(angle)}
     for _ in range(2):  # the second time from the kept verdict
         dtype, runner = opening._settle_dtype(
-            True, runners.__getitem__, tokenizer, SHAPES, tmp_path / "verdicts" / "v.json"
+            True, runners.__getitem__, tokenizer, SIZE, tmp_path / "verdicts" / "v.json"
         )
         assert dtype == expected
         assert runner is runners[expected]
@@ -61,7 +62,7 @@ def test_a_kept_verdict_saves_measuring_again(tokenizer: TextTokenizer, tmp_path
         opened.append(dtype)
         return FakeRunner(0.0)
 
-    assert opening._settle_dtype(True, runner_for, tokenizer, SHAPES, verdict)[0] == "float32"
+    assert opening._settle_dtype(True, runner_for, tokenizer, SIZE, verdict)[0] == "float32"
     assert opened == ["float32"]
 
 
@@ -69,7 +70,7 @@ def test_a_kept_verdict_saves_measuring_again(tokenizer: TextTokenizer, tmp_path
 def test_a_damaged_verdict_is_measured_again(tokenizer: TextTokenizer, tmp_path: Path, content: str):
     verdict = tmp_path / "v.json"
     verdict.write_text(content, encoding="utf-8")
-    assert opening._settle_dtype(True, lambda _: FakeRunner(0.0), tokenizer, SHAPES, verdict)[0] == "bfloat16"
+    assert opening._settle_dtype(True, lambda _: FakeRunner(0.0), tokenizer, SIZE, verdict)[0] == "bfloat16"
     assert json.loads(verdict.read_text(encoding="utf-8"))["least_cosine"] == pytest.approx(1.0)
 
 
@@ -82,7 +83,7 @@ def test_without_fast_bfloat16_auto_is_float32_and_nothing_is_measured(
         opened.append(dtype)
         return FakeRunner(0.0)
 
-    assert opening._settle_dtype(False, runner_for, tokenizer, SHAPES, tmp_path / "v.json")[0] == "float32"
+    assert opening._settle_dtype(False, runner_for, tokenizer, SIZE, tmp_path / "v.json")[0] == "float32"
     assert opened == ["float32"]
     assert not (tmp_path / "v.json").exists()
 

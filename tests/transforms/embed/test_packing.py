@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.embed.packing import Shape, Step, choose_shapes, plan_steps
+from transforms.embed.packing import Shape, ShapeSet, Step, plan_steps
+from transforms.embed.shapes import StepCost, StepSize, shapes_unseen
 
-SHAPES = choose_shapes(512, 1024)
+SHAPES = shapes_unseen(512, StepSize(1024), StepCost(0.001))
+TAILED = shapes_unseen(512, StepSize(1024, fractions=(4, 16)), StepCost(0))
 LENGTHS = st.lists(st.integers(0, 512), max_size=300).map(lambda values: np.array(values, dtype=np.int64))
 
 
@@ -15,46 +17,18 @@ def used(step: Step, lengths: np.ndarray) -> int:
     return int(lengths[step.texts()].sum())
 
 
-def test_shapes_hold_about_a_thousand_tokens_in_a_few_length_classes():
-    assert [(shape.rows, shape.length) for shape in SHAPES] == [(16, 64), (8, 128), (4, 256), (2, 512)]
-    assert [shape.texts for shape in SHAPES] == [8, 16, 32, 64]
-
-
-@pytest.mark.parametrize(
-    ("max_length", "longest"),
-    [(2, 64), (64, 64), (65, 128), (100, 128), (129, 256), (300, 384), (512, 512), (8192, 8192)],
-)
-def test_the_longest_shape_holds_the_longest_text_and_divides_into_query_blocks(
-    max_length: int, longest: int
-):
-    shapes = choose_shapes(max_length, 1024)
-    assert shapes[-1].length == longest
-    assert all(shape.length == 64 or shape.length % 128 == 0 for shape in shapes)
-    assert all(shape.rows >= 1 for shape in shapes)
-
-
-def test_rows_are_a_multiple_of_the_devices_and_fractions_give_smaller_last_steps():
-    shapes = choose_shapes(128, 4096, devices=8, fractions=(1, 8, 1024))
-    assert [(s.length, s.rows) for s in shapes] == [
-        (64, 8),
-        (64, 64),
-        (64, 512),
-        (128, 8),
-        (128, 32),
-        (128, 256),
-    ]
-
-
+@pytest.mark.parametrize("shapes", [SHAPES, TAILED])
 @given(LENGTHS)
-def test_every_text_with_tokens_stands_in_exactly_one_row(lengths: np.ndarray):
-    steps = plan_steps(lengths, SHAPES)
+def test_every_text_with_tokens_stands_in_exactly_one_row(shapes: ShapeSet, lengths: np.ndarray):
+    steps = plan_steps(lengths, shapes)
     placed = sorted(int(text) for step in steps for text in step.texts())
     assert placed == np.flatnonzero(lengths).tolist()
 
 
+@pytest.mark.parametrize("shapes", [SHAPES, TAILED])
 @given(LENGTHS)
-def test_no_row_is_overfull_and_no_step_has_too_many_rows(lengths: np.ndarray):
-    for step in plan_steps(lengths, SHAPES):
+def test_no_row_is_overfull_and_no_step_has_too_many_rows(shapes: ShapeSet, lengths: np.ndarray):
+    for step in plan_steps(lengths, shapes):
         assert 1 <= len(step.rows) <= step.shape.rows
         for row in step.rows:
             assert row
@@ -90,12 +64,22 @@ def test_skewed_lengths_fill_more_than_95_percent_of_the_slots():
 def test_a_single_short_text_takes_the_smallest_shape():
     (step,) = plan_steps(np.array([5]), SHAPES)
     assert step == Step(Shape(64, 16, 8), ((0,),))
+    (step,) = plan_steps(np.array([5]), TAILED)
+    assert step == Step(Shape(64, 1, 8), ((0,),))
 
 
-def test_a_last_step_takes_the_smallest_fraction_that_holds_it():
-    shapes = choose_shapes(64, 1024, fractions=(1, 4))
+def test_a_last_step_takes_the_smallest_shape_that_holds_its_rows():
+    shapes = shapes_unseen(64, StepSize(1024, fractions=(4,)), StepCost(0.001))
     assert [step.shape.rows for step in plan_steps(np.full(18, 64), shapes)] == [16, 4]
     assert [step.shape.rows for step in plan_steps(np.full(21, 64), shapes)] == [16, 16]
+    assert [step.shape.length for step in plan_steps(np.full(18, 64), TAILED)] == [1024, 256]
+    assert [step.shape.length for step in plan_steps(np.full(17, 64), TAILED)] == [1024, 64]
+    assert [step.shape.length for step in plan_steps(np.full(21, 64), TAILED)] == [1024, 1024]
+
+
+def test_a_small_step_of_many_short_texts_takes_no_shape_with_too_few_places():
+    (step,) = plan_steps(np.full(9, 3), TAILED)  # 27 tokens, but a row of 64 takes 8 texts
+    assert step.shape.length == 256
 
 
 def test_no_texts_and_texts_without_tokens_take_no_step():
