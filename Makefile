@@ -12,6 +12,8 @@ PEERS := build/peers/.installed
 AIMOCK := build/peers/node_modules/@copilotkit/aimock
 FAKE_GCS := build/peers/.fake-gcs-server
 FAKE_GCS_VERSION := v1.56.1
+COMPOSE := build/peers/.compose-spec
+COMPOSE_VERSION := v2.16.2
 LOCKS := infra/locks/requirements.txt infra/locks/uv.txt
 # Test processes: as many as there are cores, at most 4; a file's tests stay together.
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, len(os.sched_getaffinity(0))))' 2>/dev/null || echo 2)
@@ -51,7 +53,7 @@ $(INSTALLED): $(LOCKS) pyproject.toml
 flink: $(INSTALLED) ## bring Beam's Flink job server and a Flink for the tests (needs Java 17 and Maven)
 	@$(BIN)/python infra/flink/install.py --cluster
 
-peers: $(FAKE_GCS) ## install the peers of the tests (needs npm and Go; tests without their peer are skipped)
+peers: $(FAKE_GCS) $(COMPOSE) ## install the peers of the tests (needs npm and Go; tests without their peer are skipped)
 	@if [ "$(AIMOCK)/package.json" -nt infra/locks/npm/package-lock.json ]; then :; \
 	elif ! command -v npm >/dev/null 2>&1; then \
 	  echo "peers: npm is missing, so tests against the mock vendor will be skipped (install Node.js 20 or newer)"; \
@@ -71,6 +73,15 @@ $(FAKE_GCS): ; @if ! command -v go >/dev/null 2>&1; then \
 	  CGO_ENABLED=0 GOBIN="$(CURDIR)/build/peers/bin" timeout 600 go install \
 	    github.com/fsouza/fake-gcs-server@$(FAKE_GCS_VERSION) >build/peers/go.log 2>&1 </dev/null \
 	  && touch $@ || echo "peers: Go could not build it (build/peers/go.log), so one stand-in is left"; \
+	fi
+
+# The Compose project's own loader, to check infra/operate/compose.yaml where there is no `docker compose`.
+$(COMPOSE): ; @if command -v go >/dev/null 2>&1; then \
+	  mkdir -p build/peers/compose build/peers/bin && \
+	  CGO_ENABLED=0 GOBIN="$(CURDIR)/build/peers/compose" timeout 300 go install \
+	    github.com/compose-spec/compose-go/v2/cmd@$(COMPOSE_VERSION) >build/peers/compose.log 2>&1 </dev/null \
+	  && mv build/peers/compose/cmd build/peers/bin/compose-spec && touch $@ \
+	  || echo "peers: Go could not build the loader of compose files (build/peers/compose.log)"; \
 	fi
 
 kills: $(INSTALLED) peers ## kill -9 a thousand small runs (JOBS=)
