@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from schemas.errors import InputError, first_line
+from schemas.errors import InputError, StoreError, first_line
 from schemas.workload import Input
 from transforms.probe import ReaderError
 from transforms.probe_footer import Footer
 from transforms.probe_footers import read_footers
+from transforms.store import is_remote
 
 _THREADS = 16
 _READ_BYTES = 1 << 20
@@ -37,7 +38,7 @@ class InputFile:
     """One readable Parquet file, as its footer describes it.
 
     `generation` is `sha256:` and 32 digits of the content's digest: a copied or touched file is
-    the same, a changed one never is.
+    the same, a changed one never is. In Cloud Storage it is `gcs:` and the generation that it gives.
     """
 
     uri: str
@@ -69,26 +70,26 @@ def find_input(uri: str, settings: Input) -> InputFiles:
         InputError: nothing matches, files can't be read (all of them are named, unless
             `unreadable_files` is `skip`), a needed column is missing or of an unusable type.
     """
-    paths = list_files(uri)
-    described = describe_all(paths, settings.needed_columns)
+    if is_remote(uri):
+        described = _describe_objects(uri, settings.needed_columns)
+    else:
+        described = describe_all(list_files(uri), settings.needed_columns)
     broken = [d for d in described if isinstance(d, str)]
     files = tuple(d for d in described if isinstance(d, InputFile))
     if broken and (settings.unreadable_files == "fail" or not files):
         raise InputError(
-            _listing(f"{len(broken)} of {len(paths)} input files can't be used:", broken)
+            _listing(f"{len(broken)} of {len(described)} input files can't be used:", broken)
             + '\nRestore or remove them, or set input.unreadable_files = "skip"'
         )
     return InputFiles(files, common_schema(files, settings), tuple(broken))
 
 
 def list_files(uri: str) -> list[str]:
-    """The absolute paths behind an input address, sorted: a file, a folder's *.parquet, or a glob.
+    """The absolute paths behind a local input address, sorted: a file, a folder's *.parquet, or a glob.
 
     Names that begin with `_` or `.` are left out of folders, as Spark and Hive do; a folder that is
     called like a file is none.
     """
-    if "://" in uri:
-        raise InputError(f"input {uri}: only local files are supported as input yet; give a path")
     if os.path.isfile(uri):
         return [os.path.abspath(uri)]
     if os.path.isdir(uri):
@@ -126,6 +127,37 @@ def describe_all(paths: Sequence[str], columns: Sequence[str]) -> list[InputFile
     ]
 
 
+def _describe_objects(uri: str, columns: Sequence[str]) -> list[InputFile | str]:
+    """The same for an address in Cloud Storage: a listing says sizes and generations, ends are fetched."""
+    if not uri.startswith("gs://"):
+        raise InputError(f"input {uri}: no such kind of input; give a path, or gs://BUCKET/FOLDER")
+    from transforms.gcs.inputs import GENERATION_PREFIX, Tails, find_objects
+
+    try:
+        objects = find_objects(uri)
+    except StoreError as error:
+        raise InputError(f"input {uri}: {error}") from None
+    if not objects:
+        raise InputError(
+            f"input {uri}: no object has that name, and as a folder or a glob it holds no Parquet files. "
+            "Give an object, a folder of *.parquet, or a glob"
+        )
+    usable = [(found.path, found.size) for found in objects if found.size]
+    footers = dict(
+        zip(
+            (path for path, _ in usable),
+            read_footers(usable, columns, elsewhere=Tails(objects)),
+            strict=True,
+        )
+    )
+    return [
+        _from_footer(found.path, f"{GENERATION_PREFIX}{found.generation}", found.size, 0, footers[found.path])
+        if found.size
+        else f"{found.path}: the object is empty (0 bytes)"
+        for found in objects
+    ]
+
+
 def _stat(path: str) -> os.stat_result | str:
     shown = path.encode(errors="backslashreplace").decode()
     if shown != path:  # lineage names the file, in columns of UTF-8
@@ -142,10 +174,16 @@ def _described(
 ) -> InputFile | str:
     if isinstance(digest, OSError):
         return _unreadable(path, first_line(digest))
+    return _from_footer(path, digest, stat.st_size, stat.st_mtime_ns, footer)
+
+
+def _from_footer(
+    uri: str, generation: str, size: int, mtime_ns: int, footer: Footer | ReaderError
+) -> InputFile | str:
     if isinstance(footer, ReaderError):
-        return _unreadable(path, first_line(footer))
+        return _unreadable(uri, first_line(footer))
     groups = tuple(RowGroup(index, rows, size) for index, (rows, size) in enumerate(footer.groups))
-    return InputFile(path, digest, stat.st_size, stat.st_mtime_ns, footer.schema, groups)
+    return InputFile(uri, generation, size, mtime_ns, footer.schema, groups)
 
 
 def _unreadable(path: str, reason: str) -> str:
@@ -170,11 +208,17 @@ def refuse_own_results(found: InputFiles, output: str) -> None:
         InputError: an input file lies in the output folder.
     """
     for file in found.files:
-        if Path(file.uri).is_relative_to(output):
+        if _is_inside(file.uri, output):
             raise InputError(
                 f"input file {file.uri} lies in the output folder {output}: results would be read as "
                 "documents. Give an output folder outside the input, or an input glob that leaves it out"
             )
+
+
+def _is_inside(uri: str, output: str) -> bool:
+    if is_remote(uri) or is_remote(output):
+        return uri.startswith(f"{output.rstrip('/')}/")
+    return Path(uri).is_relative_to(output)
 
 
 def common_schema(files: Sequence[InputFile], settings: Input) -> pa.Schema:

@@ -22,9 +22,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
+
+from transforms.store import is_remote
 
 READER_BYTES = 1 << 30
 READER_SECONDS = 60.0
@@ -51,11 +53,22 @@ class ReaderLimits:
     seconds: float = READER_SECONDS
 
 
+class Elsewhere(Protocol):
+    """Files that a reader process can't open itself: it asks for their ranges."""
+
+    def size(self, uri: str) -> int:
+        """The size of a file in bytes."""
+
+    def fetch(self, uri: str, start: int, length: int) -> bytes:
+        """A range of it; shorter at its end."""
+
+
 class Reader:
     """One reader process. Not thread-safe. After `ReaderDiedError` it is of no more use."""
 
     def __init__(self, limits: ReaderLimits) -> None:
         self.limits = limits
+        self.elsewhere: Elsewhere | None = None  # where gs:// files are fetched from
         self._deadline = 0.0
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         program = _PROGRAM.format(root=str(Path(__file__).resolve().parents[1]))
@@ -87,7 +100,7 @@ class Reader:
             ReaderError: it is no Parquet file, or its footer claims what can't be.
             ReaderDiedError: the reader died of it.
         """
-        answer = self._ask({"op": "footer", "path": path, "size": size, "columns": columns})
+        answer = self._ask_about(path, {"op": "footer", "path": path, "size": size, "columns": columns})
         if "schema" in answer:
             encoded = base64.b64decode(answer["schema"])
             self._footer_schema = pa.ipc.read_schema(pa.py_buffer(encoded))
@@ -104,7 +117,7 @@ class Reader:
             encoded = base64.b64encode(schema.serialize().to_pybytes()).decode()
             self._ask({"op": "schema", "schema": encoded})
             self._schema = schema
-        self._ask({"op": "rows", "uri": uri, "group": group, "first": first, "count": count})
+        self._ask_about(uri, {"op": "rows", "uri": uri, "group": group, "first": first, "count": count})
         try:
             with pa.PythonFile(_Pipe(self), "r") as pipe, pa.ipc.open_stream(pipe) as stream:
                 table = stream.read_all()
@@ -127,8 +140,28 @@ class Reader:
         if getattr(self, "alive", False):
             self.close()
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        data = json.dumps(request).encode()
+    def _ask_about(self, uri: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Ask about a file, of which the reader is handed ranges if it can't open it itself."""
+        if not is_remote(uri):
+            return self._ask(request)
+        if self.elsewhere is None:
+            from transforms.gcs.inputs import Ranges
+
+            self.elsewhere = Ranges()
+        return self._ask({**request, "elsewhere": self.elsewhere.size(uri)}, uri)
+
+    def _ask(self, request: dict[str, Any], uri: str = "") -> dict[str, Any]:
+        self._send(json.dumps(request).encode())
+        answer = self._frame()
+        while "on_the_way" in answer or "fetch" in answer:
+            if "fetch" in answer:
+                self._hand_over(uri, *answer["fetch"])
+            answer = self._frame()
+        if "error" in answer:
+            raise ReaderError(str(answer["error"]))
+        return answer
+
+    def _send(self, data: bytes) -> None:
         self._deadline = time.monotonic() + self.limits.seconds
         unsent = memoryview(struct.pack("<I", len(data)) + data)
         try:
@@ -136,12 +169,17 @@ class Reader:
                 unsent = unsent[os.write(self._requests, unsent) :]
         except OSError:
             raise self._died() from None
-        answer = self._frame()
-        while "on_the_way" in answer:
-            answer = self._frame()
-        if "error" in answer:
-            raise ReaderError(str(answer["error"]))
-        return answer
+
+    def _hand_over(self, uri: str, start: int, length: int) -> None:
+        """A range of the one file that is asked about. A reader that wants anything else is not believed."""
+        if self.elsewhere is None or not uri or not 0 <= start <= start + length <= start + _MAX_FRAME:
+            raise self._died()
+        try:
+            data = self.elsewhere.fetch(uri, start, length)
+        except BaseException:
+            self.close()  # it waits for bytes that don't come
+            raise
+        self._send(data)
 
     def _frame(self) -> dict[str, Any]:
         (length,) = struct.unpack("<I", self.receive(4))
@@ -230,6 +268,7 @@ class _Idle:
         return Reader(limits)
 
     def give_back(self, reader: Reader) -> None:
+        reader.elsewhere = None
         with self._lock:
             if reader.alive and len(self._readers) < _IDLE and self._owner == os.getpid():
                 self._readers.append(reader)

@@ -7,6 +7,7 @@ says so an Arrow IPC stream. Nothing is pickled either way, and the process know
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import resource
@@ -62,6 +63,8 @@ class _Server:
         self._rows: RowGroupRows | None = None
         self._last_schema = b""
         self._told_at = 0.0
+        self._requests: BinaryIO | None = None
+        self._elsewhere: int | None = None  # the size of the file that is asked about, if it is not here
         self._operations: dict[str, Callable[[dict[str, Any]], None]] = {
             "footer": self._footer,
             "schema": self._schema,
@@ -70,6 +73,7 @@ class _Server:
 
     def serve(self, requests: BinaryIO) -> None:
         """Answer requests one by one."""
+        self._requests = requests
         while head := requests.read(4):
             request = json.loads(requests.read(struct.unpack("<I", head)[0]))
             self._step()
@@ -94,7 +98,8 @@ class _Server:
             self._tell({"on_the_way": True})
 
     def _footer(self, request: dict[str, Any]) -> None:
-        footer = read_footer(request["path"], request["size"], request["columns"])
+        self._note(request)
+        footer = read_footer(self._open(request["path"]), request["size"], request["columns"])
         schema = footer.schema.serialize().to_pybytes()
         answer: dict[str, Any] = {"groups": footer.groups}
         if schema != self._last_schema:  # the files of a folder mostly have one
@@ -102,15 +107,31 @@ class _Server:
             self._last_schema = schema
         self._tell(answer)
 
+    def _note(self, request: dict[str, Any]) -> None:
+        self._elsewhere = request.get("elsewhere")
+
+    def _open(self, path: str) -> str | _Elsewhere:
+        """What pyarrow is to open: a path, or a file whose ranges are asked for."""
+        return path if self._elsewhere is None else _Elsewhere(self._fetch, self._elsewhere)
+
+    def _fetch(self, start: int, length: int) -> bytes:
+        """A range of the file that is asked about, from whoever asked."""
+        assert self._requests is not None
+        self._tell({"fetch": [start, length]})
+        (size,) = struct.unpack("<I", self._requests.read(4))
+        return self._requests.read(size)
+
     def _schema(self, request: dict[str, Any]) -> None:
         """Which columns are read from now on, and as what."""
         if self._rows is not None:
             self._rows.close()
-        self._rows = RowGroupRows(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(request["schema"]))))
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(request["schema"])))
+        self._rows = RowGroupRows(schema, self._open)
         self._tell({})
 
     def _read_rows(self, request: dict[str, Any]) -> None:
         assert self._rows is not None
+        self._note(request)
         try:
             table = self._rows.read(
                 request["uri"], request["group"], request["first"], request["count"], self._on_the_way
@@ -136,3 +157,35 @@ class _Server:
         data = json.dumps(answer, separators=(",", ":")).encode()
         self._answers.write(struct.pack("<I", len(data)) + data)
         self._answers.flush()
+
+
+class _Elsewhere(io.RawIOBase):
+    """A file that this process can't open: it asks for its ranges."""
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
+        super().__init__()
+        self._fetch = fetch
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = self._size - self._position if size < 0 else min(size, self._size - self._position)
+        if wanted <= 0:
+            return b""
+        data = self._fetch(self._position, wanted)
+        self._position += len(data)
+        return data

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,8 +36,8 @@ class Footer:
     groups: tuple[tuple[int, int], ...]
 
 
-def read_footer(path: str, size: int, columns: Sequence[str]) -> Footer:
-    """The footer of a file of `size` bytes, of which some columns are needed.
+def read_footer(path: Any, size: int, columns: Sequence[str]) -> Footer:
+    """The footer of a file (path, or open file) of `size` bytes, of which some columns are needed.
 
     Raises:
         ValueError: it claims what can't be. Whatever pyarrow raises besides.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,9 +32,13 @@ class RowGroupRows:
     for in order cost one pass together, not one each.
     """
 
-    def __init__(self, schema: pa.Schema) -> None:
-        """`schema`: the columns to read, and the types to read them as."""
+    def __init__(self, schema: pa.Schema, open_file: Callable[[str], Any] = str) -> None:
+        """`schema`: the columns to read, and the types to read them as.
+
+        `open_file` gives what pyarrow opens for a path.
+        """
         self._schema = schema
+        self._open_file = open_file
         self._key: tuple[str, int] | None = None
         self._cursor: _Cursor | None = None
 
@@ -72,7 +77,7 @@ class RowGroupRows:
         if self._cursor is not None and self._key == key and self._cursor.position <= first:
             return self._cursor
         self.close()
-        parquet = pq.ParquetFile(uri, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        parquet = pq.ParquetFile(self._open_file(uri), buffer_size=_BUFFER_BYTES, pre_buffer=False)
         batches = parquet.iter_batches(
             count, row_groups=[group], columns=self._schema.names, use_threads=False
         )

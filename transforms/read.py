@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from schemas.batches import BatchRef
 from schemas.errors import InputChangedError, UnreadableBatchError, first_line
-from transforms.probe import Reader, ReaderError, ReaderLimits, leave_reader, take_reader
+from transforms.probe import Elsewhere, Reader, ReaderError, ReaderLimits, leave_reader, take_reader
+from transforms.store import is_remote
 
 
 class BatchReader:
@@ -26,6 +27,7 @@ class BatchReader:
         self._schema = schema
         self._limits = limits or ReaderLimits()
         self._reader: Reader | None = None
+        self._elsewhere: Elsewhere | None = None
         self._lost: dict[tuple[str, int], tuple[int, str]] = {}
         self._wasted: dict[str, float] = {}
 
@@ -36,11 +38,16 @@ class BatchReader:
             InputChangedError: the file is not the one that was planned.
             UnreadableBatchError: its pages can't be read.
         """
-        _check_unchanged(ref)
+        if is_remote(ref.uri):
+            self._fix_generation(ref)
+        else:
+            _check_unchanged(ref)
         self._refuse_lost(ref)
         started = time.monotonic()
         try:
             table = self._rows(ref)
+        except FileNotFoundError:
+            raise _changed(ref, "it is gone, or at another generation") from None
         except ReaderError as error:
             self._wasted[ref.uri] = self._wasted.get(ref.uri, 0.0) + time.monotonic() - started
             self._lost[ref.uri, ref.row_group] = (ref.first_row, first_line(error))
@@ -50,6 +57,15 @@ class BatchReader:
                 f"{place(ref)}: the footer promises {ref.row_count} rows here, {table.num_rows} can be read"
             )
         return table
+
+    def _fix_generation(self, ref: BatchRef) -> None:
+        """Have ranges of an object fetched at the generation that was planned, and at no other."""
+        from transforms.gcs.inputs import GENERATION_PREFIX, Ranges
+
+        if self._elsewhere is None:
+            self._elsewhere = Ranges()
+        assert isinstance(self._elsewhere, Ranges)
+        self._elsewhere.fix(ref.uri, ref.size, ref.generation.removeprefix(GENERATION_PREFIX))
 
     def close(self) -> None:
         """Let go of the reader process."""
@@ -63,6 +79,7 @@ class BatchReader:
     def _rows(self, ref: BatchRef) -> pa.Table:
         if self._reader is None or not self._reader.alive:
             self._reader = take_reader(self._limits)
+        self._reader.elsewhere = self._elsewhere
         return self._reader.rows(self._schema, ref.uri, ref.row_group, ref.first_row, ref.row_count)
 
     def _refuse_lost(self, ref: BatchRef) -> None:
@@ -82,10 +99,14 @@ def _check_unchanged(ref: BatchRef) -> None:
     except (OSError, ValueError) as error:
         raise UnreadableBatchError(f"{place(ref)}: can't be read ({first_line(error)})") from None
     if (stat.st_size, stat.st_mtime_ns) != (ref.size, ref.mtime_ns):
-        raise InputChangedError(
-            f"{ref.uri} has changed since this run was planned (size or modification time). "
-            "Nothing of its remaining batches was sent; run again to plan anew"
-        )
+        raise _changed(ref, "size or modification time")
+
+
+def _changed(ref: BatchRef, how: str) -> InputChangedError:
+    return InputChangedError(
+        f"{ref.uri} has changed since this run was planned ({how}). "
+        "Nothing of its remaining batches was sent; run again to plan anew"
+    )
 
 
 def place(ref: BatchRef) -> str:

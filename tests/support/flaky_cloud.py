@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 Fate = str
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
@@ -29,7 +29,7 @@ class Weather:
     def __init__(self, seed: int, shares: dict[Fate, float], lag: int = 0) -> None:
         self.lock = threading.Lock()
         self.counts: Counter[str] = Counter()  # fates
-        self.writes: Counter[str] = Counter()  # successful inserts, copies and deletes by kind
+        self.writes: list[tuple[str, str]] = []  # successful inserts, copies and deletes, with the name
         self.calm = False
         self._random = random.Random(seed)
         self._shares = shares
@@ -54,9 +54,9 @@ class Weather:
             for name in names:
                 self._made[name] = self._requests
 
-    def wrote(self, kind: str) -> None:
+    def wrote(self, kind: str, name: str) -> None:
         with self.lock:
-            self.writes[kind] += 1
+            self.writes.append((kind, name))
 
     def listing(self, body: bytes) -> bytes:
         """A listing as it was a few requests ago."""
@@ -119,12 +119,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _note(self, answer: bytes) -> bytes:
         path = urlsplit(self.path).path
         if self.command == "DELETE":
-            self.weather.wrote("delete")
+            self.weather.wrote("delete", unquote(path.rpartition("/o/")[2]))
         elif self.command in ("POST", "PUT") and "/o" in path:
             found: dict[str, Any] = json.loads(answer) if answer.startswith(b"{") else {}
             found = found.get("resource", found)
             if "name" in found:
-                self.weather.wrote("copy" if "rewriteTo" in path else "insert")
+                self.weather.wrote("copy" if "rewriteTo" in path else "insert", found["name"])
                 self.weather.made([found["name"]])
         elif self.command == "GET" and path.endswith("/o"):
             return self.weather.listing(answer)

@@ -53,12 +53,12 @@ def _work(worker: Worker, refs: Iterable[BatchRef], run: RunContext) -> None:
         commit(worker.store(), make_record(batch, parts, run, writer, datetime.now(UTC)))
 
 
-def run_light(path: Path) -> Manifest:
+def run_light(path: Path, *, rehearsal: bool = False) -> Manifest:
     """Run a hosted workload over its output, as far as it goes."""
     loaded, started = load_workload(path), datetime.now(UTC)
     in_flight = loaded.workload.limits.max_in_flight
-    run = RunContext(new_run_id(started), loaded.output_uri, loaded.workload.digest(), False, in_flight)
-    with open_output(loaded, rehearsal=False):
+    run = RunContext(new_run_id(started), loaded.output_uri, loaded.workload.digest(), rehearsal, in_flight)
+    with open_output(loaded, rehearsal=rehearsal):
         plan = plan_run(loaded, run)
         refs, schema = read_plan(open_store(run.output), plan.plan_uri)
         encoded = schema.serialize().to_pybytes()

@@ -73,11 +73,6 @@ def test_an_input_that_matches_nothing_says_what_to_give(tmp_path: Path, uri: st
     assert "Give a Parquet file, a folder of them, or a glob" in str(caught.value)
 
 
-def test_an_input_elsewhere_is_refused() -> None:
-    with pytest.raises(InputError, match="only local files are supported"):
-        list_files("gs://bucket/in")
-
-
 def test_the_output_is_no_input(tmp_path: Path) -> None:
     write(tmp_path / "docs" / "a.parquet", rows([1]))
     write(tmp_path / "docs" / "out" / "results" / "b.parquet", rows([1]))

@@ -20,7 +20,7 @@ from transforms.quote.history import baseline_of
 from transforms.quote.values import Baseline
 from transforms.route import Rules, compile_rules
 from transforms.spend import Spending, count_spending, every_attempt
-from transforms.store import Store, open_store
+from transforms.store import Store, is_remote, open_store
 
 MOST_IDS = 20_000_000
 """With more rows than this, repeated ids are not looked for: it takes 16 bytes a row."""
@@ -100,17 +100,17 @@ def survey_ground(loaded: LoadedWorkload, retry_classes: tuple[str, ...]) -> Gro
 
 def _usable_output(loaded: LoadedWorkload) -> tuple[Store | None, str]:
     """The output if a real run would go on in it; else None, with a note if there is one it would refuse."""
-    folder = Path(loaded.output_uri)
-    if not folder.exists():
+    folder, store = loaded.output_uri, open_store(loaded.output_uri)
+    if not is_remote(folder) and not Path(folder).exists():
         return None, ""
     refused = "and a run would refuse it: this is the price of a run into an empty folder"
     try:
         marker = read_marker(loaded.output_uri)
     except OutputError:
-        is_empty = folder.is_dir() and not any(folder.iterdir())
+        is_empty = next(iter(store.list("")), None) is None and not Path(folder).is_file()
         return None, "" if is_empty else f"{folder} is no output of Switchgear, {refused}"
     if marker.get("workload_sha256") != loaded.workload.digest():
         return None, f"{folder} holds the results of another version of the workload, {refused}"
     if marker.get("rehearsal"):
         return None, f"{folder} holds rehearsed results, {refused}"
-    return open_store(loaded.output_uri), ""
+    return store, ""
