@@ -124,9 +124,14 @@ def worker_arguments(job: GroupJob) -> tuple[str, ...]:
 
 
 def write_context(run: RunContext, folder: Path) -> Path:
-    """Write what the workers must know of the run into a file; its path."""
+    """Write what the workers must know of the run into a file; its path.
+
+    Groups are started from several threads: who reads the file while it is written again finds it whole.
+    """
     path = folder / f"{run.run_id}.json"
-    path.write_text(json.dumps(asdict(run)), encoding="utf-8")
+    draft = folder / f"{run.run_id}.{threading.get_ident()}.draft"
+    draft.write_text(json.dumps(asdict(run)), encoding="utf-8")
+    os.replace(draft, path)
     return path
 
 

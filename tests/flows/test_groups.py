@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,22 @@ def test_a_failed_group_says_whether_a_retry_can_help() -> None:
 
     assert broken.sentence().endswith("A retry does what is missing")
     assert misconfigured.sentence() == "Group 4 is not through: no model in /m. Mend that before a retry"
+
+
+def test_what_workers_are_told_is_whole_whenever_it_is_read(tmp_path: Path) -> None:
+    run = RunContext("20261122T091500Z-1f3a9c", "/out" * 20_000, "w" * 64, True, 8)
+    path, stop, found = write_context(run, tmp_path), threading.Event(), set()
+
+    def read() -> None:
+        while not stop.is_set():
+            found.add(len(path.read_bytes()))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with ThreadPoolExecutor(8) as writers:
+        list(writers.map(lambda _: write_context(run, tmp_path), range(400)))
+    stop.set()
+    reader.join()
+
+    assert found == {path.stat().st_size}
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
