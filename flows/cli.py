@@ -17,6 +17,7 @@ import typer
 
 from flows.answering import EXIT_INCOMPLETE, EXIT_OTHER, answering
 from flows.operating import register_operating
+from pipelines.dataflow import Tpu
 from pipelines.engines import Engine
 from schemas.failures import FailureClass
 from schemas.run import CODE_VERSION
@@ -80,7 +81,11 @@ ParallelOption = Annotated[
 ]
 EngineOption = Annotated[
     Engine,
-    typer.Option(help="What runs the Beam pipelines: this machine's processes, or Flink."),
+    typer.Option(help="What runs the Beam pipelines: this machine's processes, Flink or Dataflow."),
+]
+TpuOption = Annotated[
+    Tpu | None,
+    typer.Option(help="The chips of Dataflow's workers for embed routes.", show_default="none"),
 ]
 FlagsArgument = Annotated[
     list[str] | None,
@@ -177,6 +182,7 @@ def run(
     groups: GroupsOption = None,
     parallel_groups: ParallelOption = None,
     engine: EngineOption = "local",
+    tpu: TpuOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a workload: what is missing in its output, and nothing else.
@@ -194,6 +200,7 @@ def run(
             "groups": groups,
             "parallel_groups": parallel_groups,
             "engine": engine,
+            "tpu": tpu,
             "runner_flags": _beam_flags(flags),
         }
         _exit_with(backstage.run(parameters, as_json))

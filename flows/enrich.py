@@ -46,7 +46,8 @@ from flows.steps import Surroundings, load_for, surroundings
 from flows.words import batches as batches_text
 from flows.words import count
 from flows.worker import WorkerEnd
-from pipelines.engines import Engine
+from pipelines.dataflow import Tpu
+from pipelines.engines import Engine, secret_project
 from schemas.errors import ConfigurationError, SwitchgearError
 from schemas.ids import new_run_id
 from schemas.load import LoadedWorkload
@@ -75,6 +76,7 @@ class _Run:
     runner_flags: tuple[str, ...]
     notices: Notices
     engine: Engine
+    tpu: Tpu | None
 
     def job(self, group: int) -> GroupJob:
         """What the worker of a group is told."""
@@ -89,6 +91,7 @@ class _Run:
             lock=self.lock,
             runner_flags=self.runner_flags,
             engine=self.engine,
+            tpu=self.tpu,
         )
 
 
@@ -151,6 +154,7 @@ def _planned(parameters: EnrichParameters, around: Surroundings) -> Iterator[_Ru
             rehearsal=parameters.rehearsal,
             max_in_flight=max(1, limits.max_in_flight // parallel),
             budget_amount=None if parameters.budget is None else str(parameters.budget),
+            secret_project=secret_project(parameters.engine, parameters.runner_flags),
         )
         _say(around, steps.collect(loaded, context))
         classes = [c.value for c in parameters.retry_classes]
@@ -174,6 +178,7 @@ def _planned(parameters: EnrichParameters, around: Surroundings) -> Iterator[_Ru
             runner_flags=parameters.runner_flags,
             notices=_notices(loaded, context),
             engine=parameters.engine,
+            tpu=parameters.tpu,
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from flows.words import batches as batches_text
 from flows.worker import STOP_GRACE_S, Event, Worker, WorkerCommand, WorkerEnd
+from pipelines.dataflow import Tpu
 from pipelines.engines import Engine
 from schemas.batches import BatchRef, BatchReport
 from schemas.failures import NO_FAULT
@@ -41,6 +42,7 @@ class GroupJob:
     lock: int | None
     runner_flags: tuple[str, ...] = ()
     engine: Engine = "local"
+    tpu: Tpu | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ def default_groups(batches: int, parallel: int) -> int:
 def worker_arguments(job: GroupJob) -> tuple[str, ...]:
     """The command line of the worker process. `-P` keeps the current folder off the import path."""
     flags = ("--", *job.runner_flags) if job.runner_flags else ()
+    tpu = (f"--tpu={job.tpu}",) if job.tpu else ()
     return (
         sys.executable,
         "-P",
@@ -119,6 +122,7 @@ def worker_arguments(job: GroupJob) -> tuple[str, ...]:
         f"--group={job.group}",
         f"--groups={job.groups}",
         f"--engine={job.engine}",
+        *tpu,
         *flags,
     )
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.dataflow import Tpu
 from pipelines.engines import Engine
 from schemas.failures import FailureClass
 
@@ -57,7 +58,10 @@ class EnrichParameters(BaseModel):
     engine: Engine = Field(
         "local",
         title="Engine",
-        description="what runs the Beam pipelines: this machine's processes, or Flink (see the README)",
+        description="what runs the Beam pipelines: this machine's processes, Flink or Google Cloud Dataflow",
+    )
+    tpu: Tpu | None = Field(
+        None, title="TPU", description="the chips of Dataflow's workers for embed routes, for example v5e-1"
     )
     runner_flags: tuple[str, ...] = Field(
         (), title="Beam flags", description="flags for the Beam pipeline, for example --parallelism=8"

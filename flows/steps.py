@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from flows.groups import BatchLine, GroupJob, worker_arguments
 from flows.parameters import EnrichParameters
 from pipelines.engines import Engine
+from pipelines.stages import require_engine
 from schemas.batches import BatchReport
 from schemas.load import LoadedWorkload, load_workload, with_budget
 from schemas.run import Manifest, Progress, RunContext
@@ -112,9 +113,10 @@ def load_for(parameters: EnrichParameters, steps: Steps) -> LoadedWorkload:
     """
     loaded = steps.load(Path(parameters.workload), parameters.input, parameters.output)
     loaded = with_budget(loaded, parameters.budget)
-    if parameters.runner_flags or parameters.engine != "local":
+    if parameters.runner_flags or parameters.engine != "local" or parameters.tpu:
         steps.require_safe_runner(parameters.runner_flags, parameters.engine)
-    if not parameters.rehearsal:
+        require_engine(loaded, parameters.engine, parameters.tpu)
+    if not parameters.rehearsal and parameters.engine != "dataflow":  # whose workers have keys of their own
         steps.require_keys(loaded)
     return loaded
 

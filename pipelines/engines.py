@@ -1,8 +1,8 @@
 """The engines that a run can be given to, each as the Beam flags that stand for it.
 
 `local` is Beam's runner in this process. `flink` hands the pipeline to Beam's job server for Flink: an
-embedded Flink (`--flink_master=[local]`, the default) or a cluster that runs already. Who says more after
-`--` decides: the flags here come first.
+embedded Flink (`--flink_master=[local]`, the default) or a cluster that runs already. `dataflow` is Google's
+service. Who says more after `--` decides: the flags here come first.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+from pipelines.dataflow import Tpu, dataflow_flags
 from schemas.errors import ConfigurationError
 
-Engine = Literal["local", "flink"]
+Engine = Literal["local", "flink", "dataflow"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 JOB_SERVER = "SWITCHGEAR_FLINK_JOB_SERVER"
 _LOCAL = ("--runner=FnApiRunner", "--direct_running_mode=in_memory")
@@ -25,20 +26,36 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def engine_flags(
-    engine: Engine, flags: Sequence[str], environ: Mapping[str, str] | None = None
+    engine: Engine,
+    flags: Sequence[str],
+    environ: Mapping[str, str] | None = None,
+    tpu: Tpu | None = None,
 ) -> tuple[str, ...]:
-    """All flags of a run: the engine's, then the user's.
+    """All flags of a run: the engine's, then the user's. `tpu` is the kind of Dataflow's workers.
 
     Raises:
-        ConfigurationError: Flink's job server is not at hand, or nothing says where a cluster's workers are.
+        ConfigurationError: Flink's job server is not at hand, nothing says where a cluster's workers are, or
+            what Dataflow needs is missing.
     """
     if engine == "local":
         return (*_LOCAL, *flags)
+    if engine == "dataflow":
+        return (*dataflow_flags(given_flags(flags), tpu), *flags)
     return (*_flink(flags, os.environ if environ is None else environ), *flags)
 
 
+def given_flags(flags: Sequence[str]) -> dict[str, str]:
+    """Flags of the form --name=value by name."""
+    return dict(flag.lstrip("-").split("=", 1) for flag in flags if "=" in flag)
+
+
+def secret_project(engine: Engine, flags: Sequence[str]) -> str | None:
+    """The project whose Secret Manager has the keys, for workers that have no environment of ours."""
+    return given_flags(flags).get("project") if engine == "dataflow" else None
+
+
 def _flink(flags: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    given = dict(flag.lstrip("-").split("=", 1) for flag in flags if "=" in flag)
+    given = given_flags(flags)
     own = ["--runner=FlinkRunner"]
     if given.get("flink_master", "[local]") in _EMBEDDED:
         own += ["--flink_master=[local]", "--environment_type=LOOPBACK"]

@@ -32,9 +32,11 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from pipelines.dataflow import TPUS, Tpu
 from pipelines.engines import ENGINES, Engine
 from pipelines.log_lines import log_lines, tell, tell_batch
 from pipelines.options import pipeline_options, works_here
+from pipelines.stages import Stage, stages_of
 from pipelines.watch import Watched
 from schemas.batches import BatchRef, BatchReport
 from schemas.errors import ConfigurationError
@@ -83,25 +85,32 @@ class Job:
     group: int
     flags: tuple[str, ...]
     engine: Engine = "local"
+    tpu: Tpu | None = None
     elsewhere: _Elsewhere = field(default_factory=_Elsewhere, compare=False)
 
 
 def build(
-    pipeline: beam.Pipeline, refs: Sequence[BatchRef], config: WorkerConfig, patience_s: float = PATIENCE_S
+    pipeline: beam.Pipeline,
+    refs: Sequence[BatchRef],
+    config: WorkerConfig,
+    patience_s: float = PATIENCE_S,
+    calls_only: bool = False,
 ) -> beam.PCollection:
     """The pipeline: references of batches in, reports of batches out."""
-    process = ProcessBatches(config, patience_s)
+    process = ProcessBatches(config, patience_s, calls_only)
     return pipeline | "Batches" >> beam.Create(list(refs)) | "ProcessBatches" >> process
 
 
 def run_job(job: Job, emit: Emit) -> None:
     """Run a job's pipeline to its end and emit progress and a report for every batch of it."""
     register_arrow_coders()
-    options = pipeline_options(job.flags, job.engine)
-    if works_here(options):
-        _run_here(job, options, _logged(emit))
-    else:
-        _run_elsewhere(job, options, _logged(emit))
+    said = _logged(emit)
+    for stage in stages_of(job.config.workload, job.tpu):
+        options = pipeline_options(job.flags, job.engine, stage.tpu)
+        if works_here(options):
+            _run_here(job, options, said)
+        else:
+            _run_elsewhere(job, stage, options, said)
 
 
 def _logged(emit: Emit) -> Emit:
@@ -128,13 +137,13 @@ def _run_here(job: Job, options: PipelineOptions, emit: Emit) -> None:
         forget_worker(job.config)
 
 
-def _run_elsewhere(job: Job, options: PipelineOptions, emit: Emit) -> None:
+def _run_elsewhere(job: Job, stage: Stage, options: PipelineOptions, emit: Emit) -> None:
     """The batches are worked on in other processes; what they leave in the output says how far they are."""
     run = job.config.run
     store = open_store(run.output)
     watched = Watched(store, run.run_id, job.group, job.refs, emit, run.rehearsal)
     pipeline = beam.Pipeline(options=options)
-    build(pipeline, job.refs, job.config)
+    build(pipeline, job.refs, job.config, calls_only=stage.calls_only)
     result = job.elsewhere.result = pipeline.run()
     try:
         while not PipelineState.is_terminal(result.state):
@@ -203,6 +212,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--group", required=True, type=int)
     parser.add_argument("--groups", required=True, type=int)
     parser.add_argument("--engine", choices=ENGINES, default="local")
+    parser.add_argument("--tpu", choices=TPUS, help="the kind of Dataflow's workers")
     return parser.parse_args(own), flags
 
 
@@ -224,7 +234,14 @@ def load_job(argv: Sequence[str]) -> Job:
     loaded = with_budget(loaded, None if run.budget_amount is None else Decimal(run.budget_amount))
     config = WorkerConfig(loaded.workload, str(loaded.base_dir), run, schema.serialize().to_pybytes())
     refs = group_slice(refs, arguments.group, arguments.groups)
-    return Job(config, tuple(refs), arguments.group, tuple(flags), arguments.engine)
+    return Job(
+        config=config,
+        refs=tuple(refs),
+        group=arguments.group,
+        flags=tuple(flags),
+        engine=arguments.engine,
+        tpu=arguments.tpu,
+    )
 
 
 def _stop_on_signal(job: Job) -> None:

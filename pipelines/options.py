@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.version import __version__ as beam_version
 
+from pipelines.dataflow import Tpu
 from pipelines.engines import Engine, engine_flags
 from schemas.errors import ConfigurationError, RunnerRefusedError
 
@@ -34,7 +35,9 @@ _ALLOWED = (
 )
 
 
-def pipeline_options(flags: Sequence[str], engine: Engine = "local") -> PipelineOptions:
+def pipeline_options(
+    flags: Sequence[str], engine: Engine = "local", tpu: Tpu | None = None
+) -> PipelineOptions:
     """The options for a run on an engine: the engine's flags, then the user's.
 
     Raises:
@@ -42,7 +45,7 @@ def pipeline_options(flags: Sequence[str], engine: Engine = "local") -> Pipeline
         ConfigurationError: a flag that Beam does not know, and would silently leave out, or an engine
             of which something is missing.
     """
-    options = PipelineOptions([*engine_flags(engine, flags)])
+    options = PipelineOptions([*engine_flags(engine, flags, tpu=tpu)])
     _refuse_unknown(options)
     runner = str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1].lower()
     if runner in _REFUSED_RUNNERS:

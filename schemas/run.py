@@ -19,7 +19,8 @@ class RunContext:
 
     `output` is the absolute output folder or URI, `max_in_flight` this process's share of the run's
     limit on calls at a time. `budget_amount`, a decimal string, is a cap that was approved for this run
-    instead of the workload's.
+    instead of the workload's. With a `secret_project` workers look keys that their environment lacks up
+    in that Google Cloud project's Secret Manager.
     """
 
     run_id: str
@@ -29,6 +30,7 @@ class RunContext:
     max_in_flight: int
     code_version: str = CODE_VERSION
     budget_amount: str | None = None
+    secret_project: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,6 +240,16 @@ class _EmbedDoFn(_StageDoFn):
         yield from gathered
 
 
+class _LetGoDoFn(_StageDoFn):
+    """Lets go of batches that need an embedder; their answers are in the ledger for whoever has one."""
+
+    def process(self, batch: WorkBatch) -> Iterator[WorkBatch]:
+        if batch.todo:
+            self.worker.give_back(batch.ref.batch_id)
+        else:
+            yield batch
+
+
 class _WriteDoFn(_StageDoFn):
     def process(self, batch: WorkBatch) -> Iterator[Any]:
         yield from self.guarded(batch.ref, lambda: [self._write(batch)])
@@ -280,11 +290,13 @@ class ProcessBatches(beam.PTransform):
 
     Only references and reports cross a shuffle. At the end of a bundle every batch of it is
     committed or reported as failed. Batches that somebody else is at work on are waited for at most
-    `patience_s` seconds.
+    `patience_s` seconds. With `calls_only` hosted models are asked, and batches that need an embedder
+    besides are left for workers that have one: those replay the answers from the ledger.
     """
 
     config: WorkerConfig
     patience_s: float = PATIENCE_S
+    calls_only: bool = False
 
     def expand(self, refs: PCollection) -> PCollection:
         """Chain the stages."""
@@ -295,7 +307,11 @@ class ProcessBatches(beam.PTransform):
             ("ReadBatches", _ReadDoFn(config, self.patience_s), typehints.Tuple[BatchRef, pa.Table]),
             ("RouteDocuments", _RouteDoFn(config), WorkBatch),
             ("CallModels", _CallDoFn(config), WorkBatch),
-            ("EmbedDocuments", _EmbedDoFn(config), WorkBatch),
+            (
+                ("LetGoOfEmbeddings", _LetGoDoFn(config), WorkBatch)
+                if self.calls_only
+                else ("EmbedDocuments", _EmbedDoFn(config), WorkBatch)
+            ),
             ("WriteParts", _WriteDoFn(config), typehints.Tuple[WorkBatch, str, Any]),
             ("CommitBatches", _CommitDoFn(config), Any),
         ]

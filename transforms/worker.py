@@ -25,6 +25,7 @@ from schemas.run import RunContext
 from schemas.workload import EmbedderBackend, HostedBackend, Workload
 from transforms.claim import Claims, open_claims
 from transforms.layout import report_path, stop_path
+from transforms.managed_secrets import keys_for
 from transforms.prompt import CompiledPrompt, compile_prompt
 from transforms.route import Rules, compile_rules
 from transforms.space_guard import guard_space
@@ -71,7 +72,8 @@ class Openers:
         """A call engine for the workload's hosted backends."""
         from transforms.call.engine import open_call_engine
 
-        return open_call_engine(workload, run, budget_limit=budget_limit)
+        keys = keys_for(run.secret_project)
+        return open_call_engine(workload, run, budget_limit=budget_limit, environ=keys)
 
     def embedder(self, backend: EmbedderBackend, base_dir: Path) -> Embedder:
         """An embedder with its weights loaded."""

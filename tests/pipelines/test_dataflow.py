@@ -1,0 +1,131 @@
+"""Golden job specifications: what Dataflow would be asked for, made offline by Beam's own dry run.
+
+After a change that is meant: `SWITCHGEAR_GOLDEN=write python -m pytest tests/pipelines/test_dataflow.py`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.internal.gcp import auth
+from apache_beam.runners.dataflow.internal import apiclient
+from google.protobuf.json_format import MessageToDict
+
+from pipelines.dataflow import TPU_WORKERS, TPUS, Tpu, dataflow_flags
+from pipelines.engines import secret_project
+from pipelines.enrich import build
+from pipelines.options import pipeline_options, works_here
+from pipelines.stages import stages_of
+from schemas.errors import ConfigurationError
+from tests.support.batches import table_for
+from tests.support.records import REF, run_context
+from tests.support.workloads import EMBEDDER, HOSTED, workload
+from transforms.coders import register_arrow_coders
+from transforms.worker import WorkerConfig
+
+GOLDEN = Path(__file__).parent / "golden"
+KEY = "sk-planted-key-that-must-not-travel"
+GIVEN = [
+    "--project=switchgear-example",
+    "--region=us-central1",
+    "--temp_location=gs://switchgear-example/temp",
+    "--staging_location=gs://switchgear-example/staging",
+    "--sdk_container_image=us-central1-docker.pkg.dev/switchgear-example/switchgear/worker@sha256:"
+    + "0" * 64,
+    "--service_account_email=worker@switchgear-example.iam.gserviceaccount.com",
+    "--subnetwork=regions/us-central1/subnetworks/switchgear",
+    "--job_name=switchgear",
+    "--dry_run=True",
+]
+BOTH: dict[str, Any] = {
+    "backends": {"mini": HOSTED, "emb": {**EMBEDDER, "model_path": "gs://switchgear-example/model"}},
+    "routes": [
+        {"name": "ask", "when": "kind = 'a'", "backends": ["mini"], "prompt": "topic"},
+        {"name": "vec", "backends": ["emb"]},
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No look for credentials, which stalls for many seconds where there are none."""
+    monkeypatch.setattr(auth._Credentials, "_credentials_init", True)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def job_of(number: int, tpu: Tpu | None) -> tuple[dict[str, Any], bytes]:
+    """The environment and the steps that a stage would be submitted with, and its whole graph."""
+    register_arrow_coders()
+    stage = stages_of(workload(**BOTH), tpu)[number]
+    options = pipeline_options(GIVEN, "dataflow", stage.tpu)
+    assert not works_here(options)
+    run = run_context("gs://switchgear-example/out", secret_project=secret_project("dataflow", GIVEN))
+    config = WorkerConfig(workload(**BOTH), "/nowhere", run, table_for(REF).schema.serialize().to_pybytes())
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline, [REF], config, calls_only=stage.calls_only)
+    graph = pipeline.run().job.proto_pipeline
+    environment = apiclient.Environment([], options, "11", "gs://switchgear-example/graph", graph)
+    told = MessageToDict(type(environment.proto).pb(environment.proto))
+    pool = told["workerPools"][0]
+    leaves = [
+        transform.unique_name
+        for transform in graph.components.transforms.values()
+        if not transform.subtransforms and "ProcessBatches" in transform.unique_name
+    ]
+    golden = {
+        "experiments": sorted(told["experiments"]),
+        "service_options": told.get("serviceOptions", []),
+        "service_account": told["serviceAccountEmail"],
+        "machine_type": pool.get("machineType"),
+        "subnetwork": pool["subnetwork"],
+        "ip_configuration": pool["ipConfiguration"],
+        "container_image": pool["workerHarnessContainerImage"],
+        "packages": pool.get("packages", []),
+        "steps": sorted(leaves),
+    }
+    return golden, graph.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "tpu"),
+    [
+        ("all", 0, None),
+        ("calls-before-tpu", 0, "v5e-1"),
+        ("tpu-v5e-1", 1, "v5e-1"),
+        ("tpu-v6e-4", 1, "v6e-4"),
+    ],
+)
+def test_a_job_is_what_was_agreed(name: str, number: int, tpu: Tpu | None) -> None:
+    found, graph = job_of(number, tpu)
+    assert KEY.encode() not in graph
+    path = GOLDEN / f"dataflow-{name}.json"
+    if os.environ.get("SWITCHGEAR_GOLDEN") == "write":
+        path.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    assert found == json.loads(path.read_text("utf-8"))
+
+
+def test_everything_that_is_missing_is_named_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        dataflow_flags({"region": "us-central1"}, None)
+    said = str(caught.value)
+    assert "--project=…" in said
+    assert "--temp_location=…" in said
+    assert "--sdk_container_image=…" in said
+    assert "--region" not in said
+
+
+@pytest.mark.parametrize("tpu", TPUS)
+def test_a_kind_of_tpu_worker_has_as_many_chips_as_its_name_and_machine_say(tpu: Tpu) -> None:
+    worker = TPU_WORKERS[tpu]
+    chips = int(tpu.split("-")[1])
+    across, along = (int(side) for side in worker.topology.split("x"))
+    assert across * along == chips
+    assert worker.machine_type.endswith(f"-{chips}t")
+
+
+def test_keys_are_looked_up_in_the_jobs_own_project() -> None:
+    assert secret_project("dataflow", GIVEN) == "switchgear-example"
+    assert secret_project("local", GIVEN) is None
