@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo flink test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate
+.PHONY: help demo flink test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -89,6 +89,9 @@ kills: $(INSTALLED) peers ## kill -9 a thousand small runs (JOBS=)
 
 mutants: $(INSTALLED) ## read 50,000 damaged Parquet files (a few minutes; COUNT=)
 	@SWITCHGEAR_MUTANTS="$(or $(COUNT),50000)" $(BIN)/python -m pytest -n $(WORKERS) tests/hostile/test_mutants.py $(ARGS)
+
+chaos: $(INSTALLED) $(FAKE_GCS) ## 200 small runs over Cloud Storage in bad weather (minutes; RUNS=)
+	@SWITCHGEAR_CHAOS_SEEDS="$(or $(RUNS),200)" $(BIN)/python -m pytest -n $(WORKERS) --dist load tests/e2e/test_cloud_chaos.py $(ARGS)
 
 storm: $(INSTALLED) ## 50,000 documents through a storm of faults, held to the provider's journal (ROWS=, SEED=)
 	@$(BIN)/python -m tests.e2e.storm --rows $(or $(ROWS),50000) --seed $(or $(SEED),0)

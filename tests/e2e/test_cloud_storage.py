@@ -1,0 +1,179 @@
+"""The same pipeline over gs:// as over folders: equal rows, killed and taken up again, counted writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from schemas.run import Manifest
+from tests.peers.cloud_storage import CloudStorage, environment
+from tests.peers.mock_vendor import REPOSITORY, MockVendor
+from tests.support import workloads
+from tests.support.cloud_runs import comparable, place, rows, workload
+from tests.support.flaky_cloud import Weather, flaky
+from tests.support.light import run_light
+from transforms.call.segments import WINDOW
+from transforms.store import open_store
+from transforms.verify import verify_output
+
+pytestmark = pytest.mark.slow
+PATTERN = r"document (\d+) of"
+PATIENCE_S = 180
+
+
+def switchgear(cloud: CloudStorage, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        cwd=REPOSITORY,
+        env=environment(cloud.url),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(600)
+def test_the_command_gives_the_same_rows_from_a_bucket_as_from_folders(
+    one_cloud_storage: CloudStorage, tmp_path: Path
+) -> None:
+    changes = {"limits": {"batch_rows": 20}, "rehearsal": {"latency_ms": [1, 2]}}
+    addresses = [one_cloud_storage.bucket(), str(tmp_path / "here")]
+    for number, address in enumerate(addresses):
+        place(address, tmp_path, 60)
+        path = workload(address, tmp_path / f"w{number}", **changes)
+        done = switchgear(one_cloud_storage, "run", str(path), "--rehearsal", "--json")
+        assert done.returncode == 0, done.stderr
+    there, here = (comparable(rows(address)) for address in addresses)
+    assert [row["document_id"] for row in here] == sorted(f"doc-{n}" for n in range(60))
+    assert there == here
+
+    output = f"{addresses[0]}/out"
+    status = json.loads(switchgear(one_cloud_storage, "status", output, "--json").stdout)
+    assert (status["state"], status["manifest"]["results"]) == ("complete", 60)
+    verified = switchgear(one_cloud_storage, "ledger", "verify", output, "--json")
+    assert json.loads(verified.stdout)["state"] == "proven", verified.stdout
+    again = switchgear(one_cloud_storage, "run", str(tmp_path / "w0/w.toml"), "--rehearsal", "--json")
+    assert json.loads(again.stdout)["nothing_due"] is True
+
+
+@pytest.mark.peer
+def test_every_call_that_the_vendor_has_billed_is_in_one_row_there_as_here(
+    one_cloud_storage: CloudStorage, mock_vendor: MockVendor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-not-a-key")
+    mock_vendor.answer("an answer about $ID", id=PATTERN, usage=(11, 5))
+    found = []
+    for address in (one_cloud_storage.bucket(), str(tmp_path / "here")):
+        place(address, tmp_path, 90, repeated=10)
+        path = workload(address, tmp_path / "w", limits={"batch_rows": 20}, **served_by(mock_vendor))
+        mock_vendor.clear()
+        manifest = run_light(path)
+        assert (manifest.state, manifest.results, manifest.failures) == ("complete", 90, 0)
+        assert mock_vendor.answered(PATTERN) == Counter(str(n) for n in range(80))  # ten share an answer
+        assert verify_output(f"{address}/out").state == "proven"
+        found.append(comparable(rows(address)))
+    shared = {f"doc-{n}" for n in (0, *range(80, 90))}  # which of them asks is chance
+    there, here = ([row for row in each if row["document_id"] not in shared] for each in found)
+    assert len(there) == 79
+    assert there == here
+
+
+def served_by(vendor: MockVendor) -> dict[str, object]:
+    return {
+        "backends__mini": {**workloads.HOSTED, "base_url": vendor.base_url("openai")},
+        "prompts__topic": {"template": "{{ text }}"},
+    }
+
+
+@pytest.mark.peer
+@pytest.mark.timeout(400)
+def test_a_run_that_is_killed_again_and_again_pays_no_more_than_its_windows_twice(
+    one_cloud_storage: CloudStorage, mock_vendor: MockVendor, tmp_path: Path
+) -> None:
+    count, in_flight, kills = 700, 8, 3
+    mock_vendor.answer("an answer about $ID", id=PATTERN, latency_ms=[2, 12])
+    address = one_cloud_storage.bucket()
+    place(address, tmp_path, count, row_group=500)
+    limits = {"batch_rows": 350, "max_in_flight": in_flight}
+    path = workload(address, tmp_path / "w", limits=limits, **served_by(mock_vendor))
+    for number in range(kills):
+        process = start(one_cloud_storage, path)
+        wait_for_calls(mock_vendor, process, 150 * (number + 1))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    process = start(one_cloud_storage, path)
+    printed, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+
+    manifest = Manifest.from_dict(json.loads(printed))
+    assert (manifest.state, manifest.results, manifest.failures) == ("complete", count, 0), manifest.reason
+    assert [row["document_id"] for row in rows(address)] == sorted(f"doc-{n}" for n in range(count))
+    proof = verify_output(f"{address}/out")
+    assert proof.state == "proven", proof.findings[:5]
+    paid = mock_vendor.answered(PATTERN)
+    twice = sum(paid.values()) - count
+    assert 0 <= twice <= kills * (WINDOW + in_flight)
+    assert set(paid) == {str(n) for n in range(count)}
+    # What the ledgers lost stays counted: the record has at least what the vendor has billed.
+    record = json.loads(open_store(f"{address}/out").read("budget/record.json"))
+    assert float(record["spent"]) >= float(manifest.list_amount)
+    assert not list(open_store(f"{address}/out").list("_staging"))
+
+
+def start(cloud: CloudStorage, path: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.support.light", str(path)],
+        cwd=REPOSITORY,
+        env={**environment(cloud.url), "OPENAI_API_KEY": "sk-test-not-a-key", "PYTHONWARNINGS": "ignore"},
+        stdout=subprocess.PIPE,
+        stderr=open(path.parent / "stderr.log", "ab"),
+        start_new_session=True,
+    )
+
+
+def wait_for_calls(vendor: MockVendor, process: subprocess.Popen[bytes], calls: int) -> None:
+    """Until the vendor has billed so many calls; the run must not be done before."""
+    until = time.monotonic() + PATIENCE_S
+    while sum(vendor.answered(PATTERN).values()) < calls:
+        assert process.poll() is None, "the run ended before it was killed"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("routes", [1, 2])
+def test_a_batch_costs_three_writes_a_route_at_most_and_its_ledger_segments(
+    one_cloud_storage: CloudStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routes: int
+) -> None:
+    address, weather = one_cloud_storage.bucket(), Weather(0, {})
+    place(address, tmp_path, 80)
+    named = [{"name": f"r{n}", "backends": ["mini"], "prompt": "topic"} for n in range(routes)]
+    path = workload(address, tmp_path / "w", limits={"batch_rows": 20}, routes=named, match="all")
+    with flaky(one_cloud_storage.url, weather) as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        manifest = run_light(path, rehearsal=True)
+    assert (manifest.batches, manifest.results) == (4, 80 * routes)
+    by_folder = Counter(
+        (kind, name.split("/")[1]) for kind, name in weather.writes if name.startswith("out/")
+    )
+    writes = {place: n for place, n in by_folder.items() if place[0] != "delete"}
+    of_batches = {("insert", "_staging"), ("copy", "results"), ("insert", "commits")}
+    assert {place: writes[place] for place in of_batches} == {
+        ("insert", "_staging"): 4 * routes,
+        ("copy", "results"): 4 * routes,
+        ("insert", "commits"): 4,
+    }
+    assert sum(writes[place] for place in of_batches) <= 3 * manifest.batches * routes
+    segments = writes[("insert", "ledger")]
+    assert 2 * manifest.batches <= segments <= 3 * manifest.batches  # a claim, what was answered, the end
+    assert set(writes) - of_batches - {("insert", "ledger")} == {
+        ("insert", folder) for folder in ("budget", "claims", "run.lock.json", "runs", "switchgear.json")
+    }
