@@ -50,7 +50,13 @@ ENRICH = Deployed(
     "Runs a workload: sends its documents to their models and writes the answers. Run it again, or press "
     "**Retry** on a run that failed: it does what is missing and nothing else, and pays for nothing twice.",
 )
-DEPLOYMENTS = (ENRICH,)
+REPAIR = Deployed(
+    "flows.repair.repair",
+    "repair",
+    "Does again what is left of a run, as **Retry** does, with a choice: only some batches, failures that "
+    "are final otherwise, another backend, a raised cap. A failed run's summary links here, filled in.",
+)
+DEPLOYMENTS = (ENRICH, REPAIR)
 
 
 def pool_template(folder: Path | None = None) -> dict[str, Any]:
@@ -69,8 +75,10 @@ def pool_template(folder: Path | None = None) -> dict[str, Any]:
     return template
 
 
-def apply_pool(client: SyncPrefectClient, pool: str, template: dict[str, Any] | None) -> None:
-    """Make the work pool if it is missing; with a template, give it that one."""
+def apply_pool(
+    client: SyncPrefectClient, pool: str, template: dict[str, Any] | None, limit: int | None
+) -> None:
+    """Make the work pool if it is missing; with a template, give it that one and the limit of runs."""
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
 
@@ -78,10 +86,12 @@ def apply_pool(client: SyncPrefectClient, pool: str, template: dict[str, Any] | 
         client.read_work_pool(pool)
     except ObjectNotFound:
         wanted = pool_template() if template is None else template
-        client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=wanted))
+        client.create_work_pool(
+            WorkPoolCreate(name=pool, type="process", base_job_template=wanted, concurrency_limit=limit)
+        )
         return
     if template is not None:
-        client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
+        client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template, concurrency_limit=limit))
 
 
 def apply_deployment(client: SyncPrefectClient, deployed: Deployed, pool: str) -> UUID:
@@ -155,12 +165,14 @@ def apply_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:
         client.create_automation(wanted)
 
 
-def apply_all(pool: str = POOL, template: dict[str, Any] | None = None) -> dict[str, UUID]:
+def apply_all(
+    pool: str = POOL, template: dict[str, Any] | None = None, limit: int | None = None
+) -> dict[str, UUID]:
     """Apply pool, deployments and automation to the configured server; the deployments' ids by path."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        apply_pool(client, pool, template)
+        apply_pool(client, pool, template, limit)
         ids = {deployed.path: apply_deployment(client, deployed, pool) for deployed in DEPLOYMENTS}
         apply_automation(client, crashed_automation())
     return ids

@@ -9,18 +9,20 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from flows.words import batches as batches_text
+from flows.words import count, usd
 from flows.worker import STOP_GRACE_S, Event, Worker, WorkerCommand, WorkerEnd
 from pipelines.dataflow import Tpu
 from pipelines.engines import Engine
 from schemas.batches import BatchRef, BatchReport
-from schemas.failures import NO_FAULT
+from schemas.failures import FAILURE_KINDS, NO_FAULT, FailureClass, is_retryable
 from schemas.run import Progress, RunContext
 from transforms.plan import group_slice
 
@@ -50,6 +52,7 @@ class BatchLine:
     """One batch as the tables show it. `amount` is a decimal string, None when a price is unknown.
 
     `faults` are the failures where something went wrong: a document that policy kept back is none.
+    `again` are the failures that a retry takes up, by class; those that wait for a provider's batch are none.
     """
 
     group: int
@@ -64,6 +67,7 @@ class BatchLine:
     uri: str
     error: str
     faults: int = 0
+    again: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_failed(self) -> bool:
@@ -73,32 +77,61 @@ class BatchLine:
 
 @dataclass(frozen=True, slots=True)
 class GroupOutcome:
-    """What became of a group: every batch that its worker spoke of, and how the worker ended."""
+    """What became of a group: every batch that its worker spoke of, and how the worker ended.
+
+    `rows_again` are the documents that a retry would take up, `worst_again` what that costs at most, in USD;
+    None when nobody knows.
+    """
 
     group: int
     lines: tuple[BatchLine, ...]
     failed: tuple[BatchReport, ...]
     end: WorkerEnd
+    rows_again: int = 0
+    worst_again: Decimal | None = None
 
     @property
     def is_good(self) -> bool:
-        """Whether the worker ran to its end and no batch failed."""
-        return not self.failed and not self.end.error
+        """Whether the worker ran to its end and nothing of the group is left for a retry."""
+        return not self.failed and not self.end.error and not self.again()
+
+    def again(self) -> Counter[str]:
+        """The failures that a retry takes up, by class."""
+        found: Counter[str] = Counter()
+        for line in self.lines:
+            found.update(line.again)
+        return found
 
     def sentence(self) -> str:
-        """The outcome for an operator: what was done, or what failed and whether a retry can help."""
+        """For an operator: what was done, or what failed, whether a retry can help, and what it costs."""
         committed = [line for line in self.lines if not line.is_failed]
         if self.is_good:
             results = sum(line.results for line in committed)
             failures = sum(line.failures for line in committed)
             return f"{batches_text(len(committed))} committed: {results:,} results, {failures:,} failures"
+        if self.end.configuration:
+            return f"Group {self.group} is not through: {self.end.error}. Mend that before a retry"
         if self.end.error:
-            advice = "Mend that before a retry" if self.end.configuration else "A retry does what is missing"
-            return f"Group {self.group} is not through: {self.end.error}. {advice}"
+            return f"Group {self.group} is not through: {self.end.error}. {self._retry()}"
+        if self.failed:
+            failed = f"{len(self.failed)} of {batches_text(len(self.lines))} failed"
+            return f"{failed}: {self.failed[0].error}. {self._retry()}"
+        reason, number = self.again().most_common(1)[0]
+        kind = FAILURE_KINDS[FailureClass(reason)]
+        total = sum(line.rows for line in self.lines)
+        mostly = "" if number == self.again().total() else "mostly "
         return (
-            f"{len(self.failed)} of {batches_text(len(self.lines))} failed: {self.failed[0].error}. "
-            "A retry does those again and nothing else"
+            f"{self.again().total():,} of {count(total, 'document')} have no answer ({mostly}{reason}: "
+            f"{kind.meaning}). What to do: {kind.remedy}. {self._retry()}"
         )
+
+    def _retry(self) -> str:
+        if self.again()[FailureClass.BUDGET_EXHAUSTED] == self.rows_again > 0:
+            return "A retry helps only with a higher cap"
+        price = (
+            "its price is not known" if self.worst_again is None else f"at most about {usd(self.worst_again)}"
+        )
+        return f"A retry does what is missing and nothing else: {price}"
 
 
 def default_groups(batches: int, parallel: int) -> int:
@@ -208,6 +241,15 @@ def work_on_group(
     return GroupOutcome(job.group, lines, failed, end)
 
 
+def priced(outcome: GroupOutcome, refs: Sequence[BatchRef], worst_of_a_row: Decimal | None) -> GroupOutcome:
+    """The outcome with what a retry would take up of the group's batches, and what that costs at most."""
+    committed = {line.batch_id for line in outcome.lines if not line.is_failed}
+    rows = sum(ref.row_count for ref in refs if ref.batch_id not in committed) + outcome.again().total()
+    return replace(
+        outcome, rows_again=rows, worst_again=None if worst_of_a_row is None else worst_of_a_row * rows
+    )
+
+
 def failed_reports(
     outcomes: Iterable[GroupOutcome], refs: Sequence[BatchRef], groups: int
 ) -> list[BatchReport]:
@@ -250,11 +292,16 @@ def batch_line(group: int, report: BatchReport) -> BatchLine:
         uri=record.ref.uri,
         error=report.error,
         faults=sum(n for name, n in record.failures_by_class.items() if name not in NO_FAULT),
+        again={
+            name: n
+            for name, n in record.failures_by_class.items()
+            if is_retryable(FailureClass(name)) and name != FailureClass.AWAITING_BATCH
+        },
     )
 
 
 def _progress(event: dict[str, Any]) -> Progress:
-    return Progress(**{field.name: event[field.name] for field in fields(Progress) if field.name in event})
+    return Progress(**{known.name: event[known.name] for known in fields(Progress) if known.name in event})
 
 
 def _import_path() -> str:

@@ -159,20 +159,24 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def launched_with(output: str) -> EnrichParameters:
-    """What the newest run over an output was started with.
+def launched_with(output: str, run_id: str | None = None) -> EnrichParameters:
+    """What a run over an output was started with; by default the newest.
 
     Raises:
-        OutputError: there is no output of ours, no run has noted it, or its workload file is gone.
+        OutputError: there is no output of ours, no (such) run has noted it, or its workload file is gone.
     """
     read_marker(output)
     store = open_store(output)
     noted = [path for path in store.list("runs") if path.endswith(f"/{LAUNCH_FILE}")]
+    if run_id is not None:
+        noted = [path for path in noted if path == run_path(run_id, LAUNCH_FILE)]
     if not noted:
+        which = "no run" if run_id is None else f"no run {run_id}"
         raise OutputError(
-            f"{output}: no run has noted what it was started with. Give the workload file instead"
+            f"{output}: {which} has noted what it was started with. Give the workload file instead"
         )
     parameters = EnrichParameters.model_validate_json(store.read(max(noted)))
+    parameters = parameters.model_copy(update={"approved_by": "", "reason": ""})  # of that run alone
     if not Path(parameters.workload).exists():
         raise OutputError(
             f"{output}: its workload file {parameters.workload} is no longer there. "

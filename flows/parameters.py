@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from pipelines.dataflow import Tpu
 from pipelines.engines import Engine
 from schemas.failures import FailureClass
 
+Usd = Annotated[
+    Decimal,
+    Field(ge=0, max_digits=24, decimal_places=12),
+    WithJsonSchema({"type": "number", "minimum": 0, "title": "US dollars"}),
+]
+"""An amount that a form shows as one field for a number, and that never becomes a float here."""
 LAUNCH_FILE = "launch.json"  # in the run's folder: what the run was started with
 
 
@@ -32,11 +39,8 @@ class EnrichParameters(BaseModel):
         title="Rehearsal",
         description="answer hosted backends with a stand-in on this machine: free, labelled in every row",
     )
-    budget: Decimal | None = Field(
+    budget: Usd | None = Field(
         None,
-        ge=0,
-        max_digits=24,
-        decimal_places=12,
         title="Budget",
         description="a cap in USD for this run instead of the workload's budget.amount: what was approved",
     )
@@ -63,6 +67,61 @@ class EnrichParameters(BaseModel):
     tpu: Tpu | None = Field(
         None, title="TPU", description="the chips of Dataflow's workers for embed routes, for example v5e-1"
     )
+    approved_by: str = Field(
+        "",
+        max_length=200,
+        title="Approved by",
+        description="who has approved this run up to its budget: it then asks nobody; for the manifest",
+    )
+    reason: str = Field(
+        "", max_length=2000, title="Reason", description="why they approved it; for the manifest"
+    )
     runner_flags: tuple[str, ...] = Field(
         (), title="Beam flags", description="flags for the Beam pipeline, for example --parallelism=8"
     )
+
+
+class RepairParameters(BaseModel):
+    """Which output to repair, what of it, and what to do otherwise this time."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    output: str = Field(
+        min_length=1, title="Output", description="the output folder of the run", examples=["answers"]
+    )
+    run: str | None = Field(
+        None,
+        pattern=r"^[0-9]{8}T[0-9]+Z-[0-9a-f]+$",
+        title="Run",
+        description="take over what this run was started with; by default the newest",
+    )
+    batches: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{4,32}$")], ...] = Field(
+        (),
+        title="Only these batches",
+        description="batch ids, or how they begin, as the batch table shows them; by default all due",
+    )
+    failure_classes: tuple[FailureClass, ...] = Field(
+        (),
+        title="Also retry",
+        description="failure classes to try again besides those that every run tries again by itself; "
+        "their answers are paid again",
+    )
+    backend: str | None = Field(
+        None,
+        title="Other backend",
+        description="a backend of the workload that takes the documents instead of their routes' own",
+    )
+    routes: tuple[str, ...] = Field(
+        (),
+        title="Routes of the other backend",
+        description="by default every route that may use it",
+    )
+    budget: Usd | None = Field(
+        None,
+        title="Raised cap (USD)",
+        description="for the whole output, what it has cost already included; by default as before",
+    )
+    approved_by: str = Field(
+        "", max_length=200, title="Approved by", description="who has approved the cap; for the manifest"
+    )
+    reason: str = Field("", max_length=2000, title="Reason", description="why; for the manifest")

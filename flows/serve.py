@@ -125,11 +125,14 @@ def _signal(leader: subprocess.Popen[bytes], number: int) -> bool:
     return True
 
 
-def worker_command(pool: str, limit: int) -> list[str]:
-    """The command line of a process worker of the pool."""
+def worker_command(pool: str) -> list[str]:
+    """The command line of a process worker of the pool.
+
+    How many runs go at a time is the pool's limit: a worker with a limit of its own ends when a run is
+    due again whose former process is not quite gone.
+    """
     start = [sys.executable, "-P", "-m", "prefect", "worker", "start", "--type", "process"]
-    named = ["--pool", pool, "--name", "switchgear", "--limit", str(limit)]
-    return [*start, *named, "--install-policy", "never"]
+    return [*start, "--pool", pool, "--name", "switchgear", "--install-policy", "never"]
 
 
 def serve_here(serving: Serving, say: Say, stop: threading.Event) -> None:
@@ -145,7 +148,7 @@ def serve_here(serving: Serving, say: Say, stop: threading.Event) -> None:
         logs = serving.state / "logs"
         logs.mkdir(exist_ok=True)
         server = Child("server", server_command(serving.port), serving, logs / "server.log")
-        worker = Child("worker", worker_command(POOL, serving.limit), serving, logs / "worker.log")
+        worker = Child("worker", worker_command(POOL), serving, logs / "worker.log")
         try:
             server.start()
             _wait_for_server(serving, server, stop)
@@ -213,7 +216,7 @@ def _configure_this_process(serving: Serving) -> None:
 
 
 def _apply(serving: Serving) -> None:
-    apply_all(template=pool_template(serving.folder))
+    apply_all(template=pool_template(serving.folder), limit=serving.limit)
 
 
 def _wait_for_server(serving: Serving, server: Child, stop: threading.Event) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from flows.deployments import POOL
+from flows.server import has_health
 from pipelines.leash import stop_with_parent
+
+PATIENCE_S = 3600.0
+_ASK_EVERY_S = 2.0
 
 _LIMIT = 200
 
@@ -18,8 +23,27 @@ def end_with_worker() -> None:
 
     Nobody could cancel such a run any more, and its worker's successor doesn't know of it.
     """
-    if os.environ.get("PREFECT__FLOW_RUN_ID"):
+    if is_of_a_worker():
         stop_with_parent()
+
+
+def is_of_a_worker() -> bool:
+    """Whether a Prefect worker has started this process for a flow run."""
+    return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
+
+
+def await_server(patience_s: float = PATIENCE_S) -> None:
+    """Wait until the server answers, so that what this run has to say of its end is not lost.
+
+    Nothing is held while it waits: the work is done and the output unlocked.
+    """
+    from prefect.settings import get_current_settings
+
+    if not is_of_a_worker():
+        return
+    url, deadline = get_current_settings().api.url, time.monotonic() + patience_s
+    while url and not has_health(url) and time.monotonic() < deadline:
+        time.sleep(_ASK_EVERY_S)
 
 
 def runs_at_work(pool: str = POOL) -> list[UUID]:

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,8 +38,9 @@ from pipelines.options import pipeline_options, works_here
 from pipelines.stages import Stage, stages_of
 from pipelines.watch import Watched
 from schemas.batches import BatchRef, BatchReport
+from schemas.changes import with_changes
 from schemas.errors import ConfigurationError
-from schemas.load import load_workload, with_budget
+from schemas.load import load_workload
 from schemas.run import Progress, RunContext
 from transforms.coders import register_arrow_coders
 from transforms.layout import stop_path
@@ -51,6 +51,7 @@ from transforms.worker import Worker, WorkerConfig, forget_worker, worker_of
 
 _PROGRESS_EVERY_S = 0.5
 _LOOK_EVERY_S = 1.0
+_DRAIN_S = 6.0  # with the engine's own grace less than the launcher waits before it kills
 _END_BY_ITSELF_S = 12.0  # less than a launcher waits between SIGTERM and SIGKILL
 _TERMINATED = 128 + signal.SIGTERM
 _LOGGER = logging.getLogger(__name__)
@@ -231,7 +232,7 @@ def load_job(argv: Sequence[str]) -> Job:
             "sent; run again to plan with what it says now"
         )
     refs, schema = read_plan(open_store(run.output), arguments.plan)
-    loaded = with_budget(loaded, None if run.budget_amount is None else Decimal(run.budget_amount))
+    loaded = with_changes(loaded, run)
     config = WorkerConfig(loaded.workload, str(loaded.base_dir), run, schema.serialize().to_pybytes())
     refs = group_slice(refs, arguments.group, arguments.groups)
     return Job(
@@ -245,17 +246,21 @@ def load_job(argv: Sequence[str]) -> Job:
 
 
 def _stop_on_signal(job: Job) -> None:
-    """On SIGTERM: send nothing more, settle what is in flight, and end; a rerun goes on from there."""
+    """On SIGTERM: send nothing more, settle what is in flight, commit what is whole, and end.
+
+    A rerun goes on from there. What is not through `_DRAIN_S` seconds later is left to it as well.
+    """
 
     def stop() -> None:
         try:
-            forget_worker(job.config)
+            worker_of(job.config).stop()
             job.elsewhere.stop(job.config.run)
+            time.sleep(_DRAIN_S)  # the process usually ends before: this thread is a daemon
         finally:
             os._exit(_TERMINATED)
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
-        threading.Thread(target=stop, name="stop").start()
+        threading.Thread(target=stop, name="stop", daemon=True).start()
 
     signal.signal(signal.SIGTERM, handle)
 

@@ -29,6 +29,7 @@ from schemas.workload import (
     Prompt,
     Rehearsal,
     Rejection,
+    Review,
     Route,
     RouteBudget,
     Split,
@@ -49,12 +50,15 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[[policy.reject]]", Rejection),
     ("[budget]", Budget),
     ("[budget.routes.NAME]", RouteBudget),
+    ("[review]", Review),
     ("[output]", Output),
     ("[limits]", Limits),
     ("[rehearsal]", Rehearsal),
     ("[rehearsal.faults]", Faults),
 )
-_NESTED = frozenset({"input", "prompts", "backends", "routes", "policy", "budget", "output", "limits"})
+_NESTED = frozenset(
+    {"input", "prompts", "backends", "routes", "policy", "budget", "review", "output", "limits"}
+)
 
 
 def columns_table() -> str:

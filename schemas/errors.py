@@ -6,7 +6,8 @@
     ├── ConfigurationError        the user can mend it before anything runs (exit code 2)
     │   ├── WorkloadError         the workload file: file, key path, value, what is allowed
     │   ├── InputError            the input documents: missing, not Parquet, wrong columns
-    │   ├── OutputError           the output folder: another workload's, locked, changed input
+    │   ├── OutputError           the output folder: another workload's, changed input
+    │   │   └── OutputBusyError   another run is at work in it
     │   ├── MissingSecretError    the environment variable of a key is not set
     │   ├── RunnerRefusedError    a Beam runner or mode that loses data
     │   └── ModelError            weights or tokenizer that can't be used
@@ -17,7 +18,8 @@
     ├── ReconcileError            rows in ≠ results + failures: a defect of ours, nothing is committed
     ├── StoreError                the store refused or lost an operation
     │   └── PreconditionFailedError   the object is not at the generation that was expected
-    └── LedgerError               a ledger that can't be opened or written
+    ├── LedgerError               a ledger that can't be opened or written
+    └── ReviewNeededError         a person has to approve the run, and nobody can be asked here
 
 A trouble of one document is no exception but a failure row: see `schemas.failures`.
 """
@@ -72,6 +74,10 @@ class OutputError(ConfigurationError):
     """The output folder can't be used for this run."""
 
 
+class OutputBusyError(OutputError):
+    """Another run is at work in the output folder."""
+
+
 class MissingSecretError(ConfigurationError):
     """A key's environment variable is not set."""
 
@@ -114,6 +120,10 @@ class PreconditionFailedError(StoreError):
 
 class LedgerError(SwitchgearError):
     """A ledger can't be opened or written."""
+
+
+class ReviewNeededError(SwitchgearError):
+    """A person has to approve the run before it goes on, and it has no form to ask with."""
 
 
 def first_line(error: BaseException) -> str:

@@ -219,6 +219,13 @@ def _reference_problems(workload: Workload) -> list[Problem]:
             problems.append(_unknown(f"policy.reject[{index}].routes", name, route_names))
     for name in sorted(set(workload.budget.routes) - set(route_names)):
         problems.append(_unknown("budget.routes", name, route_names))
+    for index, name in enumerate(workload.review.routes):
+        hosted = [r.name for r in workload.routes if r.name in route_names and _is_hosted(workload, r)]
+        if name not in hosted:
+            problems.append(_unknown(f"review.routes[{index}]", name, hosted))
+    if workload.review.soft_budget and workload.budget.soft is None:
+        hint = "give `budget.soft_amount` or `budget.soft_fraction`"
+        problems.append(Problem("review.soft_budget", "true", "there is no soft budget to stop at", hint))
     for name in set(workload.policy.allowed_providers) - set(route_names):
         problems.append(_unknown("policy.allowed_providers", name, route_names))
     return problems + _output_problems(workload)
@@ -299,6 +306,11 @@ def _policy_problems(workload: Workload, route: Route, members: list[tuple[str, 
         for path, name in members
         if workload.backends[name].provider not in allowed
     ]
+
+
+def _is_hosted(workload: Workload, route: Route) -> bool:
+    backends = [workload.backends.get(name) for chain in route.chains for name in chain.backends]
+    return not any(isinstance(backend, EmbedderBackend) for backend in backends)
 
 
 def _output_problems(workload: Workload) -> list[Problem]:

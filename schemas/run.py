@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -19,8 +20,11 @@ class RunContext:
 
     `output` is the absolute output folder or URI, `max_in_flight` this process's share of the run's
     limit on calls at a time. `budget_amount`, a decimal string, is a cap that was approved for this run
-    instead of the workload's. With a `secret_project` workers look keys that their environment lacks up
-    in that Google Cloud project's Secret Manager.
+    instead of the workload's. `skip_routes` send nothing in this run, `reroute` gives routes another
+    backend instead of their chain (see `schemas.changes`), and with `only_batches` (beginnings of batch
+    ids) it leaves all other batches alone. `approvals` say who decided what, and why. With a
+    `secret_project` workers look keys that their environment lacks up in that Google Cloud project's
+    Secret Manager.
     """
 
     run_id: str
@@ -30,7 +34,16 @@ class RunContext:
     max_in_flight: int
     code_version: str = CODE_VERSION
     budget_amount: str | None = None
+    skip_routes: Sequence[str] = ()
+    reroute: Mapping[str, str] = field(default_factory=dict)
+    only_batches: Sequence[str] = ()
+    approvals: Sequence[Mapping[str, str]] = ()
     secret_project: str | None = None
+
+    def __post_init__(self) -> None:
+        """What JSON makes of tuples is taken as well."""
+        for name in ("skip_routes", "only_batches", "approvals"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +98,8 @@ class Manifest:
     `state` is `complete` when every row is a result, a final failure or skipped; else `incomplete`,
     with `reason` saying in one sentence what is left and what to do. `reason_class` is `failures`,
     `batches` or `budget`. Amounts are decimal strings. `budget_soft_passed` says that what was spent, at
-    list price and with calls of unknown end at their worst, has reached `budget_soft_amount`.
+    list price and with calls of unknown end at their worst, has reached `budget_soft_amount`. `approvals`
+    say what people decided for this run: `what`, `by`, `reason`, `up_to` in USD, `at`.
     """
 
     run_id: str
@@ -121,6 +135,7 @@ class Manifest:
     ambiguous: tuple[AmbiguousCall, ...] = ()
     budget_soft_amount: str | None = None
     budget_soft_passed: bool = False
+    approvals: tuple[Mapping[str, str], ...] = ()
     version: str = MANIFEST_VERSION
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -143,6 +158,7 @@ class Manifest:
         )
         values["failed_batches"] = tuple(FailedBatch(**b) for b in data["failed_batches"])
         values["ambiguous"] = tuple(AmbiguousCall(**a) for a in data["ambiguous"])
+        values["approvals"] = tuple(data.get("approvals", ()))
         values["skipped_files"] = tuple(data["skipped_files"])
         values["totals"] = {
             route: {name: BackendTotals(**t) for name, t in backends.items()}

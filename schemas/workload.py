@@ -343,6 +343,24 @@ class Budget(Section):
         return self
 
 
+class Review(Section):
+    """When a run waits until a person has approved it. Rehearsals never wait: nothing is paid."""
+
+    quote_above: Amount | None = Field(
+        None,
+        description="a run whose quote is likely to pass this (USD), or has no price, waits before it sends",
+    )
+    soft_budget: bool = Field(
+        False, description="at the soft budget the run stops and waits, instead of only warning"
+    )
+    routes: tuple[str, ...] = Field(
+        (), description="a run that would send documents on one of these hosted routes waits before it sends"
+    )
+    wait_h: float = Field(
+        168.0, gt=0, le=8760, description="how long a run waits for an answer; then it fails"
+    )
+
+
 class Output(Section):
     """Where results go, and which input columns go along."""
 
@@ -429,6 +447,7 @@ class Workload(Section):
     prompts: dict[Name, Prompt] = Field(default_factory=dict)
     policy: Policy = Policy()
     budget: Budget = Budget()
+    review: Review = Review()
     output: Output
     limits: Limits = Limits()
     rehearsal: Rehearsal = Rehearsal()
@@ -436,12 +455,12 @@ class Workload(Section):
     def digest(self) -> str:
         """Digest of all that decides the answers and how the input is cut; 64 hexadecimal digits.
 
-        Budget, prices, times, concurrency and the addresses of input and output are left out: a
+        Budget, review, prices, times, concurrency and the addresses of input and output are left out: a
         raised cap or a moved folder is the same workload. `batch_rows` and `batch_bytes` are in it,
         because with other batches nothing that is committed would be found again. A key that is newer
         than the first release counts only where it is not at its default.
         """
-        content = self.model_dump(mode="json", exclude={"budget", "limits", "output", "rehearsal"})
+        content = self.model_dump(mode="json", exclude={"budget", "review", "limits", "output", "rehearsal"})
         content["input"].pop("uri")
         content["input"].pop("unreadable_files")
         content["output_columns"] = list(self.output.columns)

@@ -44,7 +44,8 @@ def open_output(loaded: LoadedWorkload, *, rehearsal: bool) -> Iterator[Output]:
 
     Raises:
         OutputError: it holds another workload's results, something that is not ours, a
-            rehearsal's results for a real run (or the reverse), or another run is at work in it.
+            rehearsal's results for a real run (or the reverse).
+        OutputBusyError: another run is at work in it.
     """
     store = open_store(loaded.output_uri)
     with ExitStack() as held:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from schemas.errors import OutputError
+from schemas.errors import OutputBusyError
 from transforms import lease
 from transforms.store import Store, is_remote
 
@@ -24,7 +24,7 @@ def locked(store: Store) -> Iterator[int]:
     storage it is a lease of this process: after a crash elsewhere it is waited out, seconds.
 
     Raises:
-        OutputError: another run is at work in it.
+        OutputBusyError: another run is at work in it.
     """
     if is_remote(store.root):
         with _leased(store) as descriptor:
@@ -61,8 +61,8 @@ def _leased(store: Store) -> Iterator[int]:
         held.close()
 
 
-def _at_work(root: str, who: str) -> OutputError:
-    return OutputError(f"{who} is at work on {root}. Wait for it to end; its workers stop with it")
+def _at_work(root: str, who: str) -> OutputBusyError:
+    return OutputBusyError(f"{who} is at work on {root}. Wait for it to end; its workers stop with it")
 
 
 def is_locked(store: Store) -> bool:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from schemas.arrow import PLAN_SCHEMA
 from schemas.batches import BatchRef, CommitRecord, ref_from_dict
-from schemas.errors import OutputError
+from schemas.errors import InputError, OutputError
 from schemas.failures import FailureClass, is_retryable
 from schemas.ids import batch_id
 from schemas.load import LoadedWorkload
@@ -44,6 +44,7 @@ class Plan:
 
     `rows_due` counts rows of batches that are new and failures that are tried again. `rows_beyond` are
     failures that are left as they are, because what the caps have left is less than any of them needs.
+    `batches_left_out` were due too, and the run was told to leave them alone.
     """
 
     run_id: str
@@ -56,6 +57,7 @@ class Plan:
     skipped_files: tuple[str, ...]
     plan_uri: str
     rows_beyond: int = 0
+    batches_left_out: int = 0
 
 
 def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence[str] = ()) -> Plan:
@@ -69,7 +71,8 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
     """
     store = open_store(run.output)
     recover(store)
-    work = mark_duplicates(loaded, find_due(loaded, store, retry_classes))
+    work = only_batches(find_due(loaded, store, retry_classes), run.only_batches)
+    work = mark_duplicates(loaded, work)
     found, commits, due, every = work.found, work.commits, work.refs, work.every
     left = start_caps(loaded.workload, store, commits, due, run.run_id, datetime.now(UTC))
     beyond = [ref for ref in due if work.is_beyond(ref, left)]
@@ -88,6 +91,7 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
         skipped_files=found.skipped,
         plan_uri=plan_uri,
         rows_beyond=sum(work.rows(ref) for ref in beyond),
+        batches_left_out=work.left_out,
     )
 
 
@@ -95,7 +99,7 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
 class DueWork:
     """What there is to do, before anything is written: all batches, those that are due, what is committed.
 
-    `commits` are the newest commit records by batch.
+    `commits` are the newest commit records by batch, `left_out` how many are due and not to be worked on.
     """
 
     found: InputFiles
@@ -103,6 +107,7 @@ class DueWork:
     every: tuple[BatchRef, ...]
     refs: tuple[BatchRef, ...]
     retry_classes: tuple[str, ...]
+    left_out: int = 0
 
     def rows(self, ref: BatchRef) -> int:
         """Rows of a batch that is due: all of a new one, else the failures that are tried again."""
@@ -142,6 +147,24 @@ def find_due(loaded: LoadedWorkload, store: Store | None, retry_classes: Sequenc
         waiting = batches_waiting(store)
         due = [ref for ref in due if not _only_waits(commits.get(ref.batch_id), waiting, retry_classes)]
     return DueWork(found, commits, tuple(every), tuple(due), tuple(retry_classes))
+
+
+def only_batches(work: DueWork, wanted: Sequence[str]) -> DueWork:
+    """The work on the batches whose ids begin with one of `wanted`; all of it when that is empty.
+
+    Raises:
+        InputError: one of them is no batch of the input.
+    """
+    if not wanted:
+        return work
+    for beginning in wanted:
+        if not any(ref.batch_id.startswith(beginning) for ref in work.every):
+            raise InputError(
+                f"batch {beginning!r}: the input has no such batch. Give the beginning of a batch id as the "
+                "batch table or `switchgear failures OUTPUT --json` shows it"
+            )
+    refs = tuple(ref for ref in work.refs if ref.batch_id.startswith(tuple(wanted)))
+    return replace(work, refs=refs, left_out=len(work.refs) - len(refs))
 
 
 def mark_duplicates(loaded: LoadedWorkload, work: DueWork) -> DueWork:

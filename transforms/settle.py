@@ -45,6 +45,8 @@ def settle_run(
     groups = tuple(_failure_groups(store, sums))
     failed_batches = tuple(_failed_batches(plan, failed, sums.batches))
     reason_class, reason = _reason(groups, failed_batches, loaded, plan)
+    if run.skip_routes and reason_class == "budget":
+        reason = f"{reason}. Skipped in this run, as decided: {', '.join(run.skip_routes)}"
     manifest = _manifest(loaded, run, plan, sums, groups, failed_batches)
     state: State = "incomplete" if reason else "complete"
     manifest.update(
@@ -129,6 +131,12 @@ def _reason(
             f"{_documents(retryable)} can be tried again (mostly {worst.error_class}: {worst.meaning}; "
             f"{worst.remedy}). Run again to do just those"
         )
+    if plan.batches_left_out:
+        one = "1 batch" if plan.batches_left_out == 1 else f"{plan.batches_left_out} batches"
+        return (
+            "batches",
+            f"{one} still to do: this run was told to leave the rest alone. Run again to do that",
+        )
     return "", ""
 
 
@@ -192,6 +200,7 @@ def _manifest(
         "budget_soft_amount": None if soft is None else str(soft),
         "budget_soft_passed": soft is not None and against_caps(sums.totals) >= soft,
         "ambiguous": tuple(sums.ambiguous[:_LISTED_AMBIGUOUS]),
+        "approvals": tuple(dict(approval) for approval in run.approvals),
     }
 
 

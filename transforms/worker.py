@@ -264,6 +264,14 @@ class Worker:
 
         threading.Thread(target=watch, name="watch-for-stop", daemon=True).start()
 
+    def stop(self) -> None:
+        """Send nothing more and settle what is in flight; batches that have all their answers go on.
+
+        The others fail, and a rerun does them: what they have paid for is in the ledger.
+        """
+        self.stopping = True
+        self._close_engine()
+
     def close(self) -> None:
         """Close the engine: what is in flight is settled in the ledger first. Then claims end."""
         self._ended.set()

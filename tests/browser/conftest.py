@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import chromium
-from tests.flows.test_serve import Served, free_port
+from tests.support.serving import Served, free_port
 
 
 @pytest.fixture(scope="session")

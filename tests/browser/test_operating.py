@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.chromium import Ui
-from tests.flows.test_serve import Served, wait_for
 from tests.peers.mock_vendor import MockVendor
 from tests.support import documents, workloads
+from tests.support.serving import Served, wait_for
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -91,7 +91,7 @@ def test_each_group_is_a_task_run_with_a_sentence_of_its_own(fake: FakeRun) -> N
     assert Run(fake).task_runs() == {
         "group-0000": "Completed: 2 batches committed: 0 results, 0 failures",
         "group-0001": "Failed: 1 of 2 batches failed: its pages can't be read. "
-        "A retry does those again and nothing else",
+        "A retry does what is missing and nothing else: its price is not known",
         "group-0002": "Completed: 2 batches committed: 0 results, 0 failures",
     }
 
@@ -102,7 +102,9 @@ def test_failed_batches_end_the_flow_as_failed_after_every_group_was_waited_for(
     run = Run(fake, parallel_groups=1)
 
     assert run.state.is_failed()
-    assert run.state.message == "Rehearsal: Incomplete: 1 batches were not finished: its pages can't be read"
+    assert run.state.message == (
+        "1 of 3 groups failed: Rehearsal: Incomplete: 1 batches were not finished: its pages can't be read"
+    )
     assert len(fake.starts()) == 3
     assert [f.batch_id for f in fake.settled[0]] == [fake.batch_id(0)]
 
@@ -311,7 +313,8 @@ def test_there_are_never_more_groups_than_batches(fake: FakeRun) -> None:
 
 
 def test_results_of_task_runs_are_not_kept_anywhere(fake: FakeRun) -> None:
-    from flows.enrich import enrich, work_on_group_task
+    from flows.enrich import enrich
+    from flows.group_tasks import work_on_group_task
 
     assert enrich.persist_result is False
     assert work_on_group_task.persist_result is False
@@ -354,5 +357,7 @@ def test_interrupting_the_flow_stops_its_workers(number: int, fake: FakeRun) -> 
     for pid in fake.pids():
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    assert fake.settled == []
+    (failed,) = fake.settled  # so that the output says what is left
+    assert [f.batch_id for f in failed] == [fake.batch_id(n) for n in range(6)]
+    assert {f.error for f in failed} == {"it was stopped before it was through"}
     assert fake.locks == 0

@@ -246,7 +246,10 @@ def test_a_failed_group_says_whether_a_retry_can_help() -> None:
     broken = GroupOutcome(4, (), (), WorkerEnd(1, "it ended with exit code 1"))
     misconfigured = GroupOutcome(4, (), (), WorkerEnd(2, "no model in /m", configuration=True))
 
-    assert broken.sentence().endswith("A retry does what is missing")
+    assert broken.sentence() == (
+        "Group 4 is not through: it ended with exit code 1. A retry does what is missing and nothing else: "
+        "its price is not known"
+    )
     assert misconfigured.sentence() == "Group 4 is not through: no model in /m. Mend that before a retry"
 
 

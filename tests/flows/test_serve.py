@@ -2,108 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flows.serve import Serving, refuse_taken_port, serve_here
 from schemas.errors import ConfigurationError
-from tests.support import documents, workloads
+from tests.support.serving import Served, free_port, make_workload, wait_for
 
 pytestmark = pytest.mark.slow
-PATIENCE_S = 120.0
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what
-        threading.Event().wait(0.1)
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass
-class Served:
-    """A `switchgear serve` in a folder, and its API as the UI uses it."""
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[str] | None = None
-    said: list[str] = field(default_factory=list)
-
-    def start(self) -> None:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-        command = [sys.executable, "-P", "-m", "flows.cli", "serve", "--state", str(self.folder / "state")]
-        self.process = subprocess.Popen(
-            [*command, "--port", str(self.port), "--folder", str(self.folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.said.append(line.rstrip())
-            if "Ctrl-C" in line:
-                return
-        raise AssertionError(f"it did not start: {self.said}")
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        assert self.process is not None
-        assert self.process.stderr is not None
-        self.process.send_signal(number)
-        self.said += self.process.stderr.read().splitlines()
-        return self.process.wait(60)
-
-    def api(self, method: str, path: str, body: Any = None) -> Any:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/api{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
-
-    def submit(self, deployment: str, **parameters: Any) -> str:
-        """Press *Run* in a deployment's form; the flow run's id."""
-        found = self.api("GET", f"/deployments/name/{deployment}")
-        made = self.api(
-            "POST", f"/deployments/{found['id']}/create_flow_run", {"parameters": {"parameters": parameters}}
-        )
-        return str(made["id"])
-
-    def state(self, run_id: str) -> dict[str, Any]:
-        return dict(self.api("GET", f"/flow_runs/{run_id}")["state"])
-
-    def ended(self, run_id: str) -> dict[str, Any]:
-        """The state in which a run has ended."""
-        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-        def look() -> dict[str, Any] | None:
-            state = self.state(run_id)
-            return state if state["type"] in final else None
-
-        return dict(wait_for(look, f"run {run_id} never ended"))
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +25,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     found.start()
     yield found
     found.stop()
-
-
-def make_workload(folder: Path, rows: int = 20, **changes: Any) -> None:
-    folder.mkdir()
-    documents.write(folder / "in" / "a.parquet", documents.rows(range(rows)))
-    workloads.write_workload(
-        folder, **{"limits": {"batch_rows": 10}, "rehearsal": {"latency_ms": [1, 2]}, **changes}
-    )
 
 
 def test_a_run_from_the_form_of_the_deployment_is_completed_by_the_worker(served: Served) -> None:
