@@ -4,11 +4,12 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo flink test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos
+.PHONY: help demo flink test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PEERS := build/peers/.installed
+TPU := build/tpu/.installed
 AIMOCK := build/peers/node_modules/@copilotkit/aimock
 FAKE_GCS := build/peers/.fake-gcs-server
 FAKE_GCS_VERSION := v1.56.1
@@ -105,7 +106,7 @@ bench-embed: $(INSTALLED) ## race our embedder against its peers on the CPU (fir
 bench-calls: $(INSTALLED) ## the call engine beside what one would use instead (ARGS="--rows 2000 --rounds 1")
 	@$(BIN)/python -m infra.bench.calls.bench $(ARGS)
 
-lock: $(INSTALLED) ## compile infra/locks/requirements.txt from pyproject.toml (UPGRADE=1: newest versions)
+lock: $(INSTALLED) ## compile the locks in infra/locks from pyproject.toml (UPGRADE=1: newest versions)
 	@echo "lock: resolving, about ten seconds"
 	@$(BIN)/python -m uv pip compile --quiet --python-version 3.11 --extra dev --extra model \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header $(if $(UPGRADE),--upgrade) \
@@ -117,6 +118,22 @@ lock: $(INSTALLED) ## compile infra/locks/requirements.txt from pyproject.toml (
 	@echo hatchling | $(BIN)/python -m uv pip compile --quiet --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --constraint infra/locks/requirements.txt \
 	  --output-file infra/locks/build.txt - >/dev/null
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["tpu"], sep="\n")' \
+	  | $(BIN)/python -m uv pip compile --quiet --no-deps --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header $(if $(UPGRADE),--upgrade) \
+	  --output-file infra/locks/tpu.txt - >/dev/null
+
+tpu: $(TPU) ## install the TPU's compiler into build/tpu, for `switchgear embed plan` (700 MB)
+
+$(TPU): infra/locks/tpu.txt | $(INSTALLED)
+	@echo "tpu: installing libtpu into build/tpu, checked by its hash (140 MB to fetch)"
+	@rm -rf build/tpu
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --require-hashes \
+	  --only-binary :all: --target build/tpu -r infra/locks/tpu.txt </dev/null
+	@touch $(TPU)
+
+plans: $(INSTALLED) $(TPU) ## compile large models for TPUs that are not here (a few minutes)
+	@SWITCHGEAR_LARGE_PLANS=1 $(BIN)/python -m pytest tests/transforms/embed/test_ahead.py $(ARGS)
 
 clean: ## remove the environment and everything that was built
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

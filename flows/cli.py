@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.answering import EXIT_INCOMPLETE, EXIT_OTHER, answering
+from flows.embedding import embed_app
 from flows.operating import register_operating
 from pipelines.dataflow import Tpu
 from pipelines.engines import Engine
@@ -316,6 +317,7 @@ def demo(
 
 ledger_app = typer.Typer(no_args_is_help=True, help="What an output has paid for, proven from its files.")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(embed_app, name="embed")
 register_operating(app)
 
 

@@ -214,6 +214,13 @@ class EmbedderBackend(Section):
     output_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="of the vectors; bfloat16 is rounded to bfloat16 and stored as float16"
     )
+    step_tokens: int | None = Field(
+        None,
+        ge=64,
+        le=1 << 20,
+        description="tokens that a device works on at a time, for models whose steps don't fit; default: by "
+        "kind of device",
+    )
     tensor_parallel: int = Field(
         1,
         ge=1,
@@ -514,6 +521,7 @@ _NO_PART_OF_THE_ANSWER = (
     "price_per_device_hour",
     "device_watts",
     "tensor_parallel",
+    "step_tokens",
     "max_in_flight",
     "mode",
     "api_key_env",

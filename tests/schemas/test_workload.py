@@ -46,6 +46,7 @@ def test_the_digest_is_frozen() -> None:
         {"backends__emb__price_per_device_hour": "1"},
         {"backends__emb__device_watts": [10, 20]},
         {"backends__emb__tensor_parallel": 4},
+        {"backends__emb__step_tokens": 4096},
     ],
 )
 def test_money_time_concurrency_and_addresses_are_the_same_workload(changes: dict[str, Any]) -> None:

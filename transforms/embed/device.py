@@ -16,11 +16,15 @@ from jax.sharding import Mesh
 
 from schemas.errors import ConfigurationError
 from schemas.ids import sha256_hex
-from transforms.embed.execution import DATA_AXIS, MODEL_AXIS, Execution, choose_kernel
+from transforms.embed.execution import (
+    ACCELERATOR_SLOTS,
+    DATA_AXIS,
+    MODEL_AXIS,
+    Execution,
+    choose_kernel,
+)
 
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
-ACCELERATOR_SLOTS = 1 << 16
-"""Tokens of an accelerator's full step: products of so many rows reach the peak of every chip."""
 _AMPERE = 8.0  # first NVIDIA compute capability with bfloat16 tensor cores
 _LOG = logging.getLogger(__name__)
 

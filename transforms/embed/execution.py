@@ -11,6 +11,9 @@ DATA_AXIS, MODEL_AXIS = "data", "model"
 Kernel = Literal["blocks", "head_by_head", "mosaic", "cudnn"]
 """How attention is computed, see `attention.attend`. Exact all of them, the same up to rounding."""
 
+ACCELERATOR_SLOTS = 1 << 16
+"""Tokens of an accelerator's full step: products of so many rows reach the peak of every chip."""
+
 _CUDNN_WIDEST = 128
 _AMPERE = 8.0  # first NVIDIA compute capability that cuDNN's fused attention runs on
 _LANES = 128  # of a TPU's vector registers

@@ -111,7 +111,7 @@ def describe_model(backend: EmbedderBackend, base_dir: Path) -> ModelDescription
     whole = dense[-1][0].outputs if dense else architecture.dim
     return ModelDescription(
         folder=folder,
-        name=_name(backend.model_path),
+        name=model_name(backend.model_path),
         family=str(config["model_type"]),
         layout=family,
         architecture=architecture,
@@ -119,9 +119,11 @@ def describe_model(backend: EmbedderBackend, base_dir: Path) -> ModelDescription
         weights=weights,
         dense=dense,
         whole_dim=whole,
-        dim=_dimensions(backend.dimensions, whole, folder),
-        max_length=_max_length(backend.max_length, settings.max_length, architecture.max_tokens, config_path),
-        pooling=_pooling(backend, settings.pooling, folder),
+        dim=choose_dimensions(backend.dimensions, whole, folder),
+        max_length=choose_max_length(
+            backend.max_length, settings.max_length, architecture.max_tokens, config_path
+        ),
+        pooling=choose_pooling(backend, settings.pooling, folder),
         normalize=settings.normalize if backend.normalize is None else backend.normalize,
         lowercase=settings.lowercase,
         prompt=prompt,
@@ -157,7 +159,8 @@ def find_folder(model_path: str, base_dir: Path) -> Path:
     )
 
 
-def _name(model_path: str) -> str:
+def model_name(model_path: str) -> str:
+    """What people call the model: its folder's or package's name."""
     return Path(model_path.removeprefix(PACKAGE_PREFIX)).name or model_path
 
 
@@ -200,7 +203,8 @@ def _prompt(backend: EmbedderBackend, settings: ModuleSettings, folder: Path) ->
     return prompt
 
 
-def _dimensions(wanted: int | None, whole: int, folder: Path) -> int:
+def choose_dimensions(wanted: int | None, whole: int, folder: Path) -> int:
+    """Length of a vector: what is wanted, else all that the model gives; ModelError when it is more."""
     if wanted is not None and wanted > whole:
         raise ModelError(f"dimensions = {wanted}: the vectors of {folder} have {whole}; choose at most that")
     return wanted or whole
@@ -224,7 +228,8 @@ def _check_tokenizer(path: Path, architecture: Architecture) -> tuple[str, ...]:
     return ()
 
 
-def _pooling(backend: EmbedderBackend, found: str, folder: Path) -> Pooling:
+def choose_pooling(backend: EmbedderBackend, found: str, folder: Path) -> Pooling:
+    """The workload's pooling, else the one of the model's files; ModelError when that is not supported."""
     pooling = backend.pooling or next((known for known in POOLINGS if known == found), None)
     if pooling is None:
         raise ModelError(
@@ -234,7 +239,8 @@ def _pooling(backend: EmbedderBackend, found: str, folder: Path) -> Pooling:
     return pooling
 
 
-def _max_length(wanted: int | None, own: int | None, positions: int, path: Path) -> int:
+def choose_max_length(wanted: int | None, own: int | None, positions: int, path: Path) -> int:
+    """Tokens at most: what is wanted, else the model's own; ModelError when it has no such positions."""
     if wanted is not None and wanted > positions:
         raise ModelError(
             f"max_length = {wanted}: {path} has max_position_embeddings = {positions}. "

@@ -26,10 +26,10 @@ from transforms.embed.embedder import Embedder
 from transforms.embed.families import Architecture
 from transforms.embed.model_files import ModelDescription, dense_tensors, describe_model, file_sha256
 from transforms.embed.packing import ShapeSet, plan_steps
+from transforms.embed.parts import check_parts
 from transforms.embed.program import Head
 from transforms.embed.runner import StepRunner
 from transforms.embed.shapes import StepCost, StepSize, shapes_for, shapes_unseen
-from transforms.embed.sharding import check_parts
 from transforms.embed.space import VectorSpace
 from transforms.embed.tokenization import TextTokenizer
 
@@ -66,7 +66,7 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
     keep_programs(cache)
     check_parts(model.architecture, backend.tensor_parallel)
     devices = find_devices(backend.tensor_parallel)
-    size = StepSize(devices.step_slots, devices.copies, devices.fractions)
+    size = StepSize(backend.step_tokens or devices.step_slots, devices.copies, devices.fractions)
     tokenizer, queries = (
         text_tokenizer(model, prompt, backend) for prompt in (model.prompt, model.query_prompt)
     )

@@ -191,10 +191,10 @@ def _placed(devices: Devices, arch: Architecture, params: Any, dtype: str) -> tu
 
         if calls.fits(arch, dtype == "bfloat16"):
             return calls.pack_parameters(params, dtype == "bfloat16"), calls.encode
-    return arranged_for(arch, _in_dtype(params, jnp.dtype(dtype)), devices.parts), None
+    return arranged_for(arch, in_dtype(params, jnp.dtype(dtype)), devices.parts), None
 
 
-def _in_dtype(params: Any, dtype: Any) -> Any:
+def in_dtype(params: Any, dtype: Any) -> Any:
     """The parameters with the encoder's matrices in `dtype`, all else in float32."""
     layers = [
         {

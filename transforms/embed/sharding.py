@@ -15,36 +15,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from schemas.errors import ModelError
 from transforms.embed.bert_layout import BertArchitecture
 from transforms.embed.execution import MODEL_AXIS
 from transforms.embed.families import Architecture
 
 _BY_COLUMNS = ("qkv", "up")
 _BY_ROWS = ("out", "down")
-
-
-def check_parts(arch: Architecture, parts: int) -> None:
-    """Refuses to cut a model into parts that its heads don't divide into.
-
-    Raises:
-        ModelError: names the number that is no multiple of `parts`, and what would be possible.
-    """
-    counts = _counts(arch)
-    wrong = [f"{name} = {count}" for name, count in counts.items() if count % parts]
-    if wrong:
-        possible = [str(n) for n in range(1, 65) if not any(count % n for count in counts.values())]
-        raise ModelError(
-            f"tensor_parallel = {parts}: the model has {', '.join(wrong)}, which {parts} devices can't "
-            f"share evenly; possible: {', '.join(possible)}"
-        )
-
-
-def _counts(arch: Architecture) -> dict[str, int]:
-    counts = {"num_attention_heads": arch.heads, "intermediate_size": arch.ffn_dim, "hidden_size": arch.dim}
-    if not isinstance(arch, BertArchitecture):
-        counts["num_key_value_heads"] = arch.kv_heads
-    return counts
 
 
 def arranged_for(arch: Architecture, params: Any, parts: int) -> Any:
