@@ -168,11 +168,12 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
     descriptor = process.stdout.fileno()
     waiting = select.poll()  # not select.select, which can't take descriptors from 1024 up
     waiting.register(descriptor, select.POLLIN)
-    rest = b""
+    rest, ended = b"", False
     while True:
-        if not waiting.poll(_POLL_MS):
-            if process.poll() is not None:
+        if not waiting.poll(0 if ended else _POLL_MS):
+            if ended:
                 break
+            ended = process.poll() is not None  # what it wrote before it ended is in the pipe now: look again
             continue
         chunk = os.read(descriptor, _CHUNK)
         if not chunk:

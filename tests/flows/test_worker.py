@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flows.worker import Worker, WorkerCommand, WorkerEnd
+from flows.worker import Worker, WorkerCommand, WorkerEnd, _lines
 from pipelines.leash import PARENT_GONE, leashed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,6 +180,29 @@ def test_a_grandchild_that_holds_the_pipe_does_not_keep_the_launcher_waiting(
 
     assert end == WorkerEnd(0)
     os.kill(events[0]["pid"], signal.SIGKILL)
+
+
+def test_what_a_worker_writes_while_its_end_is_noticed_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+
+    class Ending:
+        """Says its last words at the very moment in which it is looked whether it has ended."""
+
+        stdout = open(reader, "rb", buffering=0)  # noqa: SIM115
+        said = False
+
+        def poll(self) -> int:
+            if not self.said:
+                os.write(writer, b'{"event":"batch"}\n{"event":"done"}\n')
+                self.said = True
+            return 0
+
+    monkeypatch.setattr("flows.worker._POLL_MS", 10)
+    process: Any = Ending()  # the pipe stays open, as if a grandchild held it
+
+    assert list(_lines(process)) == [b'{"event":"batch"}', b'{"event":"done"}']
+    Ending.stdout.close()
+    os.close(writer)
 
 
 def test_stopping_asks_first_and_the_worker_can_end_in_order(script: Script, tmp_path: Path) -> None:
