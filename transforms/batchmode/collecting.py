@@ -1,24 +1,25 @@
 """From results of a provider's batch to ends of calls in the ledgers, where the next attempt replays them.
 
-Every request of the job gets exactly one end: answered, failed or unknown. What was recorded before is
-left as it is, so that collecting again after a crash changes nothing. A ticket is closed when all its
-ends are durable.
+Every request of the job that was sent gets exactly one end: answered, failed or unknown. Those that ask
+what another asks share its answer, or get nothing and are due again. What was recorded before is left as
+it is, so that collecting again after a crash changes nothing. A ticket is closed when all its ends are
+durable.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
 from schemas.errors import LedgerError
 from schemas.failures import FailureClass
-from schemas.outcomes import SharedFrom
 from transforms.batchmode.jobs import JobState, TicketRange
+from transforms.batchmode.leaders import LeadersAnswers, origin_of
 from transforms.batchmode.results import Result, Spool
-from transforms.batchmode.tickets import Ticket, TicketItem, close_ticket, list_tickets, read_ticket
+from transforms.batchmode.tickets import Ticket, close_ticket, list_tickets, read_ticket
 from transforms.call.book import BatchBook
 from transforms.call.discount import batch_charge
 from transforms.call.ledger import RecordedCall
@@ -53,12 +54,13 @@ class Collector:
     async def _collect(self, state: JobState, spool: Spool | None, otherwise: CallFailure) -> Counter[str]:
         ends: Counter[str] = Counter()
         newest = newest_commits(self._store)
+        leaders = LeadersAnswers(self._store, state.job.repeated)
         for part in state.job.tickets:
             if not list_tickets(self._store, part.batch_id)[part.batch_id, part.number]:
                 continue
             ticket = read_ticket(self._store, part.batch_id, part.number)
             attempt = newest.get(part.batch_id, 0) + 1
-            ends += await self._settle(state, part, ticket, attempt, spool, otherwise)
+            ends += await self._settle(state, part, ticket, attempt, spool, otherwise, leaders)
             close_ticket(self._store, part.batch_id, part.number)
         return ends
 
@@ -70,6 +72,7 @@ class Collector:
         attempt: int,
         spool: Spool | None,
         otherwise: CallFailure,
+        leaders: LeadersAnswers,
     ) -> Counter[str]:
         ends: Counter[str] = Counter()
         site = self._sites.get(ticket.backend)
@@ -82,12 +85,20 @@ class Collector:
             book = BatchBook(log, CallBatch(ticket.batch_id, attempt, ()), "live", self._clock)
             sent_at = state.submitted_at or state.job.created_at
             for index, item in enumerate(ticket.items):
+                repeat = state.job.repeated.get(part.first + index)
+                if repeat is not None:
+                    told = leaders.find(repeat)
+                    ends["shared" if told is not None else "left"] += 1
+                    if told is not None:
+                        _share(book, site, item.request_sha256, item.pairs, told)
+                    continue
                 call = book.collect(ticket.name, ticket.held(item), sent_at)
                 if call.end is None:
                     result = spool.get(part.first + index) if spool is not None else None
                     self._end(book, site, call, result or otherwise, item.document_id)
                 if call.end == "answered":
-                    _share(book, site, call, item)
+                    told = SharedAnswer(origin_of(book.batch_id, item), call.final, fresh=True)
+                    _share(book, site, item.request_sha256, item.also, told)
                 ends[str(call.end)] += 1
             await book.sync()
         finally:
@@ -115,13 +126,18 @@ class Collector:
             book.failed(call, failure)
 
 
-def _share(book: BatchBook, site: Site, call: RecordedCall, item: TicketItem) -> None:
-    """Hand the answer on to the rows that asked exactly the same."""
-    origin = SharedFrom(book.batch_id, call.row, call.route, item.document_id)
-    for row, route in item.also:
+def _share(
+    book: BatchBook,
+    site: Site,
+    request_sha256: str,
+    pairs: Iterable[tuple[int, str]],
+    told: SharedAnswer,
+) -> None:
+    """Hand an answer on to rows that asked exactly the same."""
+    for row, route in pairs:
         known = book.recorded(row, route)
-        if not any(other.end == "shared" and other.request_sha256 == call.request_sha256 for other in known):
-            book.shared(row, route, site, call.request_sha256, SharedAnswer(origin, call.final, fresh=True))
+        if not any(other.end == "shared" and other.request_sha256 == request_sha256 for other in known):
+            book.shared(row, route, site, request_sha256, told)
 
 
 def _kept(site: Site, response: WireResponse) -> WireResponse:

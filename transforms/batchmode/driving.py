@@ -20,12 +20,13 @@ from transforms.batchmode.anthropic_api import AnthropicBatches
 from transforms.batchmode.clients import BatchClient, BatchLostError, BatchRefusedError
 from transforms.batchmode.collecting import Collector
 from transforms.batchmode.gemini_api import GeminiBatches
-from transforms.batchmode.jobs import JobState, read_jobs, write_record
+from transforms.batchmode.jobs import Job, JobState, read_jobs, write_record
+from transforms.batchmode.leaders import leaders_at_providers
 from transforms.batchmode.openai_api import OpenAIBatches
 from transforms.batchmode.packing import pack
 from transforms.batchmode.results import Spool, no_line, not_worked_on
 from transforms.batchmode.sending import Sender
-from transforms.batchmode.tickets import FOLDER, read_open_tickets, sweep_bodies
+from transforms.batchmode.tickets import FOLDER, list_tickets, read_open_tickets, sweep_bodies
 from transforms.call.codecs import base_url_of
 from transforms.call.ledgers import open_ledgers
 from transforms.call.ports import Clock, LedgerStore, SystemClock
@@ -55,8 +56,11 @@ class ProviderBatches:
         deadline_h: float,
         clock: Clock,
         client_of: ClientOf,
+        *,
+        share: bool = True,
     ) -> None:
         self._store = store
+        self._share = share
         self._sites = sites
         self._deadline_h = deadline_h
         self._clock = clock
@@ -90,11 +94,12 @@ class ProviderBatches:
         taken = {(p.batch_id, p.number) for s in read_jobs(self._store) for p in s.job.tickets}
         backends = {name: site.backend for name, site in self._sites.items()}
         said: list[str] = []
-        for job in pack(tickets, taken, backends, self._clock.now()):
+        leaders = leaders_at_providers(tickets, read_jobs(self._store)) if self._share else None
+        for job in pack(tickets, taken, backends, self._clock.now(), leaders=leaders):
             self._store.create(f"{FOLDER}/jobs/{job.tag}/intended.json", job.to_json())
             said.append(self._guarded(JobState(job), self._send))
         jobs = {(p.batch_id, p.number): s for s in read_jobs(self._store) for p in s.job.tickets}
-        submitted = {key for key, state in jobs.items() if state.provider_batch_id is not None}
+        submitted = {key for key, s in jobs.items() if s.provider_batch_id is not None or not s.job.sent}
         open_still = read_open_tickets(self._store)
         sweep_bodies(self._store, [t for t in open_still if (t.batch_id, t.number) not in submitted])
         return said
@@ -127,6 +132,8 @@ class ProviderBatches:
             return self._abandon(state)
 
     def _send(self, state: JobState, client: BatchClient) -> str:
+        if not state.job.sent:
+            return self._finish(state, None, not_worked_on("failed"), "shared")
         known = {s.provider_batch_id for s in read_jobs(self._store, ended=True) if s.provider_batch_id}
         late = self._clock.now() >= state.deadline(self._deadline_h)
         sent = Sender(self._store, self._clock.now()).proceed(state, client, known, late=late)
@@ -158,6 +165,12 @@ class ProviderBatches:
             return f"batch {batch_id} of {job.backend} has passed its deadline and was cancelled"
         return f"batch {batch_id} of {job.backend} is not done yet (status {standing.status!r})"
 
+    def _awaits_leaders(self, job: Job) -> bool:
+        """Whether requests of other jobs are not done yet whose answers this one's share."""
+        own = {(part.batch_id, part.number) for part in job.tickets}
+        others = {(r.batch_id, r.number) for r in job.repeats} - own
+        return any(list_tickets(self._store, batch_id).get((batch_id, n)) for batch_id, n in others)
+
     def _is_abandoned(self, state: JobState) -> bool:
         return self._clock.now() >= state.deadline(self._deadline_h) + timedelta(hours=ABANDON_AFTER_H)
 
@@ -170,6 +183,9 @@ class ProviderBatches:
     def _finish(self, state: JobState, spool: Spool | None, otherwise: CallFailure, status: str) -> str:
         """Record every end, close the tickets, and only then the job."""
         job = state.job
+        if self._awaits_leaders(job):
+            name = state.provider_batch_id or job.tag
+            return f"batch {name} of {job.backend} shares answers of another that is not done"
         ends = self._collector.collect(state, spool, otherwise)
         strangers, repeated = (spool.strangers, spool.repeated) if spool is not None else (0, 0)
         write_record(
@@ -186,6 +202,7 @@ class ProviderBatches:
         return (
             f"batch {state.provider_batch_id or job.tag} of {job.backend} has ended ({status}): "
             f"{ends['answered']:,} answered, {ends['failed']:,} failed, {ends['unknown']:,} of unknown end"
+            + (f", {ends['shared']:,} share another's answer" if ends["shared"] else "")
             + (odd if strangers or repeated else "")
         )
 
@@ -209,8 +226,15 @@ def open_provider_batches(
     places = served_places(workload, os.environ if environ is None else environ)
     sites = build_sites(served_backends(workload), places, clock, PriceBook(), rehearsal=False)
     ledgers = open_ledgers(store)
-    hours = workload.limits.batch_deadline_h
-    batches = ProviderBatches(store, ledgers, sites, hours, clock, lambda site: open_client(site, places))
+    batches = ProviderBatches(
+        store,
+        ledgers,
+        sites,
+        workload.limits.batch_deadline_h,
+        clock,
+        lambda site: open_client(site, places),
+        share=workload.limits.share_identical,
+    )
     batches._closers.callback(ledgers.close)
     return batches
 

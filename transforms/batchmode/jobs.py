@@ -19,9 +19,10 @@ import json
 import secrets
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 from schemas.errors import StoreError
@@ -45,8 +46,21 @@ class TicketRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeat:
+    """A request of a job that is not sent: it asks what the one at `position` of another ticket asks."""
+
+    index: int
+    batch_id: str
+    number: int
+    position: int
+
+
+@dataclass(frozen=True)
 class Job:
-    """What goes out together: the most that it can cost, and since when its oldest request waits."""
+    """What goes out together: the most that it can cost, and since when its oldest request waits.
+
+    `size` and `worst` are of the requests that are sent: all `requests` but the `repeats`.
+    """
 
     tag: str
     backend: str
@@ -57,6 +71,24 @@ class Job:
     size: int
     worst: str
     tickets: tuple[TicketRange, ...]
+    repeats: tuple[Repeat, ...] = ()
+
+    @cached_property
+    def repeated(self) -> dict[int, Repeat]:
+        """The requests that are not sent, by their number."""
+        return {repeat.index: repeat for repeat in self.repeats}
+
+    def not_sent(self) -> Iterator[tuple[str, int, int]]:
+        """Batch, ticket and position of each request that is not sent."""
+        for part in self.tickets:
+            for index in range(part.first, part.first + part.count):
+                if index in self.repeated:
+                    yield part.batch_id, part.number, index - part.first
+
+    @property
+    def sent(self) -> int:
+        """How many requests go to the provider."""
+        return self.requests - len(self.repeats)
 
     def custom_id(self, index: int) -> str:
         """The custom id of the request number `index` (from 0)."""
@@ -67,7 +99,8 @@ class Job:
         tag, _, number = custom_id.rpartition("-") if isinstance(custom_id, str) else ("", "", "")
         if tag != self.tag or not number.isdecimal() or number != str(int(number)):
             return None
-        return int(number) if int(number) < self.requests else None
+        index = int(number)
+        return index if index < self.requests and index not in self.repeated else None
 
     @property
     def reserved(self) -> Decimal:
@@ -76,7 +109,9 @@ class Job:
 
     def to_json(self) -> bytes:
         """Canonical JSON bytes."""
-        return canonical_json({"version": JOB_VERSION, **asdict(self)})
+        values = asdict(replace(self, repeats=()))  # of which there may be many: without their names
+        values["repeats"] = [[r.index, r.batch_id, r.number, r.position] for r in self.repeats]
+        return canonical_json({"version": JOB_VERSION, **values})
 
     @classmethod
     def from_json(cls, data: bytes) -> Job:
@@ -85,6 +120,7 @@ class Job:
         if values.pop("version", None) != JOB_VERSION:
             raise StoreError("the record of a provider batch is another version's: use the one that wrote it")
         values["tickets"] = tuple(TicketRange(**part) for part in values["tickets"])
+        values["repeats"] = tuple(Repeat(*part) for part in values["repeats"])
         return cls(**values)
 
 

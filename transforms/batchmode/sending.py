@@ -57,7 +57,7 @@ class Sender:
         """What became of a submission whose end is unknown; None when it has made no batch."""
         job = state.job
         first, last = (datetime.fromisoformat(state.undecided[n]) for n in (0, -1))
-        finding = client.find(job.tag, job.requests, first, known)
+        finding = client.find(job.tag, job.sent, first, known)
         if finding.batch_id is not None:
             self._submitted(state, finding.batch_id, adopted=True)
             more = f"; it has more batches of this tag: {', '.join(finding.more)}" if finding.more else ""
@@ -93,11 +93,11 @@ class Sender:
             write_record(self._store, job.tag, f"refused-{number:04d}", at=at, **refusal)
             state.refused[number] = refusal
             word: Literal["later", "refused"] = "refused" if error.lasting else "later"
-            return Sent(word, f"{job.backend} did not take a batch of {job.requests:,} requests: {error}")
+            return Sent(word, f"{job.backend} did not take a batch of {job.sent:,} requests: {error}")
         except BatchLostError as error:
             return self._look_at_once(state, client, known, error)
         self._submitted(state, batch_id, adopted=False)
-        return Sent("submitted", f"{job.requests:,} requests went to {job.backend} as batch {batch_id}")
+        return Sent("submitted", f"{job.sent:,} requests went to {job.backend} as batch {batch_id}")
 
     def _look_at_once(
         self, state: JobState, client: BatchClient, known: Collection[str], error: BatchLostError
@@ -118,7 +118,8 @@ class Sender:
         def each() -> Iterator[Request]:
             for part, ticket in tickets:
                 for index, body in enumerate(read_bodies(self._store, ticket)):
-                    yield Request(job.custom_id(part.first + index), body)
+                    if part.first + index not in job.repeated:
+                        yield Request(job.custom_id(part.first + index), body)
 
         return each()
 

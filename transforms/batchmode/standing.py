@@ -38,8 +38,11 @@ class OpenBatch:
 def reserved(store: Store) -> dict[str, Need]:
     """The most that what waits can take, by route: money as far as prices are known, and tokens."""
     needs: dict[str, Need] = {}
+    not_sent = {place for state in read_jobs(store) for place in state.job.not_sent()}
     for ticket in read_open_tickets(store):
-        for item in ticket.items:
+        for position, item in enumerate(ticket.items):
+            if (ticket.batch_id, ticket.number, position) in not_sent:
+                continue
             before = needs.get(item.route, Need(item.route, ZERO, 0))
             amount = before.amount + (ZERO if item.worst is None else money(item.worst))
             needs[item.route] = Need(item.route, amount, before.tokens + item.worst_tokens)

@@ -185,12 +185,21 @@ class DocumentRun:
         self._encoded = (site, self._request, encoded)
         return encoded
 
-    async def _hold(self, site: Site) -> CallFailure | None:
-        """Why the document waits for a provider batch; None when its backend is called online."""
+    async def _hold(self, site: Site) -> Answered | CallFailure | None:
+        """Why the document waits for a provider batch; None when its backend is called online.
+
+        Or the answer, when another row's identical request has one already.
+        """
         outbox, assignment = self._book.outbox, self._request.assignment
         encoded = self._encode(site) if outbox is not None else None
         if outbox is None or not isinstance(encoded, EncodedRequest):
             return None
+        is_new = outbox.state(assignment.row, assignment.route, site.name) == "new"
+        if site.backend.mode == "batch" and is_new and self._desk.shares is not None:
+            key = share_key(site.name, encoded.sha256)
+            told = self._desk.shares.known(key, lambda told: self._fits(site, told))
+            if told is not None:
+                return self._take_over(site, encoded, told)
         recorded = self._book.recorded(assignment.row, assignment.route)
         return await hold(self._desk, outbox, assignment, site, encoded, recorded)
 

@@ -139,6 +139,13 @@ class Shares:
         asking.claimed = True
         return self._found_elsewhere(self._index, asking, fits) or asking
 
+    def known(self, key: bytes, fits: Callable[[SharedAnswer], bool]) -> SharedAnswer | None:
+        """An answer that is there already and `fits`; nobody is waited for, and nobody's turn is taken."""
+        found = self._known.get(key)
+        if found is None and self._index is not None:
+            found = self._index.find(key)
+        return found if found is not None and fits(found) else None
+
     async def _wait(self, asking: Asking, patience_s: float) -> SharedAnswer | None:
         """What comes of it; None when it is the caller's turn."""
         loop = asyncio.get_running_loop()

@@ -198,6 +198,11 @@ def _read_sealed(store: Store, place: Place) -> Frame | None:
     return None
 
 
+def frame_reader(store: Store) -> ReadFrame:
+    """What reads single frames of an output's ledgers; of one that does not stand there it gives None."""
+    return partial(_read_sealed, store) if is_remote(store.root) else partial(_read_local, store.root)
+
+
 def open_answers(store: Store) -> SharedAnswers:
     """The index of an output.
 
@@ -208,4 +213,4 @@ def open_answers(store: Store) -> SharedAnswers:
     if not is_remote(store.root):
         return SharedAnswers(store.root)
     folder = cache_folder() / "outputs" / sha256_hex(store.root.encode())[:32]
-    return SharedAnswers(str(folder), partial(_read_sealed, store))
+    return SharedAnswers(str(folder), frame_reader(store))

@@ -223,16 +223,23 @@ def test_other_routes_deliver_while_a_provider_batch_is_open(job: Job) -> None:
     assert by_route["later"]["certainty"] == "estimated"
 
 
-def test_identical_documents_of_a_batch_go_out_once_and_share_the_answer(job: Job) -> None:
+def test_identical_documents_of_a_run_go_out_once_and_share_the_answer(job: Job) -> None:
     job.configure(prompts__topic={"template": "{{ kind }}"})
     job.run()
     prompts = Counter(prompt_of(body) for body in job.batches[0].requests.values())
-    assert prompts == {"a": 2, "b": 2}, "two batches of rows, each with two different prompts"
+    assert prompts == {"a": 1, "b": 1}, "of two batches of rows, each with two different prompts"
     job.emulator.finish(job.batches[0])
     done = job.run()
     assert (done.state, done.results, job.accounted()) == ("complete", 6, SIX)
-    assert job.emulator.bill == {"a": 2, "b": 2}
-    assert job.cost() == 4 * FULL[job.provider] / 2
+    assert job.emulator.bill == {"a": 1, "b": 1}
+    assert job.cost() == 2 * FULL[job.provider] / 2
+    shared = {row["document_id"]: row["lineage"]["shared_from"] for row in job.rows("results")}
+    named = {name: origin and origin["document_id"] for name, origin in shared.items()}
+    leaders = {name for name, origin in named.items() if origin is None}
+    assert {int(name[1]) % 2 for name in leaders} == {0, 1}
+    assert len(leaders) == 2
+    for name, leader in named.items():  # even ones ask `a`, odd ones `b`
+        assert name in leaders or (leader in leaders and int(leader[1]) % 2 == int(name[1]) % 2)
 
 
 def test_a_backend_taken_out_of_batch_mode_still_gets_its_answers_from_the_open_batch(job: Job) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def test_no_id_of_any_shape_breaks_the_matching(custom_id: Any) -> None:
 
 
 def test_custom_ids_keep_to_what_providers_take() -> None:
-    job = Job(**{**{name: getattr(JOB, name) for name in Job.__slots__}, "tag": new_tag()})
+    job = replace(JOB, tag=new_tag())
     longest = job.custom_id(99_999)
     assert len(longest) <= 64, "Anthropic's limit"
     assert longest.replace("-", "").isalnum()
@@ -127,6 +128,29 @@ def test_an_old_request_does_not_shorten_the_deadline_of_a_young_one() -> None:
     jobs = list(pack([ticket(1, 1, hours=5), ticket(2, 1), ticket(3, 1, hours=0.5)], set(), BACKENDS, NOON))
     assert [[part.number for part in job.tickets] for job in jobs] == [[2, 3], [1]]
     assert [job.since for job in jobs] == [ticket(2, 1).since, ticket(1, 1, hours=5).since]
+
+
+def test_a_request_that_asks_what_another_asks_is_not_sent_and_takes_no_room() -> None:
+    tickets = [ticket(1, 3), ticket(2, 4), ticket(3, 2, "haiku")]
+    mini, haiku = pack(tickets, set(), BACKENDS, NOON, leaders={})
+    assert [(r.index, r.number, r.position) for r in mini.repeats] == [(3, 1, 0), (4, 1, 1), (5, 1, 2)]
+    assert (mini.requests, mini.sent, mini.size, mini.reserved) == (7, 4, 400, 4 * held(0).worst)
+    assert (haiku.sent, haiku.repeats) == (2, ()), "another backend may be another provider"
+    assert mini.index_of(mini.custom_id(4)) is None, "it has no line"
+    assert list(mini.not_sent()) == [("b1", 2, 0), ("b1", 2, 1), ("b1", 2, 2)]
+    assert Job.from_json(mini.to_json()) == mini
+
+
+def test_leaders_come_from_jobs_that_are_open_too_and_their_jobs_are_older() -> None:
+    leaders = {("mini", held(1).request_sha256): ("b0", 9, 5)}
+    bounds = {"openai": Bounds(2, 1 << 20)}
+    jobs = list(pack([ticket(1, 2), ticket(2, 4)], set(), BACKENDS, NOON, bounds, leaders))
+    assert [[(r.index, r.batch_id, r.number, r.position) for r in job.repeats] for job in jobs] == [
+        [(1, "b0", 9, 5)],
+        [(0, "b1", 1, 0), (1, "b0", 9, 5)],
+    ]
+    assert [job.sent for job in jobs] == [1, 2]
+    assert jobs[0].created_at < jobs[1].created_at
 
 
 @given(
