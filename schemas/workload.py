@@ -181,7 +181,7 @@ class EmbedderBackend(Section):
     provider: Literal["jax"] = Field(description="runs here, on the devices that JAX finds")
     model_path: str = Field(
         min_length=1,
-        description="folder with config.json, tokenizer.json, model.safetensors; "
+        description="folder (a path, or gs://) with config.json, tokenizer.json, model.safetensors; "
         "`package:NAME` is the folder `model` of an installed Python package",
     )
     pooling: Pooling | None = Field(None, description="default: what the model's files say")

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from schemas.errors import ModelError
 from schemas.ids import canonical_json, sha256_hex
 from schemas.workload import EmbedderBackend, Pooling
+from transforms.cache import cache_folder
 from transforms.embed.families import Architecture, Family, architecture_settings, family_of
 from transforms.embed.module_settings import (
     POOLINGS,
@@ -21,6 +22,7 @@ from transforms.embed.module_settings import (
     read_object,
 )
 from transforms.embed.weights import WEIGHTS, Weights, file_sha256, find_weights
+from transforms.store import is_remote
 
 __all__ = ["ModelDescription", "describe_model", "file_sha256", "find_folder"]
 
@@ -133,11 +135,17 @@ def describe_model(backend: EmbedderBackend, base_dir: Path) -> ModelDescription
 
 
 def find_folder(model_path: str, base_dir: Path) -> Path:
-    """The model's folder; a package's is found without importing the package.
+    """The model's folder; a package's is found without importing it, one in Cloud Storage is fetched once.
 
     Raises:
         ModelError: there is no such package or folder.
     """
+    if is_remote(model_path):
+        if not model_path.startswith("gs://"):
+            raise ModelError(f"model_path = {model_path!r}: no such kind of storage; give gs://BUCKET/FOLDER")
+        from transforms.gcs.models import fetch_model
+
+        return fetch_model(model_path.rstrip("/"), cache_folder())
     if not model_path.startswith(PACKAGE_PREFIX):
         folder = base_dir / Path(model_path).expanduser()
         if not folder.is_dir():

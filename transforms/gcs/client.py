@@ -130,6 +130,9 @@ def _client(emulator: str, _process: int) -> Any:
             "application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a service account's "
             f"file; on Google Cloud, give the machine a service account ({_first(error)})"
         ) from None
+    # For traces, the library looks up a bucket after every "not found", in a thread for each: that would be
+    # a second request for each new batch, and needs a right on the bucket that nothing else does.
+    client._bucket_metadata_cache = None
     adapter = HTTPAdapter(pool_connections=4, pool_maxsize=CONNECTIONS, pool_block=False)
     for scheme in ("https://", "http://"):
         client._http.mount(scheme, adapter)

@@ -18,11 +18,12 @@ Fetch = Callable[[str, int, int, str], bytes]
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object as a listing shows it: path in its store, size in bytes, generation."""
+    """An object as a listing shows it: path in its store, size in bytes, generation, checksum in base64."""
 
     path: str
     size: int
     generation: str
+    crc32c: str = ""
 
 
 def split_address(address: str) -> tuple[str, str]:

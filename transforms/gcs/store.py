@@ -144,7 +144,7 @@ class GcsStore:
 
     def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """The objects under a folder, page by page, sorted by name."""
-        for blob in self._pages(prefix, None, "items(name,size,generation),nextPageToken"):
+        for blob in self._pages(prefix, None, "items(name,size,generation,crc32c),nextPageToken"):
             for item in blob:
                 yield _info(item, item.name.removeprefix(self._prefix))
 
@@ -300,4 +300,4 @@ class _Staged(io.BytesIO):
 
 
 def _info(blob: Any, path: str) -> ObjectInfo:
-    return ObjectInfo(path, int(blob.size or 0), str(blob.generation))
+    return ObjectInfo(path, int(blob.size or 0), str(blob.generation), blob.crc32c or "")

@@ -167,6 +167,15 @@ def test_a_range_is_of_the_generation_that_was_asked_for_or_of_none(cloud_storag
         store.read_range("a", 2, 3, generation)
 
 
+def test_a_question_is_one_request_whatever_the_answer(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with behind(cloud_storage, monkeypatch, only("", "none")) as (store, weather):
+        assert store.create("a", b"x")
+        assert [store.exists(name) for name in ("a", "b", "c", "d")] == [True, False, False, False]
+        assert weather.counts == {"fine": 5}
+
+
 def test_a_bucket_that_is_not_there_is_said(cloud_storage: CloudStorage) -> None:
     store = GcsStore("gs://no-such-bucket-here/out", patience=PATIENCE)
     with pytest.raises(StoreError, match="there is no such bucket"):
