@@ -40,7 +40,7 @@ _REQUIRED = {
     "project": "the Google Cloud project's id",
     "region": "where the workers run, for example us-central1",
     "temp_location": "a gs:// folder for Dataflow's own files",
-    "sdk_container_image": "the worker image, by digest (see infra/worker)",
+    "sdk_container_image": "the worker image, by digest (see infra/dataflow)",
 }
 
 

@@ -1,0 +1,80 @@
+resource "google_project_service" "needed" {
+  for_each = toset([
+    "artifactregistry.googleapis.com",
+    "billingbudgets.googleapis.com",
+    "compute.googleapis.com",
+    "dataflow.googleapis.com",
+    "secretmanager.googleapis.com",
+    "storage.googleapis.com",
+    "tpu.googleapis.com",
+  ])
+  service            = each.value
+  disable_on_destroy = false
+}
+
+# What workers are: they read and write the two buckets, read their keys and their image, and report to
+# Dataflow. They can start nothing and see no other data.
+resource "google_service_account" "worker" {
+  account_id   = "${var.name}-worker"
+  display_name = "Switchgear's Dataflow workers"
+}
+
+resource "google_project_iam_member" "worker_reports" {
+  project = var.project
+  role    = "roles/dataflow.worker"
+  member  = google_service_account.worker.member
+}
+
+resource "google_storage_bucket_iam_member" "worker_objects" {
+  for_each = {
+    data     = google_storage_bucket.data.name
+    dataflow = google_storage_bucket.dataflow.name
+  }
+  bucket = each.value
+  role   = "roles/storage.objectUser"
+  member = google_service_account.worker.member
+}
+
+resource "google_secret_manager_secret_iam_member" "worker_keys" {
+  for_each  = google_secret_manager_secret.key
+  secret_id = each.value.id
+  role      = "roles/secretmanager.secretAccessor"
+  member    = google_service_account.worker.member
+}
+
+resource "google_artifact_registry_repository_iam_member" "worker_image" {
+  location   = google_artifact_registry_repository.images.location
+  repository = google_artifact_registry_repository.images.name
+  role       = "roles/artifactregistry.reader"
+  member     = google_service_account.worker.member
+}
+
+# Who starts jobs: plans, watches and settles, so it reads and writes the same buckets, and may have jobs
+# run as the worker's account. It sees no key.
+resource "google_project_iam_member" "launcher_starts" {
+  for_each = var.launchers
+  project  = var.project
+  role     = "roles/dataflow.developer"
+  member   = each.value
+}
+
+resource "google_service_account_iam_member" "launcher_as_worker" {
+  for_each           = var.launchers
+  service_account_id = google_service_account.worker.name
+  role               = "roles/iam.serviceAccountUser"
+  member             = each.value
+}
+
+resource "google_storage_bucket_iam_member" "launcher_data" {
+  for_each = var.launchers
+  bucket   = google_storage_bucket.data.name
+  role     = "roles/storage.objectUser"
+  member   = each.value
+}
+
+resource "google_storage_bucket_iam_member" "launcher_dataflow" {
+  for_each = var.launchers
+  bucket   = google_storage_bucket.dataflow.name
+  role     = "roles/storage.objectUser"
+  member   = each.value
+}
