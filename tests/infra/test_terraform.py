@@ -1,0 +1,118 @@
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import hcl2
+import pytest
+
+from pipelines.dataflow import dataflow_flags
+from pipelines.engines import given_flags
+
+FOLDER = Path(__file__).parents[2] / "infra/dataflow/terraform"
+_UNUSED_BY_REFERENCE = {"google_project_service.needed"}
+
+
+def clean(value: Any) -> Any:
+    """A parsed file without the parser's quotation marks and notes."""
+    if isinstance(value, dict):
+        return {clean(k): clean(v) for k, v in value.items() if not str(k).startswith("__")}
+    if isinstance(value, list):
+        return [clean(v) for v in value]
+    return value.strip('"') if isinstance(value, str) else value
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, dict[str, Any]]:
+    return {path.name: clean(hcl2.loads(path.read_text("utf-8"))) for path in sorted(FOLDER.glob("*.tf"))}
+
+
+@pytest.fixture(scope="module")
+def resources(files: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{kind}.{name}": body
+        for file in files.values()
+        for block in file.get("resource", [])
+        for kind, named in block.items()
+        for name, body in named.items()
+    }
+
+
+def of_kind(resources: dict[str, dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    return {name: body for name, body in resources.items() if name.startswith(f"{kind}.")}
+
+
+def test_everything_that_is_referred_to_is_there(
+    files: dict[str, dict[str, Any]], resources: dict[str, dict[str, Any]]
+) -> None:
+    text = "\n".join(path.read_text("utf-8") for path in FOLDER.glob("*.tf"))
+    text = re.sub(r"#.*", "", text)
+    referred = set(re.findall(r"(?<!data\.)\b(google_\w+\.\w+)\.", text)) | _UNUSED_BY_REFERENCE
+    assert referred <= resources.keys()
+    variables = {name for file in files.values() for block in file.get("variable", []) for name in block}
+    assert set(re.findall(r"\bvar\.(\w+)", text)) == variables
+    for file in files.values():
+        for block in file.get("variable", []) + file.get("output", []):
+            assert all(body["description"] for body in block.values())
+
+
+def test_buckets_are_private_and_what_is_deleted_can_be_brought_back(
+    resources: dict[str, dict[str, Any]],
+) -> None:
+    buckets = of_kind(resources, "google_storage_bucket")
+    assert len(buckets) == 2
+    for bucket in buckets.values():
+        assert bucket["uniform_bucket_level_access"] is True
+        assert bucket["public_access_prevention"] == "enforced"
+    kept = buckets["google_storage_bucket.data"]["soft_delete_policy"][0]["retention_duration_seconds"]
+    assert "var.retention_days" in kept
+
+
+def test_workers_and_launchers_have_the_least_that_they_need(resources: dict[str, dict[str, Any]]) -> None:
+    granted = {
+        (name.split(".")[1].split("_")[0], body["role"])
+        for name, body in resources.items()
+        if "_iam_member." in name
+    }
+    assert granted == {
+        ("worker", "roles/dataflow.worker"),
+        ("worker", "roles/storage.objectUser"),
+        ("worker", "roles/secretmanager.secretAccessor"),
+        ("worker", "roles/artifactregistry.reader"),
+        ("launcher", "roles/dataflow.developer"),
+        ("launcher", "roles/iam.serviceAccountUser"),
+        ("launcher", "roles/storage.objectUser"),
+    }
+    projectwide = {body["role"] for body in of_kind(resources, "google_project_iam_member").values()}
+    assert projectwide == {"roles/dataflow.worker", "roles/dataflow.developer"}
+
+
+def test_no_secret_has_a_value_here(resources: dict[str, dict[str, Any]]) -> None:
+    assert of_kind(resources, "google_secret_manager_secret")
+    assert not of_kind(resources, "google_secret_manager_secret_version")
+
+
+def test_the_network_lets_workers_out_on_tls_and_nobody_in(resources: dict[str, dict[str, Any]]) -> None:
+    walls = of_kind(resources, "google_compute_firewall")
+    coming_in = [wall for wall in walls.values() if wall["direction"] == "INGRESS"]
+    assert [wall["source_tags"] for wall in coming_in] == [["dataflow"]]
+    everywhere = [w for w in walls.values() if w.get("destination_ranges") == ["0.0.0.0/0"] and "allow" in w]
+    assert [wall["allow"][0]["ports"] for wall in everywhere] == [["443"]]
+    assert any(wall.get("deny") for wall in walls.values())
+    assert resources["google_compute_subnetwork.workers"]["private_ip_google_access"] is True
+
+
+def test_the_flags_that_are_printed_are_all_that_a_job_needs(files: dict[str, dict[str, Any]]) -> None:
+    text = (FOLDER / "outputs.tf").read_text("utf-8")
+    printed = re.findall(r'"(--\w+=[^"]+)"', text)
+    assert dataflow_flags(given_flags(printed), None)
+
+
+@pytest.mark.peer
+def test_the_files_are_formatted_as_terraform_formats_them() -> None:
+    terraform = shutil.which("terraform") or shutil.which("tofu")
+    if terraform is None:
+        pytest.skip("terraform is missing: install Terraform or OpenTofu")
+    done = subprocess.run([terraform, "fmt", "-check", "-diff", str(FOLDER)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
