@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipelines.leash import leashed
 from tests.flows.test_serve import free_port, make_workload
 from tests.support import postgres
 
@@ -184,7 +185,7 @@ class Production:
             command[at + 1] = here.get(part, command[at + 1])
         with open(self.folder / f"{service}.log", "wb") as log:
             child = subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]],
+                leashed([str(BIN / command[0]), *command[1:]]),
                 env=self.environment(service),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
