@@ -18,10 +18,11 @@ from tests.support.fakes import FakeEngine, FakeOpeners
 from tests.support.records import run_context
 from tests.support.runs import START, Place
 from tests.support.workloads import EMBEDDER
+from tests.transforms.embed.tiny_model import write_tiny_model
 from transforms.output import open_output
 from transforms.plan import Plan, plan_run
 from transforms.settle import settle_run
-from transforms.worker import Worker, forget_worker, worker_of
+from transforms.worker import Openers, Worker, forget_worker, worker_of
 
 REPOSITORY = Path(__file__).parents[2]
 CLOSED: dict[str, Any] = {
@@ -160,6 +161,27 @@ def test_documents_that_are_under_way_count_as_progress(tmp_path: Path) -> None:
     worker.counters.documents = 10
     worker.embedder("vec").embed_groups([["one", "two"], ["three"]])
     assert progress_of(worker, 7).documents == 13
+
+
+def test_four_threads_of_a_pipeline_feed_one_embedder(tmp_path: Path) -> None:
+    """So that a process has its devices once: its weights, its programs, its steps in flight."""
+
+    class SeenOpeners(FakeOpeners):
+        def embedder(self, backend: Any, base_dir: Path) -> Any:
+            self.opened.append("embedder")
+            opened.append(Openers.embedder(self, backend, base_dir))
+            return opened[-1]
+
+    opened: list[Any] = []
+    real = {**EMBEDDER, "model_path": str(write_tiny_model(tmp_path / "model")), "compute_dtype": "float32"}
+    routes = [{"name": "vec", "backends": ["emb"]}]
+    planned = plan(tmp_path, files=3, backends__emb=real, routes=routes, limits__batch_rows=1)
+    openers = SeenOpeners()
+    events = run_in_process(planned, openers, "--direct_num_workers=4")
+    assert len(reports(events)) == 18
+    assert {(report.state, report.error) for report in reports(events)} == {("committed", "")}
+    assert openers.opened == ["embedder"]
+    assert opened[0].stats().texts == 18
 
 
 def test_two_groups_of_one_plan_do_all_of_it(tmp_path: Path) -> None:

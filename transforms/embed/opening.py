@@ -25,6 +25,7 @@ from transforms.embed.device import (
 from transforms.embed.embedder import Embedder
 from transforms.embed.families import Architecture
 from transforms.embed.model_files import ModelDescription, dense_tensors, describe_model, file_sha256
+from transforms.embed.ownership import may_use_accelerators, own_accelerators
 from transforms.embed.packing import ShapeSet, plan_steps
 from transforms.embed.parts import check_parts
 from transforms.embed.program import Head
@@ -60,11 +61,18 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | None) -> Embedder:
-    """A new embedder for the backend. Raises ModelError before anything reaches a device."""
+    """A new embedder for the backend.
+
+    Raises:
+        ModelError: the model can't be used; nothing has reached a device.
+        ConfigurationError: another process owns the devices, or there are too few for `tensor_parallel`.
+    """
     model = describe_model(backend, base_dir)
     cache = cache_dir or cache_folder()
     keep_programs(cache)
     check_parts(model.architecture, backend.tensor_parallel)
+    if may_use_accelerators():  # before JAX looks for devices: looking takes them
+        own_accelerators(cache_folder())
     devices = find_devices(backend.tensor_parallel)
     size = StepSize(backend.step_tokens or devices.step_slots, devices.copies, devices.fractions)
     tokenizer, queries = (
