@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from schemas.errors import ConfigurationError, SwitchgearError
+from schemas.errors import ConfigurationError, ReviewNeededError, SwitchgearError
 
 if TYPE_CHECKING:
     from flows.backstage import Backstage
@@ -29,6 +29,8 @@ def answering(context: typer.Context, as_json: bool) -> Iterator[Backstage]:
         yield context.obj
     except ConfigurationError as error:
         _fail(error, EXIT_CONFIGURATION, as_json)
+    except ReviewNeededError as error:
+        _fail(error, EXIT_INCOMPLETE, as_json)
     except SwitchgearError as error:
         _fail(error, EXIT_OTHER, as_json)
     except KeyboardInterrupt:

@@ -184,6 +184,13 @@ def run(
     parallel_groups: ParallelOption = None,
     engine: EngineOption = "local",
     tpu: TpuOption = None,
+    approved_by: Annotated[
+        str,
+        typer.Option("--approved-by", metavar="NAME", help="Who has approved it, where the workload asks."),
+    ] = "",
+    because: Annotated[
+        str, typer.Option("--because", metavar="REASON", help="Why; both stand in the manifest.")
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Run a workload: what is missing in its output, and nothing else.
@@ -202,6 +209,8 @@ def run(
             "parallel_groups": parallel_groups,
             "engine": engine,
             "tpu": tpu,
+            "approved_by": approved_by,
+            "reason": because,
             "runner_flags": _beam_flags(flags),
         }
         _exit_with(backstage.run(parameters, as_json))

@@ -22,11 +22,16 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
     from prefect.events.schemas.automations import AutomationCore
 
 POOL = "switchgear"
 HEARTBEAT_S = 30  # the least that Prefect takes
 SILENCE_S = 90  # three heartbeats
+_YAML_HEAD = """# The deployments, for `prefect deploy --all --prefect-file infra/prefect.yaml`, written by
+# `python -m flows.deployments infra/prefect.yaml`. `switchgear deploy` does the same, makes the work pool if
+# it is missing, and applies the automation that marks runs as crashed that are no longer heard of.
+"""
 CRASHED_AUTOMATION = "switchgear: mark runs that are no longer heard of as crashed"
 
 
@@ -44,6 +49,14 @@ class Deployed:
         return f"{self.entrypoint.rsplit('.', 1)[-1]}/{self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """What a deployment of somebody's own has filled in, and when it runs by itself."""
+
+    parameters: dict[str, Any]
+    schedule: CronSchedule | IntervalSchedule | None = None
+
+
 ENRICH = Deployed(
     "flows.enrich.enrich",
     "enrich",
@@ -56,7 +69,21 @@ REPAIR = Deployed(
     "Does again what is left of a run, as **Retry** does, with a choice: only some batches, failures that "
     "are final otherwise, another backend, a raised cap. A failed run's summary links here, filled in.",
 )
-DEPLOYMENTS = (ENRICH, REPAIR)
+BACKFILL = Deployed(
+    "flows.backfill.backfill",
+    "backfill",
+    "Runs a workload for each day of a date-partitioned input, oldest first. Days that are done cost "
+    "nothing: on a schedule, with **Days** as long as any downtime may be, it also catches up.",
+)
+QUOTE = Deployed("flows.looking.quote", "quote", "Prices what a run would do now. No call is made.")
+REPORT = Deployed("flows.looking.report", "report", "Shows where an output stands, from its files.")
+SWEEP = Deployed(
+    "flows.looking.sweep",
+    "sweep",
+    "Finishes what killed runs have committed and not published, and deletes what no commit names. Every run "
+    "does so for its own output too; what a run is at work in is left alone.",
+)
+DEPLOYMENTS = (ENRICH, REPAIR, BACKFILL, QUOTE, REPORT, SWEEP)
 
 
 def pool_template(folder: Path | None = None) -> dict[str, Any]:
@@ -94,12 +121,19 @@ def apply_pool(
         client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template, concurrency_limit=limit))
 
 
-def apply_deployment(client: SyncPrefectClient, deployed: Deployed, pool: str) -> UUID:
+def apply_deployment(
+    client: SyncPrefectClient, deployed: Deployed, pool: str, preset: Preset | None = None
+) -> UUID:
     """Create a deployment or bring it up to date; its id.
 
-    One that is there already is changed and not created again: that would delete its schedules.
+    One that is there already is changed and not created again: that would delete the schedules that people
+    have given it. A preset with a schedule replaces them.
     """
-    from prefect.client.schemas.actions import DeploymentUpdate
+    from prefect.client.schemas.actions import (
+        DeploymentScheduleCreate,
+        DeploymentScheduleUpdate,
+        DeploymentUpdate,
+    )
     from prefect.exceptions import ObjectNotFound
     from prefect.utilities.importtools import import_object
 
@@ -112,14 +146,22 @@ def apply_deployment(client: SyncPrefectClient, deployed: Deployed, pool: str) -
         "parameter_openapi_schema": flow.parameters.model_dump_for_openapi(),
         "enforce_parameter_schema": True,
         "tags": ["switchgear"],
-        "job_variables": {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}},
+        "job_variables": _job_variables(),
         "pull_steps": [],
     }
+    if preset is not None:
+        ours["parameters"] = {"parameters": preset.parameters}
     try:
         found = client.read_deployment_by_name(deployed.path)
     except ObjectNotFound:
         flow_id = client.create_flow(flow)
-        return client.create_deployment(flow_id=flow_id, name=deployed.name, **ours)
+        made = client.create_deployment(flow_id=flow_id, name=deployed.name, **ours)
+        if preset is not None and preset.schedule is not None:
+            own = DeploymentScheduleCreate(schedule=preset.schedule, active=True)
+            client.create_deployment_schedules(made, [own])
+        return made
+    if preset is not None and preset.schedule is not None:
+        ours["schedules"] = [DeploymentScheduleUpdate(schedule=preset.schedule, active=True)]
     client.update_deployment(found.id, DeploymentUpdate(**ours))
     return found.id
 
@@ -176,3 +218,32 @@ def apply_all(
         ids = {deployed.path: apply_deployment(client, deployed, pool) for deployed in DEPLOYMENTS}
         apply_automation(client, crashed_automation())
     return ids
+
+
+def prefect_yaml() -> str:
+    """The deployments as Prefect's own `prefect deploy --all` reads them."""
+    import yaml  # type: ignore[import-untyped]
+
+    deployments = [
+        {
+            "name": deployed.name,
+            "entrypoint": deployed.entrypoint,
+            "description": deployed.description,
+            "tags": ["switchgear"],
+            "enforce_parameter_schema": True,
+            "work_pool": {"name": POOL, "job_variables": _job_variables()},
+        }
+        for deployed in DEPLOYMENTS
+    ]
+    text: str = yaml.safe_dump(
+        {"name": "switchgear", "pull": None, "deployments": deployments}, sort_keys=False, width=100
+    )
+    return f"{_YAML_HEAD}{text}"
+
+
+def _job_variables() -> dict[str, Any]:
+    return {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}}
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(prefect_yaml(), encoding="utf-8")

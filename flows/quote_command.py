@@ -81,8 +81,8 @@ def quote_parts(quote: Quote) -> list[RenderableType]:
     parts: list[RenderableType] = [
         Text(f"Quote for workload {quote.workload}: no call was made", style="bold"),
         Text(due_sentence(quote)),
-        table("Documents and tokens", [_size_row(route) for route in quote.routes]),
-        table("Price in USD", [_price_row(route) for route in quote.routes] + _total_row(quote)),
+        table("Documents and tokens", [size_row(route) for route in quote.routes]),
+        table("Price in USD", [price_row(route) for route in quote.routes] + total_row(quote)),
     ]
     alternatives = [_alternative_row(route, way) for route in quote.routes for way in route.alternatives]
     if alternatives:
@@ -130,7 +130,8 @@ def range_text(value: Range) -> str:
     return f"{value.low:,} … {value.expected:,} … {high}"
 
 
-def _size_row(route: RouteQuote) -> Row:
+def size_row(route: RouteQuote) -> Row:
+    """How much is due on a route, as a row of a table."""
     each = route.per_document
     seconds = route.device_seconds
     return {
@@ -147,11 +148,13 @@ def _size_row(route: RouteQuote) -> Row:
     }
 
 
-def _price_row(route: RouteQuote) -> Row:
+def price_row(route: RouteQuote) -> Row:
+    """What a route would cost, as a row of a table."""
     return {"route": route.route, **_price_cells(route.price), "source": route.price_source or "unknown"}
 
 
-def _total_row(quote: Quote) -> list[Row]:
+def total_row(quote: Quote) -> list[Row]:
+    """What all hosted routes would cost together; nothing when there is one."""
     hosted = [route for route in quote.routes if route.kind == "hosted"]
     return [{"route": "all hosted", **_price_cells(quote.total), "source": ""}] if len(hosted) > 1 else []
 

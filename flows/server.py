@@ -162,6 +162,23 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
             server.stop()
 
 
+def configured_server() -> str:
+    """The address of the server that PREFECT_API_URL or the Prefect profile names.
+
+    Raises:
+        ConfigurationError: none is named, it does not answer, or it lets anybody in.
+    """
+    prepare_environment()
+    url = _configured_url()
+    if url is None:
+        raise ConfigurationError(
+            "no Prefect server is configured: set PREFECT_API_URL, or start one with `switchgear serve`"
+        )
+    refuse_open_api(url, authenticated=_has_credentials())
+    require_api(url)
+    return url
+
+
 def require_api(url: str) -> None:
     """Raise a ConfigurationError if no Prefect API answers at `url`."""
     if not has_health(url):

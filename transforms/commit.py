@@ -227,8 +227,8 @@ def _is_superseded(store: Store, record: CommitRecord) -> bool:
     return store.exists(commit_path(record.batch_id, record.attempt + 1))
 
 
-def recover(store: Store) -> None:
-    """Finish what was committed but not published, and sweep what no commit names.
+def recover(store: Store) -> int:
+    """Finish what was committed but not published, and sweep what no commit names; the files deleted.
 
     Only for the holder of the output's lock: no worker may be staging anything meanwhile.
     """
@@ -242,7 +242,7 @@ def recover(store: Store) -> None:
         for path in paths:
             store.delete(path)
     store.prune(STAGING)
-    _sweep_replaced_failures(store)
+    return sum(len(paths) for paths in folders.values()) + _sweep_replaced_failures(store)
 
 
 def _committed_from(store: Store, folder: str) -> CommitRecord | None:
@@ -258,9 +258,11 @@ def _committed_from(store: Store, folder: str) -> CommitRecord | None:
     return record if record.writer == writer else None
 
 
-def _sweep_replaced_failures(store: Store) -> None:
-    newest = newest_commits(store)
+def _sweep_replaced_failures(store: Store) -> int:
+    newest, deleted = newest_commits(store), 0
     for path in list(store.list(FAILURES)):
         name = parse_name(path.rsplit("/", 1)[1])
         if name is not None and name[1] < newest.get(name[0], 0):
             store.delete(path)
+            deleted += 1
+    return deleted
