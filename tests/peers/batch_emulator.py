@@ -64,6 +64,10 @@ class BatchEmulator:
     `now` is its clock. `lose_creates` and `refuse_creates` are about the next so many submissions: the
     first are carried out and their responses lost, the others are refused with (status, type, message).
     With `garbage` everything is carried out and answered with these bytes.
+    `faults` says by kind of control call (`upload`, `create`, `list`, `poll`, `results`, `cancel`) what
+    comes instead of its answer, until it is taken out: a status (and nothing is done), `drop` (no response),
+    `half` (the connection breaks in the middle of it), `cut` (its last bytes are missing, as in a file that
+    is not whole), `empty` or `html` (such a body; all these after it was done).
     `hide_new` is for how many lists a new batch does not show up.
     """
 
@@ -82,6 +86,7 @@ class BatchEmulator:
     results_url: str | None = None
     redirect_to: str | None = None
     garbage: bytes | None = None
+    faults: dict[str, int | str] = field(default_factory=dict)
     _files: dict[str, bytes] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _server: Any = None
@@ -439,7 +444,25 @@ _LINES = {"openai": _openai_line, "anthropic": _anthropic_line, "gemini": _gemin
 _ANSWERS = {"openai": _openai_answer, "anthropic": _message, "gemini": _gemini_answer}
 _IDS = {"openai": "batch_", "anthropic": "msgbatch_", "gemini": "batches/"}
 _DONE = {"openai": "completed", "anthropic": "ended", "gemini": "BATCH_STATE_SUCCEEDED"}
+_KINDS = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
+    500: "api_error", 503: "overloaded_error",
+}  # fmt: skip
 _KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
+
+
+def kind_of(method: str, path: str) -> str:
+    """Which control call it is; empty for a call online."""
+    last = path.rpartition("/")[2]
+    if method == "GET":
+        if last in ("results", "content") or last.endswith(":download"):
+            return "results"
+        return "list" if last == "batches" else "poll"
+    if last.endswith("cancel"):
+        return "cancel"
+    if last == "files":
+        return "upload"
+    return "create" if last == "batches" or "atch" in last else ""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -463,8 +486,13 @@ class _Handler(BaseHTTPRequestHandler):
         with emulator._lock:
             emulator.seen.append((self.command, parts.path))
             emulator.keys.update(self.headers.get(name) or "" for name in _KEY_HEADERS)
+            fault = emulator.faults.get(kind_of(self.command, parts.path))
             try:
+                if isinstance(fault, int):
+                    raise RefusedError(fault, _KINDS[fault], f"control call refused with {fault}")
                 status, payload = 200, self._route(parts.path, parse_qs(parts.query), body)
+                if fault == "drop":
+                    raise DroppedError
             except RefusedError as error:
                 status, payload = error.status, error.body
                 if "v1beta" in parts.path:
@@ -478,16 +506,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._headers["location"] = f"{emulator.redirect_to}{self.path}"
         if emulator.garbage is not None:
             payload = emulator.garbage
-        self._send(status, payload)
+        self._send(status, payload, fault)
 
-    def _send(self, status: int, payload: Any) -> None:
+    def _send(self, status: int, payload: Any, fault: int | str | None) -> None:
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        payload = data if fault else payload
+        data = {"empty": b"", "html": b"<html>later</html>", "cut": data[:-7]}.get(str(fault), data)
         self.send_response(status)
         self.send_header("content-type", "application/x-jsonl" if payload is data else "application/json")
         self.send_header("content-length", str(len(data)))
         for name, value in self._headers.items():
             self.send_header(name, value)
         self.end_headers()
+        if fault == "half":
+            self.close_connection = True
+            data = data[: len(data) // 2]
         self.wfile.write(data)
 
     def _route(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:

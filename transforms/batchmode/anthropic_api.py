@@ -16,7 +16,7 @@ import orjson
 
 from transforms.batchmode.clients import Finding, Request, Standing, finding_of
 from transforms.batchmode.results import ResultLine, anthropic_line
-from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, Raised, http_client, id_of
+from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, http_client, id_of, raised_by
 from transforms.call.site import Place
 
 _COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
@@ -28,7 +28,7 @@ class AnthropicBatches:
     def __init__(self, place: Place) -> None:
         import anthropic
 
-        raised = Raised((anthropic.AnthropicError,), anthropic.APIStatusError, anthropic.APITimeoutError)
+        raised = raised_by(anthropic.AnthropicError, anthropic.APIStatusError, anthropic.APITimeoutError)
         self._asker = Asker("anthropic", raised, place.key)
         self._http = http_client(place)
         self._client = anthropic.Anthropic(

@@ -28,7 +28,7 @@ from transforms.batchmode.clients import (
     finding_of,
 )
 from transforms.batchmode.results import ResultLine, gemini_line
-from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, Raised, http_client
+from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, Raised, http_client, raised_by
 from transforms.call.site import Place
 from transforms.call.wire import parse_object
 
@@ -135,7 +135,7 @@ def raised_by_genai() -> Raised:
     import httpx2
     from google.genai import errors
 
-    return Raised((errors.APIError, httpx2.HTTPError), errors.APIError, httpx2.TimeoutException)
+    return raised_by(errors.APIError, errors.APIError, httpx2.TimeoutException)
 
 
 def split_version(base_url: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from transforms.batchmode.clients import (
     finding_of,
 )
 from transforms.batchmode.results import ResultLine, openai_line
-from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, Raised, http_client, id_of
+from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, http_client, id_of, raised_by
 from transforms.call.site import Place
 from transforms.call.wire import parse_object
 
@@ -43,7 +43,7 @@ class OpenAIBatches:
     def __init__(self, place: Place, backend: HostedBackend) -> None:
         import openai
 
-        raised = Raised((openai.OpenAIError,), openai.APIStatusError, openai.APITimeoutError)
+        raised = raised_by(openai.OpenAIError, openai.APIStatusError, openai.APITimeoutError)
         self._asker = Asker("openai", raised, place.key)
         self._endpoint = ENDPOINTS[backend.operation]
         self._http = http_client(place)

@@ -59,6 +59,13 @@ class Raised:
     timeout: type[Exception]
 
 
+def raised_by(base: type[Exception], status: type[Exception], timeout: type[Exception]) -> Raised:
+    """What an SDK raises: errors of its own, and while a response is still being read its transport's."""
+    import httpx2
+
+    return Raised((base, httpx2.HTTPError), status, timeout)
+
+
 class Asker:
     """Asks through an SDK, and turns what it raises into errors of ours."""
 

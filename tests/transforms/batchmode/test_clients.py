@@ -284,6 +284,18 @@ def test_a_response_of_the_wrong_shape_says_nothing_and_breaks_nothing(
         assert list(client.results(batch_id)) == []
 
 
+@pytest.mark.parametrize("fault", ["half", "cut"])
+def test_results_that_break_off_in_the_middle_are_an_error_of_ours_without_the_key(
+    client: BatchClient, emulator: BatchEmulator, fault: str
+) -> None:
+    batch_id = client.submit("t1", requests("t1", 40))
+    emulator.finish(emulator.batches[0])
+    emulator.faults["results"] = fault
+    with pytest.raises(BatchLostError) as caught:
+        list(client.results(batch_id))
+    assert caught.value.__context__ is None, "the transport's own exception holds the request"
+
+
 def test_where_nobody_listens_nothing_was_sent(client_of: MakeClient, provider: str) -> None:
     dead = BatchEmulator.start()
     dead.stop()
