@@ -32,6 +32,7 @@ def settle_run(
     started_at: datetime,
     *,
     now: datetime | None = None,
+    store: Store | None = None,
 ) -> Manifest:
     """Settle a run over a locked output: sweep, reconcile, and write `manifest.json` last.
 
@@ -39,7 +40,7 @@ def settle_run(
         ReconcileError: the commit records contradict each other.
         StoreError: a committed part is not there.
     """
-    store = open_store(run.output)
+    store = store or open_store(run.output)
     recover(store)
     sums = add_up(store, run)
     groups = tuple(_failure_groups(store, sums))

@@ -43,21 +43,6 @@ class Spending:
         return Decimal(sum(tokens.values()) if cap.route is None else tokens[cap.route])
 
 
-def start_budget(
-    workload: Workload, store: Store, commits: Mapping[str, CommitRecord], due: Iterable[BatchRef]
-) -> Decimal | None:
-    """Write the budget record for a run that is about to start; what was spent before, None without cap.
-
-    Counted at list price: everything committed, the answers and the worst cases of unknown ends in the
-    ledgers of what is not. Device time of embedders is not held by the budget.
-    """
-    if workload.budget.amount is None:
-        return None
-    spent = spent_so_far(workload, store, commits, due)
-    open_budget(store.root, workload.budget.amount, spent)
-    return spent
-
-
 def start_caps(
     workload: Workload,
     store: Store,
@@ -66,7 +51,11 @@ def start_caps(
     run_id: str,
     now: datetime,
 ) -> dict[str, Decimal]:
-    """Write the records of all caps for a run that is about to start; what each has left, by its name."""
+    """Write the records of all caps for a run that is about to start; what each has left, by its name.
+
+    Counted at list price: everything committed, the answers and the worst cases of unknown ends in the
+    ledgers of what is not. Device time of embedders is held by no cap.
+    """
     budget, specs = workload.budget, cap_specs(workload)
     if budget.amount is None and not specs and budget.cost_centre is None:
         return {}
@@ -86,7 +75,7 @@ def start_caps(
 def spent_so_far(
     workload: Workload, store: Store, commits: Mapping[str, CommitRecord], due: Iterable[BatchRef]
 ) -> Decimal:
-    """What counts against the budget already, at list price; see `start_budget`. Writes nothing."""
+    """What counts against the budget already, at list price; see `start_caps`. Writes nothing."""
     return count_spending(workload, store, commits, due).amount
 
 

@@ -7,10 +7,11 @@ from collections import defaultdict
 from decimal import Decimal
 from typing import Any
 
+from tests.simulator.caps import Cap
 from tests.simulator.disk import LedgerInode, SimulatedDisk
 from tests.simulator.frames import LedgerView, SeenCall
-from tests.simulator.shape import Shape
-from tests.simulator.vendor import Entry, Vendor
+from tests.simulator.shape import Shape, route_of
+from tests.simulator.vendor import GOOD, PAID_BUT_BAD, Entry, Vendor
 from tests.simulator.world import Process, World
 from transforms.call.waits import KEPT_FIRST, SHORT_S
 
@@ -31,13 +32,13 @@ class Audit:
         self._closed_until: dict[tuple[Process, str], float] = defaultdict(float)
         self._told_until: dict[tuple[Process, str, int, str], float] = defaultdict(float)
         self._short_waits: dict[tuple[Process, str], int] = defaultdict(int)
-        self._rightly_refused_at: dict[Process, float] = defaultdict(lambda: -1.0)
+        self._rightly_refused_at: dict[tuple[Process, str], float] = defaultdict(lambda: -1.0)
         self.flying: set[Entry] = set()
         self._answered_at: dict[Entry, float] = {}
         self._first_sent: dict[tuple[Process, str, int], float] = {}
         self._ended: set[tuple[Process, str, int, str, bytes]] = set()
-        self._calls: dict[tuple[Process, str, int, str], int] = defaultdict(int)
-        self._ambiguous: dict[tuple[Process, str, int, str], int] = defaultdict(int)
+        self._calls: dict[tuple[Process, str, int, str, bool], int] = defaultdict(int)
+        self._ambiguous: dict[tuple[Process, str, int, str, bool], int] = defaultdict(int)
         self._in_flight: dict[tuple[Process, str], int] = defaultdict(int)
         world.on_power_cut.append(self._after_power_cut)
 
@@ -113,9 +114,10 @@ class Audit:
             self.world.violate("no row waits for ever", f"{entry.who} was sent after its deadline")
         if timeout_s > min(limits.request_timeout_s, first + limits.document_deadline_s - now) + _SLACK_S:
             self.world.violate("no row waits for ever", f"{entry.who} may take {timeout_s} s")
-        self._calls[where] += 1
-        if self._calls[where] > limits.max_calls:
-            self.world.violate("calls of a row are bounded", f"{entry.who} is number {self._calls[where]}")
+        question = (*where, entry.is_repair)
+        self._calls[question] += 1
+        if self._calls[question] > limits.max_calls:
+            self.world.violate("calls of a row are bounded", f"{entry.who} is number {self._calls[question]}")
         self._in_flight[process, entry.backend] += 1
         total = sum(n for (p, _), n in self._in_flight.items() if p is process)
         if (
@@ -130,27 +132,31 @@ class Audit:
         They are two sums: after a power cut the ledgers may have forgotten what a call cost, and count
         it at its worst, and may have forgotten other calls altogether.
         """
-        if self.shape.cap is None:
+        caps = self.shape.every_cap()
+        if not caps:
             return
         in_flight = {e for e in self.flying if (call := self.call_of(e)) is not None and call.end is None}
-        bill = sum((e.cost for e in self.vendor.journal if e not in in_flight), Decimal(0))
-        bill += sum((call.worst for e in in_flight if (call := self.call_of(e)) is not None), Decimal(0))
-        if max(bill, self.recorded()) > self.shape.cap:
-            self.world.violate(
-                "spend never passes the cap",
-                f"with {entry.who} the bill can come to {bill}, the ledgers to {self.recorded()}; "
-                f"the cap is {self.shape.cap}",
-            )
+        for cap in caps:
+            bill = cap.taken_by_others
+            for e in self.vendor.journal:
+                if not cap.holds_for(route_of(e.row)):
+                    continue
+                call = self.call_of(e) if e in in_flight else None
+                bill += cap.of_request(e) if call is None else cap.worst(call)
+            if max(bill, self.recorded(cap)) > cap.limit:
+                self.world.violate(
+                    "spend never passes the cap",
+                    f"with {entry.who} the bill can come to {bill}, the ledgers to {self.recorded(cap)}; "
+                    f"the cap {cap.name!r} is {cap.limit}",
+                )
 
-    def recorded(self) -> Decimal:
-        """What the ledgers add up to, calls without a known end at their worst."""
-        total = Decimal(0)
+    def recorded(self, cap: Cap) -> Decimal:
+        """What the ledgers add up to for a cap, calls without a known end at their worst."""
+        total = cap.taken_by_others
         for batch in self.disk.ledgers:
             for call in self.view(batch).values():
-                if call.kind == "answered":
-                    total += call.amount
-                elif call.kind != "failed":
-                    total += call.worst
+                if cap.holds_for(call.intended["route"]):
+                    total += cap.of_call(call)
         return total
 
     def call_of(self, entry: Entry) -> SeenCall | None:
@@ -172,7 +178,7 @@ class Audit:
         now = asyncio.get_running_loop().time()
         self._answered_at[entry] = now
         if entry.kind.startswith("429"):  # a rate limit fails no row, so it does not count
-            self._calls[process, entry.batch, entry.row, entry.backend] -= 1
+            self._calls[process, entry.batch, entry.row, entry.backend, entry.is_repair] -= 1
         self._heard(process, entry, now)
         if entry.kind in ("400", *_PAID_ENDS):
             self._ended.add((process, entry.batch, entry.row, entry.backend, entry.body))
@@ -193,7 +199,7 @@ class Audit:
 
     def may_be_paid(self, process: Process, entry: Entry) -> None:
         """The process can't know whether a request was paid."""
-        where = (process, entry.batch, entry.row, entry.backend)
+        where = (process, entry.batch, entry.row, entry.backend, entry.is_repair)
         self._ambiguous[where] += 1
         if self._ambiguous[where] > MOST_AMBIGUOUS:
             self.world.violate("calls that may have been paid are bounded", entry.who)
@@ -209,19 +215,19 @@ class Audit:
             if call.intended["attempt"] == record["attempt"] and (kept is None or kept.kind != call.kind):
                 self.world.violate("what is committed is durable in the ledger", f"call {number} is not")
 
-    def refused(self, process: Process, worst: Decimal) -> None:
-        """The budget said no: is it used up? Other workers' leases and faults of the record excuse it."""
-        self.world.seen.add("budget refused")
+    def refused(self, process: Process, worst: Decimal, cap: Cap) -> None:
+        """A cap said no: is it used up? Other workers' leases and faults of the record excuse it."""
+        self.world.seen.add(f"{cap.name.partition(':')[0]} refused")
         excused = self.world.io_failed or self.world.power_cuts or self.world.lost_workers
-        if excused or self.world.working > 1 or self.shape.cap is None:
+        if excused or self.world.working > 1:
             return
-        now = asyncio.get_running_loop().time()
-        if self.recorded() + worst > self.shape.cap:
-            self._rightly_refused_at[process] = now
-        elif now > self._rightly_refused_at[process] + _ASK_AGAIN_S:
+        now, where = asyncio.get_running_loop().time(), (process, cap.name)
+        if self.recorded(cap) + worst > cap.limit:
+            self._rightly_refused_at[where] = now
+        elif now > self._rightly_refused_at[where] + _ASK_AGAIN_S:
             self.world.violate(
                 "the budget is refused only when it is used up",
-                f"{self.recorded()} of {self.shape.cap} is spent, and {worst} was refused",
+                f"{self.recorded(cap)} of {cap.limit} is spent (cap {cap.name!r}), and {worst} was refused",
             )
 
     # ---- crashes
@@ -232,4 +238,4 @@ class Audit:
                 entry.lost = True
 
 
-_PAID_ENDS = ("answer", "refused", "cut off", "no json", "empty")
+_PAID_ENDS = (GOOD, *PAID_BUT_BAD)

@@ -9,8 +9,9 @@ from decimal import Decimal
 from typing import Any
 
 from schemas.failures import FAILURE_KINDS, FailureClass
+from schemas.run import Manifest
 from tests.simulator.job import Job
-from tests.simulator.shape import route_of
+from tests.simulator.shape import TYPED, route_of
 from tests.simulator.store import read_part
 from tests.simulator.vendor import GOOD
 
@@ -71,6 +72,7 @@ def _troubles(
     yield from _results_are_answers(job, results)
     yield from _failures_have_reasons(job, failures)
     yield from _paid_once(job)
+    yield from _answered_twice_at_most(job)
     yield from _all_listed(job)
     yield from _sums(job, results + failures)
     yield from _nothing_left_over(job)
@@ -111,6 +113,7 @@ _SAID = {
     FailureClass.REFUSED: "refused",
     FailureClass.TRUNCATED: "cut off",
     FailureClass.INVALID_JSON: "no json",
+    FailureClass.SCHEMA_MISMATCH: "no match",
     FailureClass.EMPTY_ANSWER: "empty",
     FailureClass.BAD_REQUEST: "400",
 }
@@ -149,6 +152,20 @@ def _paid_once(job: Job) -> Iterator[tuple[str, str]]:
             yield "every charge is in the ledger", f"{entry.who} cost {entry.cost}, not {call.amount}"
         elif call is not None and call.worst < entry.cost:
             yield "the worst case is the worst case", f"{entry.who} cost {entry.cost}, at most {call.worst}"
+
+
+def _answered_twice_at_most(job: Job) -> Iterator[tuple[str, str]]:
+    """One answer, and where it does not fit one more; of all attempts together."""
+    shape = job.around.shape
+    if shape.changes_question:
+        return
+    most = {TYPED: 1 + shape.repairs}
+    for ref in job.refs:
+        calls = job.around.audit.view(ref.batch_id).values()
+        times = Counter((c.intended["row"], c.intended["route"]) for c in calls if c.kind == "answered")
+        for (row, route), answered in times.items():
+            if answered > most.get(route, 1):
+                yield "a row is paid for twice at most", f"row {row} of {ref.batch_id[:6]}: {answered} times"
 
 
 def _records(job: Job) -> list[dict[str, Any]]:
@@ -198,6 +215,21 @@ def _sums(job: Job, every: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
             "the cost column adds up",
             f"the bill is {job.around.vendor.bill}, the rows say {columns + ambiguous}",
         )
+
+
+def check_manifest(job: Job, manifest: Manifest) -> None:
+    """A run that was settled says what readers see, and is complete only when nothing is left to do."""
+    job.around.world.seen.add("settled")
+    results, failures = rows(job, "results"), rows(job, "failures")
+    told = (manifest.results, manifest.failures, Decimal(manifest.amount), len(manifest.ambiguous))
+    columns = sum((row["cost"]["amount"] for row in results + failures), ZERO)
+    listed = sum(len(record["ambiguous"]) for record in _records(job))
+    if told != (len(results), len(failures), columns, listed):
+        there = (len(results), len(failures), columns, listed)
+        job.around.world.violate("the manifest says what is there", f"it says {told}, there is {there}")
+    left = unfinished(job)
+    if (manifest.state == "complete") == bool(left):
+        job.around.world.violate("the manifest says what is there", f"it is {manifest.state}, left: {left}")
 
 
 def _nothing_left_over(job: Job) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,6 @@ class Job:
     runs: int = 0
     question: int = 0  # changes when the prompts do
     healthy: bool = False
-    booted: int = 0  # power cuts that the budget record has heard of
     claims: dict[str, Process] = field(default_factory=dict)  # the kernel's locks
     asked_in: dict[str, int] = field(default_factory=dict)  # run → question
 

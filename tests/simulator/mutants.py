@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from tests.simulator import mutants_budget, mutants_commit, mutants_flow, mutants_ledger, mutants_sharing
+from tests.simulator import (
+    mutants_budget,
+    mutants_caps,
+    mutants_commit,
+    mutants_flow,
+    mutants_ledger,
+    mutants_repair,
+    mutants_sharing,
+)
 from tests.simulator.planting import MUTANTS
 
-__all__ = ["MUTANTS", "mutants_budget", "mutants_commit", "mutants_flow", "mutants_ledger", "mutants_sharing"]
+__all__ = [
+    "MUTANTS",
+    "mutants_budget",
+    "mutants_caps",
+    "mutants_commit",
+    "mutants_flow",
+    "mutants_ledger",
+    "mutants_repair",
+    "mutants_sharing",
+]

@@ -11,14 +11,18 @@ from typing import TypeVar
 
 from schemas.errors import StoreError
 from tests.simulator.audit import Audit
+from tests.simulator.caps import CENTRE_RECORD, ME, Cap, read_record, run_cap
 from tests.simulator.clock import VirtualClock
 from tests.simulator.disk import SimulatedDisk, SimulatedLedgers
 from tests.simulator.shape import Shape
 from tests.simulator.sharing import Hints, ProcessHints
 from tests.simulator.vendor import Entry, Vendor
 from tests.simulator.world import Process, World
-from transforms.call.budget import Budget, BudgetState, LeasedBudget, NoCap
+from transforms.call import budget_file
+from transforms.call.budget import Budget, LeasedBudget, NoCap
+from transforms.call.caps import Caps, CapSpec, cap_specs
 from transforms.call.caps_file import PATIENCE_S
+from transforms.call.centre import reader
 from transforms.call.core import CallCore
 from transforms.call.desk import Desk
 from transforms.call.lane import Slots
@@ -39,10 +43,11 @@ _SCHEMAS = SchemaBook()
 
 @dataclass
 class Record:
-    """The budget record of the output; durable whenever it is written."""
+    """The record of a cap; durable whenever it is written."""
 
-    world: World
+    file: str
     data: bytes | None = None
+    booted: int = 0  # power cuts before it was last written at the start of a run
     counted_twice: bool = (
         False  # a worker that heard no answer reports again what it has settled: more, never less
     )
@@ -51,8 +56,8 @@ class Record:
 class ProcessRecord:
     """The record as one process uses it; the production code's `BudgetRecordStore`."""
 
-    def __init__(self, record: Record, process: Process) -> None:
-        self._record, self._process = record, process
+    def __init__(self, record: Record, process: Process, cap: Cap) -> None:
+        self._record, self._process, self._cap = record, process, cap
 
     async def update(self, change: Callable[[bytes | None], tuple[bytes | None, T]]) -> T:
         world = self._process.world
@@ -81,13 +86,16 @@ class ProcessRecord:
         data, value = change(self._record.data)
         if data is not None:
             self._record.data = data
-            self._check(BudgetState.from_json(data))
+            self._check(data)
         return value
 
-    def _check(self, state: BudgetState) -> None:
+    def _check(self, data: bytes) -> None:
+        state = read_record(self._record.file, data, self._cap.limit)
         leased = state.spent + sum(state.leases.values(), Decimal(0))
         if leased > max(state.cap, state.spent) and not self._record.counted_twice:
-            self._process.world.violate("leases never pass the cap", f"{leased} of {state.cap}")
+            self._process.world.violate(
+                "leases never pass the cap", f"{leased} of {state.cap} ({self._cap.name})"
+            )
 
 
 class WatchedBudget(LeasedBudget):
@@ -95,12 +103,14 @@ class WatchedBudget(LeasedBudget):
 
     audit: Audit
     process: Process
+    watched: Cap
+    record: Record
 
     async def reserve(self, worst: Decimal) -> bool:
         allowed = await super().reserve(worst)
         self.process.check()
-        if not allowed:
-            self.audit.refused(self.process, worst)
+        if not allowed and not self.record.counted_twice:
+            self.audit.refused(self.process, worst, self.watched)
         return allowed
 
 
@@ -147,11 +157,12 @@ class Surroundings:
     world: World
     shape: Shape
     disk: SimulatedDisk
-    record: Record
+    records: dict[str, Record]
     vendor: Vendor
     audit: Audit
     hints: Hints
     source: Random
+    run_id: str = ""
 
     def core(self, process: Process) -> CallCore:
         """A call engine's core for one process, as `open_call_engine` makes it."""
@@ -166,19 +177,34 @@ class Surroundings:
             clock=clock,
             transport=SimulatedTransport(process, self.vendor, self.audit),
             budget=self._budget(process, clock),
+            caps=Caps([(self._spec(cap), self._leased(cap, process, clock)) for cap in shape.caps]),
             limits=workload.limits,
             policies=RetryPolicies(workload.limits, self.source.uniform),
             slots=Slots(shape.in_flight),
             schemas=_SCHEMAS,
-            refuse_unknown_price=shape.cap is not None,
+            refuse_unknown_price=workload.budget.caps_money,
             shares=Shares(clock, ProcessHints(self.hints, process)) if shape.share else None,
         )
         return CallCore(desk, SimulatedLedgers(self.disk, process), "live")
 
     def _budget(self, process: Process, clock: VirtualClock) -> Budget:
-        if self.shape.cap is None:
-            return NoCap()
-        record = ProcessRecord(self.record, process)
-        budget = WatchedBudget(record, process.name, clock, self.shape.cap, patience_s=PATIENCE_S)
+        own = run_cap(self.shape.cap)
+        return self._leased(own[0], process, clock) if own else NoCap()
+
+    def _spec(self, cap: Cap) -> CapSpec:
+        """As the workload says it; a cost centre's stands in no specification of an output's own caps."""
+        known = {spec.name: spec for spec in cap_specs(self.shape.workload())}
+        return known.get(cap.name) or CapSpec(cap.name, cap.file, "amount", cap.limit)
+
+    def _leased(self, cap: Cap, process: Process, clock: VirtualClock) -> WatchedBudget:
+        """As `engine_caps` makes it, with the record replaced."""
+        record = ProcessRecord(self.records[cap.file], process, cap)
+        holder, more = process.name, {}
+        if cap.file == CENTRE_RECORD:
+            run_id = self.run_id
+            read = reader(ME, cap.limit, run_id, budget_file._boot_id())
+            holder, more = f"{ME}/{holder}", {"read": read, "epoch": run_id}
+        budget = WatchedBudget(record, holder, clock, cap.limit, patience_s=PATIENCE_S, **more)
         budget.audit, budget.process = self.audit, process
+        budget.watched, budget.record = cap, self.records[cap.file]
         return budget

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-
-import orjson
+from pathlib import Path
 
 from schemas.batches import BatchRef, CommitRecord
 from schemas.errors import StoreError
-from tests.simulator.clock import in_steps
+from schemas.load import LoadedWorkload
+from schemas.run import Manifest
+from tests.simulator.caps import CENTRE_RECORD, ME, after_power_cut
+from tests.simulator.clock import EPOCH, in_steps
+from tests.simulator.ending import check_manifest
 from tests.simulator.job import Job, run_as
 from tests.simulator.store import ProcessStore
 from tests.simulator.worker import Worker
@@ -17,11 +20,14 @@ from tests.simulator.world import Process
 from transforms import commit as commits
 from transforms import plan, spend
 from transforms.layout import newest_commits, read_commit
+from transforms.plan import Plan
+from transforms.settle import settle_run
 
 
 async def one_run(job: Job) -> bool:
     """A run from its plan to its last commit; whether it got to its end without a trouble."""
     job.runs += 1
+    job.around.run_id = job.context.run_id
     job.asked_in[job.context.run_id] = job.question
     driver = job.around.world.spawn("driver")
     due = await run_as(driver, in_steps(driver, lambda: plan_run(job, ProcessStore(job.objects, driver))))
@@ -29,6 +35,11 @@ async def one_run(job: Job) -> bool:
         await driver.gone()
         return False
     ended = await _work_off(job, due)
+    if job.around.shape.settles:
+        store = ProcessStore(job.objects, driver)
+        manifest = await run_as(driver, in_steps(driver, lambda: settle(job, store, due)))
+        if manifest is not None:
+            check_manifest(job, manifest)
     driver.end()
     await driver.gone()
     return ended
@@ -43,34 +54,51 @@ def plan_run(job: Job, store: ProcessStore) -> list[BatchRef]:
     records = {b: read_commit(store, b, attempt) for b, attempt in newest_commits(store).items()}
     found = [plan._due(ref, records.get(ref.batch_id), ()) for ref in job.refs]
     due = [ref for ref in found if ref is not None]
-    if job.around.shape.cap is not None:
-        _start_budget(job, store, records, due)
+    if job.around.shape.every_cap():
+        _start_caps(job, store, records, due)
     return due
 
 
-def _start_budget(
-    job: Job, store: ProcessStore, records: dict[str, CommitRecord], due: list[BatchRef]
-) -> None:
-    """The production code's, on real files: it reads ledgers and writes the record."""
-    code = store._process.world.step(store._process, "budget", "opened")
-    if code:
-        raise StoreError("the budget record can't be written")
+def _start_caps(job: Job, store: ProcessStore, records: dict[str, CommitRecord], due: list[BatchRef]) -> None:
+    """The production code's, on real files: it reads ledgers and writes the records, one after the other."""
     shutil.rmtree(job.scratch, ignore_errors=True)
     for name, inode in job.around.disk.ledgers.items():
         path = job.scratch / "ledger" / name / "calls.ledger"
         path.parent.mkdir(parents=True)
         path.write_bytes(inode.cache)
-    record = job.scratch / "budget" / "record.json"
-    record.parent.mkdir(parents=True)
-    if job.around.record.data is not None:
-        before = orjson.loads(job.around.record.data)
-        if job.around.world.power_cuts > job.booted:
-            before["boot_id"] = "the boot before"
-        record.write_bytes(orjson.dumps(before))
-    spend.start_budget(job.around.shape.workload(), store, records, due)
-    job.booted = job.around.world.power_cuts
-    job.around.record.data = record.read_bytes()
-    job.around.record.counted_twice = False
+    (job.scratch / "budget").mkdir(parents=True)
+    (job.scratch / "budget" / "output_id").write_text(ME, encoding="ascii")
+    for file, record in job.around.records.items():
+        if record.data is not None:
+            path = job.scratch / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            booted = record.booted == job.around.world.power_cuts
+            path.write_bytes(record.data if booted else after_power_cut(file, record.data))
+    spend.start_caps(job.around.shape.workload(), store, records, due, job.context.run_id, EPOCH)
+    for file, record in job.around.records.items():
+        if store._process.world.step(store._process, "budget", f"opened {file}"):
+            raise StoreError("the budget record can't be written")
+        record.data = (job.scratch / file).read_bytes()
+        record.booted = job.around.world.power_cuts
+        if file != CENTRE_RECORD:  # whose spending is never taken back, lest a lost ledger be forgotten
+            record.counted_twice = False
+
+
+def settle(job: Job, store: ProcessStore, due: list[BatchRef]) -> Manifest:
+    """Add up what is committed, and write the manifest last."""
+    loaded = LoadedWorkload(job.around.shape.workload(), Path("w.toml"), b"", "in", "out")
+    settled = Plan(
+        run_id=job.context.run_id,
+        refs=tuple(due),
+        rows_due=sum(ref.row_count for ref in due),
+        rows_total=job.around.shape.rows,
+        batches_total=len(job.refs),
+        batches_committed=len(job.refs) - len(due),
+        files=1,
+        skipped_files=(),
+        plan_uri="",
+    )
+    return settle_run(loaded, job.context, settled, (), EPOCH, now=EPOCH, store=store)
 
 
 # ---- the workers

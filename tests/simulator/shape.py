@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
+from pathlib import Path
 from random import Random
 
 from schemas.batches import BatchRef
 from schemas.ids import batch_id
 from schemas.workload import Budget, HostedBackend, Input, Limits, Output, Prompt, Route, TokenPrice, Workload
+from tests.simulator.caps import Cap, budget_section, draw_caps, run_cap
 from tests.simulator.world import Disaster
 
 SCHEMA = {
@@ -42,6 +44,10 @@ class Shape:
     )  # (batch, row) → its text, where others have it too
     one_by_one: bool = False  # a worker's next batch begins when the one before is committed
     cap: Decimal | None = None
+    caps: list[Cap] = field(default_factory=list)  # besides
+    repairs: bool = False  # an answer that does not fit is sent back once
+    settles: bool = False  # runs are settled
+    scratch: Path = Path("/nowhere")
     faults: dict[str, float] = field(default_factory=dict)
     poison: dict[tuple[str, int], str] = field(default_factory=dict)  # (batch, row) → what always happens
     script: dict[tuple[str, int], list[str]] = field(
@@ -73,11 +79,22 @@ class Shape:
 
     def workload(self) -> Workload:
         """The workload of this job."""
-        return _workload(self.chain, self.limits.model_dump_json(), self.backend_in_flight, self.cap)
+        budget = budget_section(self.cap, self.caps, self.scratch).model_dump_json()
+        return _workload(self.chain, self.limits.model_dump_json(), self.backend_in_flight, budget)
+
+    def approve(self) -> None:
+        """Somebody raises every cap."""
+        self.cap = None if self.cap is None else self.cap + 10
+        for cap in self.caps:
+            cap.limit += 10 if cap.unit == "amount" else 1_000_000
+
+    def every_cap(self) -> list[Cap]:
+        """The run's own cap and those besides."""
+        return [*run_cap(self.cap), *self.caps]
 
 
 @lru_cache(4096)
-def _workload(chain: tuple[str, ...], limits: str, in_flight: int, cap: Decimal | None) -> Workload:
+def _workload(chain: tuple[str, ...], limits: str, in_flight: int, budget: str) -> Workload:
     price = TokenPrice(input_per_million=Decimal(3), output_per_million=Decimal(15))
     backends = {
         name: HostedBackend(
@@ -103,7 +120,7 @@ def _workload(chain: tuple[str, ...], limits: str, in_flight: int, cap: Decimal 
         },
         output=Output(uri="out", compression="none"),
         limits=Limits.model_validate_json(limits),
-        budget=Budget(amount=cap),
+        budget=Budget.model_validate_json(budget),
     )
 
 
@@ -155,9 +172,21 @@ def draw(seed: int) -> Shape:
     shape.changes_question = source.random() < 0.06
     shape.cancels = source.random() < 0.15
     shape.parquet = seed % 25 == 0
+    _draw_more(shape, Random(f"more {seed}"))
     if shape.overlap and source.random() < 0.4:
         _without_claims(shape)
     return shape
+
+
+def _draw_more(shape: Shape, source: Random) -> None:
+    """From a source of its own, so that the seeds without any of it stay the stories that they were."""
+    shape.caps = draw_caps(source, shape.rows, (PLAIN, TYPED))
+    shape.repairs = source.random() < 0.3
+    if shape.repairs:
+        shape.poison |= _some(source, shape.refs, 0.1, ("no json", "no match"))
+        for place, first in _some(source, shape.refs, 0.3, ("no json", "no match")).items():
+            shape.script[place] = [first]
+    shape.settles = source.random() < 0.15
 
 
 def _without_claims(shape: Shape) -> None:
@@ -168,6 +197,7 @@ def _without_claims(shape: Shape) -> None:
     """
     shape.claims = False
     shape.faults, shape.poison, shape.down = {}, {}, {}
+    shape.caps = []
     shape.cap, shape.cancels, shape.changes_question = None, False, False
 
 

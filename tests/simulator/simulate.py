@@ -6,11 +6,11 @@ import asyncio
 import shutil
 import tempfile
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from random import Random
 
 from tests.simulator.audit import Audit
+from tests.simulator.caps import first_records
 from tests.simulator.clock import StuckError, run_virtual
 from tests.simulator.disk import SimulatedDisk
 from tests.simulator.ending import check_ending, note_committed, unfinished
@@ -63,7 +63,10 @@ def _job(world: World, shape: Shape, source: Random, scratch: Path) -> Job:
     disk = SimulatedDisk(world)
     vendor = Vendor(world, shape, source)
     audit = Audit(world, shape, disk, vendor)
-    around = Surroundings(world, shape, disk, Record(world), vendor, audit, Hints(disk), source)
+    shape.scratch = scratch
+    first = first_records()
+    records = {cap.file: Record(cap.file, first.get(cap.file)) for cap in shape.every_cap()}
+    around = Surroundings(world, shape, disk, records, vendor, audit, Hints(disk), source)
     objects = Objects(world, str(scratch), on_commit=audit.committed)
     return Job(around, objects, shape.refs, scratch)
 
@@ -92,8 +95,8 @@ async def _calm(job: Job) -> None:
         left = unfinished(job)
         if not left:
             break
-        if life >= 1 and around.shape.cap is not None and set(left.values()) == {"budget_exhausted"}:
-            around.shape.cap += Decimal(10)  # somebody approves
+        if life >= 1 and "budget_exhausted" in left.values():
+            around.shape.approve()
             around.world.seen.add("cap raised")
     else:
         around.world.violate("the same command finishes the job", f"left: {unfinished(job)}")

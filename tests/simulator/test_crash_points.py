@@ -19,6 +19,7 @@ SMALL = Shape(
     in_flight=2,
     one_by_one=True,
     cap=Decimal(1),
+    settles=True,
 )
 """Two batches over two attempts: a result of each route, a failure that stays, one that is tried again."""
 

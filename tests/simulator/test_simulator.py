@@ -26,9 +26,14 @@ MUST_HAPPEN = {
     "cancelled",
     "claimed",
     "committed",
+    "repair",
+    "settled",
     "lost the race",
     "lost acknowledgement",
-    "budget refused",
+    "amount refused",
+    "tokens refused",
+    "route refused",
+    "centre refused",
     "cap raised",
 }
 """A chunk that does not go through all of this tests less than it says."""

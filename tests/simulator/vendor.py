@@ -17,7 +17,8 @@ from transforms.call.wire import WireRequest, WireResponse
 INPUT_PRICE, OUTPUT_PRICE = 3, 15
 """Millionths of a dollar a token."""
 GOOD = "answer"
-PAID_BUT_BAD = ("refused", "cut off", "no json", "empty")
+PAID_BUT_BAD = ("refused", "cut off", "no json", "no match", "empty")
+UNFIT = ("no json", "no match")
 PAID_AND_LOST = ("lost", "broken body", "garbled", "late")
 FREE = ("429", "429 wait", "500", "529", "reset", "hang", "not sent")
 RARE = ("400", "429 long", "401")
@@ -44,6 +45,7 @@ class Entry:
     row: int = -1
     call_id: int | None = None
     intended_at: str = ""
+    is_repair: bool = False  # an answer that did not fit came back
     lost: bool = False  # a power cut took it out of the ledger
 
     @property
@@ -75,15 +77,21 @@ class Vendor:
     def receive(self, process: Process, request: WireRequest) -> Entry:
         """A request comes in: what becomes of it is decided here, and nobody knows yet."""
         body = orjson.loads(request.body)
-        text = _prompt(body).partition(";")[0]
+        asked = [_text(message) for message in body["messages"] if message["role"] == "user"]
+        text = asked[0].partition(";")[0]
         backend = self.shape.backend_of_model[body["model"]]
         now = asyncio.get_running_loop().time()
-        kind = self._kind(text, "response_format" in body or "output_config" in body, backend)
+        kind = self._kind(text, backend)
+        if kind in UNFIT and "response_format" not in body and "output_config" not in body:
+            kind = GOOD  # nothing was said of what would fit
         number = len(self.journal) + 1
         tokens_in, tokens_out = self._tokens(len(request.body))
         cost = Decimal(tokens_in * INPUT_PRICE + tokens_out * OUTPUT_PRICE) / 1_000_000
         entry = Entry(number, process, text, backend, request.body, now, kind, cost)
         entry.usage = (tokens_in, tokens_out)
+        entry.is_repair = len(asked) > 1
+        if entry.is_repair:
+            self.world.seen.add("repair")
         if not entry.is_paid:
             entry.cost = Decimal(0)
         entry.answer = orjson.dumps({"label": "a", "note": f"answer {number}"}).decode()
@@ -94,7 +102,7 @@ class Vendor:
             asyncio.get_running_loop().call_later(work, self._charge, entry)
         return entry
 
-    def _kind(self, text: str, typed: bool, backend: str) -> str:
+    def _kind(self, text: str, backend: str) -> str:
         if text in self._poison:
             return self._poison[text]
         script = self._script.get(text)
@@ -108,7 +116,7 @@ class Vendor:
         for kind, share in self.shape.faults.items():
             dice -= share
             if dice < 0:
-                return GOOD if kind == "no json" and not typed else kind
+                return kind
         return GOOD
 
     def _latency(self, kind: str) -> float:
@@ -147,6 +155,7 @@ class Vendor:
             "refused": "I won't",
             "cut off": entry.answer[:9],
             "no json": "hm",
+            "no match": '{"label": 1}',
             "empty": " ",
         }
         if entry.kind in texts:
@@ -159,8 +168,8 @@ class Vendor:
         return _error(status, headers)
 
 
-def _prompt(body: dict[str, Any]) -> str:
-    content = body["messages"][-1]["content"]
+def _text(message: dict[str, Any]) -> str:
+    content = message["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 

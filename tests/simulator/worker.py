@@ -150,6 +150,7 @@ class Worker:
                 system="be brief",
                 prompt=f"{shape.text_of(batch.ref.batch_id, row)}; question {self.job.question}",
                 json_schema=SCHEMA if route == TYPED else None,
+                repair=shape.repairs,
                 document_sha256="d" * 64,
                 prompt_sha256="p" * 64,
             )

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transforms.call.budget_file import record_path
 from transforms.call.ledger import encode_frame, header
 from transforms.call.ledger_file import ledger_path
 from transforms.layout import commit_path
-from transforms.spend import spent_so_far, start_budget
+from transforms.spend import spent_so_far, start_caps
 from transforms.store import LocalStore
 
 BATCH = REF.batch_id
@@ -86,8 +87,9 @@ def test_a_batch_that_is_through_counts_by_its_commit_alone(store: LocalStore) -
 
 
 def test_only_a_workload_with_a_cap_has_a_budget_record(store: LocalStore) -> None:
-    assert start_budget(workload(), store, {}, ()) is None
+    now = datetime(2026, 11, 22, tzinfo=UTC)
+    assert start_caps(workload(), store, {}, (), "run-1", now) == {}
     assert not record_path(store.root).exists()
     ledger(store, BATCH, 1)
-    assert start_budget(CAPPED, store, {}, (REF,)) == Decimal("0.5")
+    assert start_caps(CAPPED, store, {}, (REF,), "run-1", now) == {"amount": Decimal("9.5")}
     assert record_path(store.root).exists()

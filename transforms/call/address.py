@@ -10,6 +10,7 @@ from schemas.errors import ConfigurationError
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _LOOPBACK_NAMES = frozenset({"localhost"})
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,26 @@ def is_loopback(host: str) -> bool:
         return host in _LOOPBACK_NAMES
 
 
-class AllowList:
-    """The addresses that sockets may be opened to."""
+def _innermost(ip: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address that packets end up at: IPv4 ones also come written as IPv6 (RFC 4291, 3056, 6052)."""
+    address = ipaddress.ip_address(ip.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
 
-    def __init__(self, addresses: frozenset[Address]) -> None:
+
+class AllowList:
+    """The addresses that sockets may be opened to.
+
+    `own` are those of them that may be in a private network, because the workload names them itself; by
+    default all.
+    """
+
+    def __init__(self, addresses: frozenset[Address], own: frozenset[Address] | None = None) -> None:
         self._addresses = addresses
+        self._own = frozenset((address.host, address.port) for address in (addresses if own is None else own))
         self._names = frozenset((address.host, address.port) for address in addresses)
         self._resolved: set[tuple[str, int]] = set()
 
@@ -78,11 +94,17 @@ class AllowList:
         return (host.lower().rstrip("."), port) in self._names
 
     def admit(self, host: str, ip: str, port: int) -> bool:
-        """Notes what an allowed name resolved to. A public name never leads to this machine or link-local."""
-        address = ipaddress.ip_address(ip.partition("%")[0])
+        """Notes what an allowed name resolved to. None leads to link-local, only localhost to this machine.
+
+        A provider's own name, which the workload does not name, leads to no private network either.
+        """
+        address = _innermost(ip)
         if address.is_link_local or address.is_multicast or address.is_unspecified:
             return False
-        if address.is_loopback and not is_loopback(host):
+        if address.is_loopback:
+            if not is_loopback(host):
+                return False
+        elif not address.is_global and (host, port) not in self._own:
             return False
         self._resolved.add((ip, port))
         return True

@@ -329,9 +329,10 @@ class DocumentRun:
                 await self._book.bounded.room()  # from here to the record nothing is waited for
             if lane.is_stopped(permit) or self._refusal(site, permit) is not None:
                 return None
+            call = self._intend(site, encoded, worst)
             spent = need  # whatever goes wrong from here on, the worst case stays counted
             started = desk.clock.monotonic()
-            result, actual = await self._exchange(site, encoded, worst, key, permit)
+            result, actual = await self._exchange(site, encoded, call, key, permit)
             self._show(site, result, started)
             spent = Need(need.route, actual, _tokens_of(result, need))
             if isinstance(result, Answered):
@@ -357,21 +358,19 @@ class DocumentRun:
             )
             observer.called(seen)
 
-    async def _exchange(
-        self,
-        site: Site,
-        encoded: EncodedRequest,
-        worst: Decimal | None,
-        key: Secret | None,
-        permit: Permit,
-    ) -> tuple[Answered | CallFailure, Decimal]:
-        """Intends, sends, records. Gives the result and what it counts for in the budget."""
-        desk, assignment = self._desk, self._request.assignment
-        call = self._book.intend(
-            assignment.row, assignment.route, site, encoded, self._tally.calls + 1, worst
-        )
-        self._tally.calls += 1
+    def _intend(self, site: Site, encoded: EncodedRequest, worst: Decimal | None) -> RecordedCall:
+        """Records that a call is about to be sent; if that fails, none is, and nothing is spent."""
+        assignment, number = self._request.assignment, self._tally.calls + 1
+        call = self._book.intend(assignment.row, assignment.route, site, encoded, number, worst)
+        self._tally.calls = number
         self._tally.request_sha256 = encoded.sha256
+        return call
+
+    async def _exchange(
+        self, site: Site, encoded: EncodedRequest, call: RecordedCall, key: Secret | None, permit: Permit
+    ) -> tuple[Answered | CallFailure, Decimal]:
+        """Sends and records. Gives the result and what it counts for in the budget."""
+        desk = self._desk
         started = desk.clock.monotonic()
         if self._first_call_at is None:
             self._first_call_at = started
@@ -389,7 +388,7 @@ class DocumentRun:
         except LostError as error:
             failure_class = FailureClass.TIMEOUT if error.cause == "timeout" else FailureClass.CONNECTION
             failure = CallFailure(failure_class, f"{error}; it may have been billed", ambiguous=True)
-            return self._lost(site, call, error.cause, failure), worst or ZERO
+            return self._lost(site, call, error.cause, failure), call.worst or ZERO
         except asyncio.CancelledError:
             self._book.unknown(call, "cancelled", "the run was cancelled while the call was in flight")
             raise

@@ -208,7 +208,12 @@ class _Parts:
 async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
     """The core with its real surroundings; on the event loop, to which connections belong."""
     clock, workload, run = parts.clock, parts.workload, parts.run
-    transport = HttpTransport(AllowList(frozenset(place.address for place in parts.places.values())))
+    named = {name for name, backend in parts.backends.items() if backend.base_url is not None}
+    allowed = AllowList(
+        frozenset(place.address for place in parts.places.values()),
+        own=frozenset(place.address for name, place in parts.places.items() if name in named),
+    )
+    transport = HttpTransport(allowed)
     desk = Desk(
         sites=build_sites(parts.backends, parts.places, clock, PriceBook(), run.rehearsal, workload.shares()),
         clock=clock,

@@ -166,7 +166,7 @@ class HttpTransport:
         found = await self._loop.run_in_executor(None, _resolve, host, port)
         admitted = [ip for ip in found if self._allowed.admit(host, ip, port)]
         if not admitted:
-            raise _refused(f"{host} resolves to addresses of this machine or its link alone")
+            raise _refused(f"{host} resolves to this machine, its link or a private network alone")
         self._names[address] = (self._loop.time() + _NAMES_KEPT_S, admitted)
         return admitted
 

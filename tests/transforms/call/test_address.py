@@ -73,7 +73,13 @@ def test_only_the_exact_scheme_host_and_port_are_allowed(url: str, allowed: bool
         ("api.example", "fe80::1%eth0", False),
         ("api.example", "0.0.0.0", False),
         ("api.example", "224.0.0.1", False),
+        ("api.example", "::ffff:127.0.0.1", False),
+        ("api.example", "::ffff:169.254.169.254", False),
+        ("api.example", "::ffff:93.184.216.34", True),
+        ("api.example", "64:ff9b::a9fe:a9fe", False),
+        ("api.example", "2002:7f00:1::", False),
         ("localhost", "127.0.0.1", True),
+        ("localhost", "::ffff:127.0.0.1", True),
         ("localhost", "169.254.169.254", False),
     ],
 )
@@ -84,3 +90,15 @@ def test_a_name_never_leads_to_link_local_and_only_localhost_to_this_machine(
     assert allowed.admit(host, ip, 443) is admitted
     assert allowed.allows_socket(ip, 443) is admitted
     assert not allowed.allows_socket(ip, 80)
+
+
+@pytest.mark.parametrize(
+    "ip", ["10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "fd00:ec2::254", "::ffff:10.1.2.3"]
+)
+def test_a_providers_own_name_never_leads_to_a_private_network(ip: str) -> None:
+    theirs, ours = Address("https", "api.example", 443), Address("https", "models.internal", 443)
+    allowed = AllowList(frozenset({theirs, ours}), own=frozenset({ours}))
+    assert not allowed.admit(theirs.host, ip, 443)
+    assert not allowed.allows_socket(ip, 443)
+    assert allowed.admit(theirs.host, "93.184.216.34", 443)
+    assert allowed.admit(ours.host, ip, 443)

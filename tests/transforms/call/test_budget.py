@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from schemas.errors import StoreError
+from schemas.errors import LedgerError, StoreError
 from schemas.failures import FailureClass
 from schemas.outcomes import ZERO, money
 from schemas.workload import HostedBackend, TokenPrice
@@ -22,6 +22,7 @@ from tests.support.budgets import FrozenClock, MemoryRecord, now, now_or_no
 from tests.transforms.call.fakes import (
     HAIKU,
     FakeTransport,
+    MemoryLedgers,
     VirtualClock,
     answer_for,
     make_batch,
@@ -329,6 +330,21 @@ def test_rows_beyond_the_cap_end_as_budget_exhausted_without_a_call() -> None:
     assert 200 < len(done) <= 250
     assert record.state.spent == money("0.0002") * len(done) <= money("0.05")
     assert record.state.leases == {}
+
+
+def test_a_call_that_could_not_be_recorded_was_not_sent_and_is_not_spent() -> None:
+    record, transport = MemoryRecord("1"), FakeTransport(lambda sent, seen: answer_for(sent))
+
+    async def main() -> None:
+        budget = LeasedBudget(record, "w", VirtualClock(), money(1))
+        core = make_core(transport, MemoryLedgers(fails_after=1), budget=budget, capped=True)
+        with pytest.raises(LedgerError):
+            await core.run(make_batch(3))
+        await core.close(0)
+
+    run_virtual(main())
+    assert transport.sent == []
+    assert (record.state.spent, record.state.leases) == (ZERO, {})
 
 
 def test_a_call_without_a_known_end_counts_at_its_worst() -> None:

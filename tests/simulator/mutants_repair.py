@@ -1,0 +1,70 @@
+"""Defects of second questions, and of what a run says of itself when it is settled."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from tests.simulator.planting import defect, swap
+from transforms import settle, tally
+from transforms.call.document import DocumentRun
+from transforms.call.repair import after_repair, repair_request
+from transforms.call.tally import Answered, Tally
+
+PAID_ONCE = "an answered row is never sent again"
+TWICE = "a row is paid for twice at most"
+SUMS = "the cost column adds up"
+TOLD = "the manifest says what is there"
+
+
+@defect("repair", PAID_ONCE, TWICE)
+def a_second_question_is_asked_again_after_a_crash(replaced: ExitStack) -> None:
+    swap(replaced, DocumentRun, "_replay_repair", lambda self, site: None)
+
+
+@defect("repair", TWICE)
+def an_answer_that_does_not_fit_is_sent_back_again_and_again(replaced: ExitStack) -> None:
+    async def finish(self: DocumentRun, first: Answered) -> Any:
+        for _ in range(3):
+            request = repair_request(replace(self._request, rejected=None), first.answer)
+            if request is None:
+                break
+            self._request = request
+            first = after_repair(first, self._replay_repair(first.site) or await self._ask(first.site))
+        return self._tally.answered(first)
+
+    swap(replaced, DocumentRun, "_finish", finish)
+
+
+@defect("repair", SUMS)
+def a_first_answer_that_did_not_fit_costs_nothing(replaced: ExitStack) -> None:
+    def add(self: Tally, usage: Any, charge: Any) -> None:
+        self.charge = Tally(self.request).charge
+        before(self, usage, charge)
+
+    before = swap(replaced, Tally, "add_answer", add)
+
+
+@defect("settle", TOLD)
+def a_run_is_complete_although_documents_can_be_tried_again(replaced: ExitStack) -> None:
+    swap(replaced, settle, "_reason", lambda *_: ("", ""))
+
+
+@defect("settle", TOLD)
+def a_manifest_counts_failures_that_were_replaced(replaced: ExitStack) -> None:
+    def add(sums: Any, record: Any, *, mine: bool) -> None:
+        before(sums, record, mine=mine)
+        if record.attempt > 1:
+            tally._add_counts(sums.failures_by_class, record.failures_by_class)
+
+    before = swap(replaced, tally, "_add_record", add)
+
+
+@defect("settle", TOLD)
+def a_manifest_names_the_newest_attempts_ambiguous_calls_alone(replaced: ExitStack) -> None:
+    def add(sums: Any, record: Any, *, mine: bool) -> None:
+        sums.ambiguous = [call for call in sums.ambiguous if call.batch_id != record.batch_id]
+        before(sums, record, mine=mine)
+
+    before = swap(replaced, tally, "_add_record", add)
