@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.tables import Row, cost_rows, failure_rows, quote_rows, route_rows
+from flows.tables import Row, cost_rows, device_rows, failure_rows, quote_rows, recompiled, route_rows
 from flows.words import batches as batches_text
 from flows.words import count, usd
 from schemas.batches import AmbiguousCall
@@ -28,6 +28,7 @@ _NUMBERS = frozenset(
         "rows",
         "attempt",
     }
+    | {"texts", "tokens", "steps", "padding", "idle", "warm-up seconds", "programs", "compiled late"}
     | {"device seconds", "cost", "list price", "quoted", "actual", "off by"}
 )
 NOTHING_DUE = "Nothing was due: no call was made and no result was rewritten."
@@ -57,6 +58,11 @@ def report(manifest: Manifest, output: str, *, nothing_due: bool = False) -> Ren
     costs = cost_rows(manifest)
     if costs:
         parts.append(table("Cost by backend", costs))
+    devices = device_rows(manifest)
+    if devices:
+        parts.append(table("Devices, in this run", devices))
+    if recompiled(manifest):
+        parts.append(Text(recompiled(manifest)))
     quoted = quote_rows(manifest, output)
     if quoted:
         parts.append(table("Quote against actual, at list price", quoted))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from jinja2 import Environment, StrictUndefined
 
 from flows.report import cost_sentence, end_sentence
-from flows.tables import Row, cost_rows, failure_rows, quote_rows, route_rows
+from flows.tables import Row, cost_rows, device_rows, failure_rows, quote_rows, route_rows
 from flows.words import batches as batches_text
 from flows.words import usd
 from schemas.run import Manifest
@@ -55,6 +55,7 @@ def report_html(manifest: Manifest, output: str) -> str:
         ("Rows by route", route_rows(manifest)),
         ("Failures by reason", failure_rows(manifest)),
         ("Cost by route and backend", cost_rows(manifest)),
+        ("Devices, in this run", device_rows(manifest)),
         ("Quote against actual, at list price", quote_rows(manifest, output)),
         ("Batches that were not finished", _failed_batch_rows(manifest)),
         ("Calls of unknown end", _ambiguous_rows(manifest)),

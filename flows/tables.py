@@ -140,6 +140,38 @@ def cost_rows(manifest: Manifest) -> list[Row]:
     ]
 
 
+def device_rows(manifest: Manifest) -> list[Row]:
+    """What this run's embedders did with their devices, by route."""
+    return [
+        {
+            "route": route,
+            "texts": use.texts,
+            "tokens": use.tokens,
+            "steps": use.steps,
+            "device seconds": f"{use.device_seconds:.1f}",
+            "padding": f"{use.padding_share:.1%}",
+            "idle": f"{use.idle_share:.1%}",
+            "warm-up seconds": f"{use.warm_up_seconds:.1f}",
+            "programs": use.programs,
+            "compiled late": use.late_programs,
+        }
+        for route, use in sorted(manifest.devices.items())
+    ]
+
+
+def recompiled(manifest: Manifest) -> str:
+    """A sentence when an embedder compiled in steady state, else nothing."""
+    found = [
+        f"{use.steady_programs} for {r}" for r, use in sorted(manifest.devices.items()) if use.steady_programs
+    ]
+    if not found:
+        return ""
+    return (
+        f"Programs were compiled in steady state ({', '.join(found)}), and documents waited for them: "
+        "their lengths were not those of the first ones."
+    )
+
+
 def spend_rows(manifest: Manifest, comparisons: Sequence[Comparison]) -> list[Row]:
     """The cost by route and backend, each route's against its quote, and all of it against the budget.
 

@@ -92,6 +92,44 @@ class FailedBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """What a run's embedder did with the devices, summed over the processes that ended by themselves.
+
+    `slots` is what the steps had room for, `device_seconds` what they took. Idle is device time without a
+    step between a process's first and last one; `warm_up_seconds` is what texts waited for compilation.
+    `late_programs` were compiled after a process's first step, `steady_programs` of them so late that it
+    is worth asking why.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    slots: int = 0
+    steps: int = 0
+    device_seconds: float = 0.0
+    idle_seconds: float = 0.0
+    warm_up_seconds: float = 0.0
+    programs: int = 0
+    late_programs: int = 0
+    steady_programs: int = 0
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the slots that held no token."""
+        return 1 - self.tokens / self.slots if self.slots else 0.0
+
+    @property
+    def idle_share(self) -> float:
+        """Share of the time from the first step to the last in which a device had none."""
+        whole = self.device_seconds + self.idle_seconds
+        return self.idle_seconds / whole if whole else 0.0
+
+    def plus(self, other: DeviceUse, sign: int = 1) -> DeviceUse:
+        """The sum of both, or with `sign=-1` the difference."""
+        theirs = asdict(other)
+        return DeviceUse(**{name: value + sign * theirs[name] for name, value in asdict(self).items()})
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a run left behind, over everything committed in the output; written last.
 
@@ -136,6 +174,7 @@ class Manifest:
     budget_soft_amount: str | None = None
     budget_soft_passed: bool = False
     approvals: tuple[Mapping[str, str], ...] = ()
+    devices: dict[str, DeviceUse] = field(default_factory=dict)  # embed route → what this run did
     version: str = MANIFEST_VERSION
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -160,6 +199,7 @@ class Manifest:
         values["ambiguous"] = tuple(AmbiguousCall(**a) for a in data["ambiguous"])
         values["approvals"] = tuple(data.get("approvals", ()))
         values["skipped_files"] = tuple(data["skipped_files"])
+        values["devices"] = {route: DeviceUse(**use) for route, use in data.get("devices", {}).items()}
         values["totals"] = {
             route: {name: BackendTotals(**t) for name, t in backends.items()}
             for route, backends in data["totals"].items()

@@ -15,6 +15,7 @@ from schemas.load import LoadedWorkload
 from schemas.outcomes import ZERO, money_text
 from schemas.run import FailedBatch, FailureGroup, Manifest, RunContext, State
 from transforms.commit import recover
+from transforms.device_use import collect_use
 from transforms.layout import failures_path, run_path
 from transforms.plan import Plan
 from transforms.store import Store, open_store
@@ -51,6 +52,7 @@ def settle_run(
     manifest = _manifest(loaded, run, plan, sums, groups, failed_batches)
     state: State = "incomplete" if reason else "complete"
     manifest.update(
+        devices=collect_use(store, run.run_id),
         state=state,
         reason=reason or "every document is a result or a final failure",
         reason_class=reason_class,

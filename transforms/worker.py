@@ -21,9 +21,10 @@ import pyarrow as pa
 
 from schemas.batches import BatchReport
 from schemas.errors import BatchClaimedError, BatchError
-from schemas.run import RunContext
+from schemas.run import DeviceUse, RunContext
 from schemas.workload import EmbedderBackend, HostedBackend, Workload
 from transforms.claim import Claims, open_claims
+from transforms.device_use import device_use, leave_use
 from transforms.layout import report_path, stop_path
 from transforms.managed_secrets import keys_for
 from transforms.prompt import CompiledPrompt, compile_prompt
@@ -101,6 +102,7 @@ class Worker:
     _claimed: dict[str, object] = field(default_factory=dict)
     _engine: CallEngine | None = None
     _embedders: dict[str, Embedder] = field(default_factory=dict)
+    _used_before: dict[str, DeviceUse] = field(default_factory=dict)
     _hosted_spaces: dict[str, VectorType] = field(default_factory=dict)
 
     def store(self) -> Store:
@@ -187,6 +189,7 @@ class Worker:
                 backend, base = self.embedder_backend(route), Path(self.config.base_dir)
                 embedder = self.openers.embedder(backend, base)
                 guard_space(self.store(), route, embedder.space.fingerprint, embedder.space.describe())
+                self._used_before[route] = device_use(embedder.stats())
                 self._embedders[route] = embedder
             return self._embedders[route]
 
@@ -278,8 +281,19 @@ class Worker:
         self._close_engine()
         with self._lock:
             claims, self._claims = self._claims, None
+            uses, self._used_before = self._device_use(), {}
+        leave_use(self.store(), self.config.run.run_id, uses)
         if claims is not None:
             claims.close()
+
+    def _device_use(self) -> dict[str, DeviceUse]:
+        """What this run's embedders did, by route; by the first route of those that share one."""
+        first = {id(self._embedders[route]): route for route in reversed(self._used_before)}
+        return {
+            route: device_use(self._embedders[route].stats()).plus(before, -1)
+            for route, before in self._used_before.items()
+            if first[id(self._embedders[route])] == route
+        }
 
     def _close_engine(self) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -13,7 +14,7 @@ from rich.console import Console
 from flows.report import cost_sentence, end_sentence, report, worst_amount
 from flows.report_html import report_html
 from schemas.batches import AmbiguousCall
-from schemas.run import FailedBatch, FailureGroup, Manifest
+from schemas.run import DeviceUse, FailedBatch, FailureGroup, Manifest
 
 Make = Callable[..., Manifest]
 
@@ -56,6 +57,17 @@ def test_a_call_without_a_price_makes_the_worst_unknown(ambiguous: AmbiguousCall
     from dataclasses import replace
 
     assert worst_amount([ambiguous, replace(ambiguous, worst_amount=None)]) == "an unknown amount"
+
+
+def test_what_the_devices_did_is_a_table_and_late_compilation_a_sentence(manifest: Make) -> None:
+    use = DeviceUse(10, 90, 100, 2, 6.0, 2.0, 1.5, 3, 1)
+    text = printed(manifest(devices={"vec": use}))
+    assert "Devices, in this run" in text
+    assert "10.0%" in text  # padding
+    assert "25.0%" in text  # idle
+    assert "steady state" not in text
+    text = printed(manifest(devices={"vec": replace(use, steady_programs=2)}))
+    assert "Programs were compiled in steady state (2 for vec)" in text
 
 
 def test_a_rehearsal_says_so_in_head_cost_and_end(manifest: Make) -> None:

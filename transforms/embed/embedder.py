@@ -67,7 +67,8 @@ class EmbedStats:
     `texts` grows with every step, the other counters of a call when it is through. `compile_seconds` are
     those of all programs, `warm_up_seconds` those that texts waited for them, and neither is device time;
     `late_compilations` are those after the first step, which a run of one kind of documents has at its
-    beginning only. `idle_seconds` are device seconds without work between the first step and the last.
+    beginning only, and `steady_compilations` those of them after many steps. `idle_seconds` are device
+    seconds without work between the first step and the last.
     """
 
     texts: int
@@ -80,6 +81,7 @@ class EmbedStats:
     late_compilations: int = 0
     warm_up_seconds: float = 0.0
     idle_seconds: float = 0.0
+    steady_compilations: int = 0
 
     @property
     def padding_seconds(self) -> float:
@@ -158,6 +160,7 @@ class Embedder:
                 late_compilations=done.late_compilations,
                 warm_up_seconds=done.warm_up_seconds,
                 idle_seconds=done.idle_seconds,
+                steady_compilations=done.steady_compilations,
             )
 
     def _settle_shapes(self, lengths: np.ndarray) -> None:

@@ -45,6 +45,7 @@ class RunnerStats:
     late_compilations: int = 0
     warm_up_seconds: float = 0.0
     idle_seconds: float = 0.0
+    steady_compilations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class StepRunner:
         self._enqueue = threading.Lock() if devices.count > 1 or devices.platform != "cpu" else None
         self._steps = self._slots = self._texts = 0
         self._compile_seconds = 0.0
-        self._late = 0
+        self._late = self._steady = 0
         self._warm_up_seconds = 0.0
 
     def run(self, tokens: TokenizedTexts, steps: Sequence[Step]) -> list[StepResult]:
@@ -116,6 +117,7 @@ class StepRunner:
                 self._late,
                 self._warm_up_seconds,
                 self._clock.idle_seconds,
+                self._steady,
             )
 
     def warm_up(self, shapes: Iterable[Shape]) -> None:
@@ -126,6 +128,7 @@ class StepRunner:
             if missing and self._steps:
                 self._late += len(missing)
             if missing and self._steps >= STEADY_STEPS:
+                self._steady += len(missing)
                 _LOG.warning("compiling for %s after %d steps, in steady state", missing, self._steps)
             for shape in missing:
                 self._compiled[shape] = self._pool.submit(self._compile, shape)
