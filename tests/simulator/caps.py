@@ -113,7 +113,7 @@ def budget_section(cap: Decimal | None, caps: list[Cap], scratch: Path) -> Budge
 def first_records() -> dict[str, bytes]:
     """What there is before the first run: another output has spent of the cost centre's month already."""
     spent = str(NEIGHBOURS_SHARE)
-    share = {"epoch": "its run", "boot_id": budget_file._boot_id(), "spent": spent, "base": "0"}
+    share = {"epoch": "its run", "boot_id": budget_file.boot_id(""), "spent": spent, "base": "0"}
     leases = {f"{NEIGHBOUR}/worker": spent}
     record = {"version": CENTRE_VERSION, "outputs": {NEIGHBOUR: share}, "leases": leases}
     return {CENTRE_RECORD: orjson.dumps(record)}

@@ -202,7 +202,7 @@ class Surroundings:
         holder, more = process.name, {}
         if cap.file == CENTRE_RECORD:
             run_id = self.run_id
-            read = reader(ME, cap.limit, run_id, budget_file._boot_id())
+            read = reader(ME, cap.limit, run_id, budget_file.boot_id(""))
             holder, more = f"{ME}/{holder}", {"read": read, "epoch": run_id}
         budget = WatchedBudget(record, holder, clock, cap.limit, patience_s=PATIENCE_S, **more)
         budget.audit, budget.process = self.audit, process
