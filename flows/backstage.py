@@ -21,6 +21,7 @@ from flows.steps import Ending, Steps, Watcher, real_steps
 from flows.waiting import waiting_rows
 from flows.words import batches as batches_text
 from flows.words import count, shortened, usd
+from transforms.store import is_remote
 
 _BRIEF_TEXT = 100
 
@@ -75,14 +76,14 @@ class Backstage:
         finally:
             watcher.close()
 
-    def retry(self, target: Path, changes: dict[str, Any], rehearsal: bool, as_json: bool) -> bool:
+    def retry(self, target: str, changes: dict[str, Any], rehearsal: bool, as_json: bool) -> bool:
         """Run again what an output folder, or a workload, was run with; whether nothing is left to do."""
-        if target.is_dir():
-            parameters = launched_with(str(target)).model_copy(update=_given(changes))
-            if target.resolve() != Path(parameters.output or target).resolve():  # the folder was moved
-                parameters = parameters.model_copy(update={"output": str(target.resolve())})
+        if is_remote(target) or Path(target).is_dir():
+            parameters = launched_with(target).model_copy(update=_given(changes))
+            if _place(target) != _place(parameters.output or target):  # it was moved or copied
+                parameters = parameters.model_copy(update={"output": _place(target)})
             return self.run(parameters.model_dump(), as_json)
-        return self.run({"workload": str(target), "rehearsal": rehearsal, **_given(changes)}, as_json)
+        return self.run({"workload": target, "rehearsal": rehearsal, **_given(changes)}, as_json)
 
     def status(self, output: str, as_json: bool) -> bool:
         """Print where an output stands; False if something is left to do and nobody is at it."""
@@ -181,3 +182,8 @@ def _write_corpus(folder: Path) -> int:
     from flows.corpus import write_corpus
 
     return write_corpus(folder).documents
+
+
+def _place(output: str) -> str:
+    """An output's address, the same however it was written."""
+    return output.rstrip("/") if is_remote(output) else str(Path(output).resolve())

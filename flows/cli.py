@@ -226,7 +226,7 @@ def run(
 def retry(
     context: typer.Context,
     target: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="OUTPUT|WORKLOAD", help="The output folder, or the workload.", show_default=False
         ),

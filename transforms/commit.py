@@ -29,6 +29,7 @@ from transforms.layout import (
     parse_name,
     read_commit,
 )
+from transforms.output_lock import require_held
 from transforms.store import Store
 from transforms.work import WorkBatch
 
@@ -231,11 +232,15 @@ def recover(store: Store) -> int:
     """Finish what was committed but not published, and sweep what no commit names; the files deleted.
 
     Only for the holder of the output's lock: no worker may be staging anything meanwhile.
+
+    Raises:
+        StoreError: see `publish`, and `transforms.output_lock.require_held`.
     """
     folders: dict[str, list[str]] = defaultdict(list)
     for path in store.list(STAGING):
         folders[path.split("/")[1]].append(path)
     for folder, paths in folders.items():
+        require_held(store)
         record = _committed_from(store, folder)
         if record is not None:
             publish(store, record)

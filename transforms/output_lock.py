@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from schemas.errors import OutputBusyError
+from schemas.errors import OutputBusyError, StoreError
 from transforms import lease
 from transforms.store import Store, is_remote
 
@@ -17,7 +17,7 @@ REMOTE_LOCK = "run.lock.json"
 
 
 @contextmanager
-def locked(store: Store) -> Iterator[int]:
+def locked(store: Store, times: lease.Times | None = None) -> Iterator[int]:
     """Hold an output for one run; a descriptor that child processes may inherit.
 
     Of a local folder the lock lasts until the last process that has the descriptor is gone. On object
@@ -27,7 +27,7 @@ def locked(store: Store) -> Iterator[int]:
         OutputBusyError: another run is at work in it.
     """
     if is_remote(store.root):
-        with _leased(store) as descriptor:
+        with _leased(store, times) as descriptor:
             yield descriptor
         return
     descriptor = _lock_folder(Path(store.root))
@@ -47,10 +47,28 @@ def _lock_folder(root: Path) -> int:
     return descriptor
 
 
+_HELD: dict[str, lease.Lease] = {}
+"""The leases of outputs that this process holds, by address."""
+
+
+def require_held(store: Store) -> None:
+    """Only who holds an output may sweep it.
+
+    Raises:
+        StoreError: this process had the output's lease, and could not renew it in time.
+    """
+    held = _HELD.get(store.root)
+    if held is not None and held.is_lost:
+        raise StoreError(
+            f"{store.root}: this run could not renew its lease for {lease.LEASE_S:g} s, and another may be "
+            "at work there by now. Nothing was swept; what is committed stays. Run again"
+        )
+
+
 @contextmanager
-def _leased(store: Store) -> Iterator[int]:
+def _leased(store: Store, times: lease.Times | None) -> Iterator[int]:
     try:
-        held = lease.take(store, REMOTE_LOCK)
+        held = _HELD[store.root] = lease.take(store, REMOTE_LOCK, times)
     except lease.LeaseHeldError as error:
         raise _at_work(store.root, f"another run ({lease.describe(error.holder)})") from None
     descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # workers hold leases of their own
@@ -58,6 +76,7 @@ def _leased(store: Store) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+        del _HELD[store.root]
         held.close()
 
 

@@ -61,7 +61,7 @@ def test_the_command_gives_the_same_rows_from_a_bucket_as_from_folders(
     assert (status["state"], status["manifest"]["results"]) == ("complete", 60)
     verified = switchgear(one_cloud_storage, "ledger", "verify", output, "--json")
     assert json.loads(verified.stdout)["state"] == "proven", verified.stdout
-    again = switchgear(one_cloud_storage, "run", str(tmp_path / "w0/w.toml"), "--rehearsal", "--json")
+    again = switchgear(one_cloud_storage, "retry", output, "--json")
     assert json.loads(again.stdout)["nothing_due"] is True
 
 

@@ -1,0 +1,88 @@
+"""An output in Cloud Storage: one run at a time, nobody else's folder, nothing swept by who lost it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import OutputError, StoreError
+from schemas.load import LoadedWorkload
+from tests.peers.cloud_storage import CloudStorage
+from tests.support import workloads
+from transforms.commit import recover
+from transforms.lease import Times
+from transforms.output import MARKER, open_output, read_marker
+from transforms.output_lock import _HELD, REMOTE_LOCK, is_locked, locked
+from transforms.store import open_store
+
+
+@pytest.fixture
+def loaded(cloud_storage: CloudStorage, tmp_path: Path) -> LoadedWorkload:
+    return workloads.load(tmp_path, output__uri=f"{cloud_storage.bucket()}/out")
+
+
+def test_an_output_is_held_while_it_is_open_and_free_after_an_error(loaded: LoadedWorkload) -> None:
+    store = open_store(loaded.output_uri)
+    assert not is_locked(store)
+    with open_output(loaded, rehearsal=True):
+        assert is_locked(store)
+        assert read_marker(loaded.output_uri)["rehearsal"] is True
+    assert not is_locked(store)
+    with pytest.raises(ZeroDivisionError), open_output(loaded, rehearsal=True):
+        raise ZeroDivisionError
+    assert not is_locked(store)
+    assert list(store.list("")) == [MARKER]
+
+
+def test_a_second_run_is_refused_while_the_first_lives(loaded: LoadedWorkload) -> None:
+    store = open_store(loaded.output_uri)
+    with (
+        locked(store, Times(renew_every_s=0.2)),
+        pytest.raises(OutputError, match=r"another run \(process \d+ on .*\) is at work on gs://"),
+        open_output(loaded, rehearsal=True),
+    ):
+        pass
+
+
+def test_a_folder_with_something_else_in_it_is_no_output(loaded: LoadedWorkload) -> None:
+    store = open_store(loaded.output_uri)
+    store.create("holiday/picture.jpg", b"x")
+    with (
+        pytest.raises(OutputError, match=r"no Switchgear output \(found 'holiday/picture\.jpg'\)"),
+        open_output(loaded, rehearsal=True),
+    ):
+        pass
+    assert list(store.list("")) == ["holiday/picture.jpg"]
+
+
+def test_another_version_of_the_workload_is_refused(loaded: LoadedWorkload, tmp_path: Path) -> None:
+    with open_output(loaded, rehearsal=True):
+        pass
+    folder = tmp_path / "other"
+    folder.mkdir()
+    changed = workloads.load(folder, output__uri=loaded.output_uri, input__columns=["kind"])
+    with (
+        pytest.raises(OutputError, match="holds the results of another workload"),
+        open_output(changed, rehearsal=True),
+    ):
+        pass
+    with pytest.raises(OutputError, match="holds rehearsed results"), open_output(loaded, rehearsal=False):
+        pass
+
+
+def test_who_was_taken_over_sweeps_nothing_of_those_who_came_after(loaded: LoadedWorkload) -> None:
+    store = open_store(loaded.output_uri)
+    staged = f"_staging/{'a' * 32}.0001.{'b' * 16}/ask.parquet"
+    with open_output(loaded, rehearsal=True):
+        recover(store)
+        data, generation = store.read_versioned(REMOTE_LOCK)
+        heir = json.dumps({**json.loads(data), "token": "another run's"}).encode()
+        store.swap(REMOTE_LOCK, heir, generation)
+        _HELD[store.root].renew()  # as its thread does every few seconds
+        store.create(staged, b"rows of the other run")
+        with pytest.raises(StoreError, match=r"could not renew its lease.*Nothing was swept"):
+            recover(store)
+    assert store.read(staged) == b"rows of the other run"
+    assert json.loads(store.read(REMOTE_LOCK))["token"] == "another run's"
