@@ -145,13 +145,17 @@ def take(store: Store, path: str, times: Times | None = None) -> Lease:
 
 def has_ended(store: Store, path: str, times: Times | None = None) -> bool:
     """Whether a lease's holder is dead or has let go; a dead one's lease is ended, so it can't come back."""
-    try:
-        holder, generation = _read(store, path)
-    except FileNotFoundError:
-        return True
-    if not is_dead(store, path, holder, generation, times or Times()):
-        return False
-    return end(store, path, generation)
+    while True:
+        try:
+            holder, generation = _read(store, path)
+        except FileNotFoundError:
+            return True
+        if not holder.get("token"):
+            return True
+        if not is_dead(store, path, holder, generation, times or Times()):
+            return False
+        if end(store, path, generation):
+            return True  # else it has moved on: its holder lives, or another was faster to end it
 
 
 def end(store: Store, path: str, generation: str) -> bool:
@@ -176,11 +180,11 @@ def is_dead(store: Store, path: str, holder: dict[str, Any], generation: str, ti
     while times.monotonic() < until:
         times.sleep(_LOOK_EVERY_S)
         try:
-            _, now = _read(store, path)
+            found, now = _read(store, path)
         except FileNotFoundError:
             return True
         if now != generation:
-            return False
+            return not found.get("token")
     return True
 
 

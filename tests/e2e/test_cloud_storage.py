@@ -112,7 +112,7 @@ def test_a_run_that_is_killed_again_and_again_pays_no_more_than_its_windows_twic
         process.wait()
     process = start(one_cloud_storage, path)
     printed, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0
+    assert process.returncode == 0, (path.parent / "stderr.log").read_text()[-3000:]
 
     manifest = Manifest.from_dict(json.loads(printed))
     assert (manifest.state, manifest.results, manifest.failures) == ("complete", count, 0), manifest.reason

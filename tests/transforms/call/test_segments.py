@@ -235,6 +235,27 @@ def test_of_two_heirs_of_a_dead_process_one_opens_the_ledger(store: Store) -> No
         heir.close()
 
 
+def test_all_batches_of_a_dead_process_are_taken_over_at_the_same_time(store: Store) -> None:
+    """Each opening finds the same lease of the dead, and only one of them can end it."""
+    batches = [f"{number:032x}" for number in range(8)]
+    dead, heir = SegmentLedgers(store, times=QUICK), SegmentLedgers(store, times=QUICK)
+
+    async def open_all(ledgers: SegmentLedgers) -> None:
+        for log in await asyncio.gather(*(ledgers.open(batch) for batch in batches)):
+            assert log.appended == 0
+
+    asyncio.run(open_all(dead))
+    held = dead._lease
+    assert held is not None
+    held._stop.set()  # it renews no more
+    data, generation = store.read_versioned(held.path)
+    store.swap(held.path, data.replace(b'"boot":"', b'"boot":"another '), generation)
+    asyncio.run(open_all(heir))
+    assert not store.exists(held.path)
+    dead.close()
+    heir.close()
+
+
 def test_a_store_that_fails_breaks_the_ledger_with_the_reason(tmp_path: Path) -> None:
     class Failing(LocalStore):
         broken = False
