@@ -154,7 +154,7 @@ def ref_from_dict(data: dict[str, Any]) -> BatchRef:
 class BatchReport:
     """What a worker says about a batch when it is through with it. The commit record is the truth.
 
-    `state` is `committed`, `already_committed`, `claimed` (another worker is on it) or `failed`.
+    `state` is `committed`, `already_committed` or `failed`.
     `error` is a plain sentence for the operator, `record` the winning commit record.
     """
 

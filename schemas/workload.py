@@ -52,7 +52,9 @@ class Input(Section):
 class Prompt(Section):
     """How a hosted model is asked: a sandboxed Jinja template over the row's columns."""
 
-    template: str = Field(min_length=1, description="Jinja template; columns are its variables")
+    template: str = Field(
+        min_length=1, description="Jinja template; columns are its variables, and a null is no text"
+    )
     system: str = Field("", description="system text, the same for every document")
     json_schema: dict[str, Any] | None = Field(
         None, description="JSON Schema of the answer; its properties become the typed `output` column"

@@ -26,11 +26,14 @@ from schemas.workload import Prompt
 
 
 def _data_only(value: Any) -> Any:
-    """Refuse `{{ title.upper }}`, which would send the address of a function with every document."""
+    """What a template puts into the text: nothing for a null, as one expects of an empty cell.
+
+    `{{ title.upper }}` is refused: it would send the address of a function with every document.
+    """
     if isinstance(value, Iterator) or (callable(value) and not isinstance(value, Undefined)):
         kind = type(value).__name__
         raise TemplateRuntimeError(f"a {kind} is no text: add `()` to call it, or `|list` or `|join`")
-    return value
+    return "" if value is None else value
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

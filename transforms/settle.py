@@ -14,15 +14,18 @@ from schemas.failures import FAILURE_KINDS, FailureClass
 from schemas.load import LoadedWorkload
 from schemas.outcomes import ZERO, money_text
 from schemas.run import FailedBatch, FailureGroup, Manifest, RunContext, State
+from transforms.batchmode.tickets import FOLDER
 from transforms.commit import recover
 from transforms.device_use import collect_use
-from transforms.layout import failures_path, run_path
+from transforms.layout import COMMITS, failures_path, run_path
 from transforms.plan import Plan
-from transforms.store import Store, open_store
+from transforms.store import Store, open_store, sweep_temporaries
 from transforms.tally import Sums, add_up
 
 _EXAMPLES = 5
 _LISTED_AMBIGUOUS = 1000
+_CREATED_IN = (COMMITS, "runs", "budget", FOLDER)
+"""Folders of an output in which objects are created in one step."""
 
 
 def settle_run(
@@ -43,6 +46,7 @@ def settle_run(
     """
     store = store or open_store(run.output)
     recover(store)
+    sweep_temporaries(store.root, _CREATED_IN)
     sums = add_up(store, run)
     groups = tuple(_failure_groups(store, sums))
     failed_batches = tuple(_failed_batches(plan, failed, sums.batches))

@@ -18,13 +18,16 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
 
 from schemas.errors import PreconditionFailedError, StoreError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
 class Store(Protocol):
@@ -198,7 +201,7 @@ class LocalStore:
 
     def _write_temporary(self, target: Path, data: bytes) -> Path:
         self._make_folder(target.parent)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")  # as _TEMPORARY has it
         try:
             with open(temporary, "xb") as stream:
                 stream.write(data)
@@ -218,6 +221,20 @@ class LocalStore:
         for created in missing:
             _sync_folder(created.parent)
         self._synced_folders.add(str(folder))
+
+
+def sweep_temporaries(root: str, folders: Iterable[str]) -> int:
+    """Delete what crashed writers have left half in some folders of an output; how many files that were.
+
+    Nobody may be writing there. Object storage has none: an object is there whole or not at all.
+    """
+    swept = 0
+    for folder in () if is_remote(root) else folders:
+        for where, _, names in os.walk(Path(root, folder)):
+            for name in filter(_TEMPORARY.fullmatch, names):
+                Path(where, name).unlink(missing_ok=True)
+                swept += 1
+    return swept
 
 
 def is_remote(address: str) -> bool:

@@ -27,7 +27,9 @@ from transforms.layout import (
 from transforms.output import read_manifest, read_marker
 from transforms.plan import read_plan
 from transforms.store import open_store
-from transforms.verify_batch import BatchProof, Kind, Sums, answered_pairs, prove_batch
+from transforms.verify_batch import BatchProof, prove_batch
+from transforms.verify_ledger import Kind, answered_pairs
+from transforms.verify_sums import Sums
 
 MOST_LISTED = 1000
 """Findings of a kind that are listed; the others are counted."""

@@ -7,54 +7,27 @@ in memory at a time, and of its ledger no answers.
 from __future__ import annotations
 
 import hashlib
-import struct
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from io import BytesIO
 from itertools import pairwise
-from typing import IO, Any, Literal
+from typing import Any
 
-import orjson
 import pyarrow.parquet as pq
 
 from schemas.batches import CommitRecord, PartRef
-from schemas.errors import LedgerError
 from schemas.ids import key_sum, row_key
 from schemas.outcomes import ZERO
-from transforms.call.ledger import LONGEST_PAYLOAD, Frame, LedgerState, RecordedCall, fold
-from transforms.call.ledger_file import FILE_NAME, ledger_path
-from transforms.call.ledgers import read_ledger
+from transforms.call.ledger import LedgerState, RecordedCall
+from transforms.call.ledger_file import FILE_NAME
 from transforms.layout import COMMITS, LEDGER
-from transforms.store import Store, is_remote
+from transforms.store import Store
+from transforms.verify_ledger import Note, Pair, read_state
+from transforms.verify_sums import Sums, is_ambiguous, sums_of
 
-Kind = Literal["contradiction", "ambiguous", "torn", "undelivered", "unfinished"]
-Pair = tuple[int, str]
-Note = Callable[[Kind, str, str], None]
 HasAnswer = Callable[[str, int, str], bool]
-_PREFIX = struct.Struct("<II")
 _ROWS_AT_ONCE = 1024
-
-
-@dataclass(slots=True)
-class Sums:
-    """Exact sums. Amounts are of what has a known price; `unpriced` counts what has none."""
-
-    calls: int = 0
-    answered: int = 0
-    shared: int = 0
-    ambiguous: int = 0
-    unpriced: int = 0
-    amount: Decimal = ZERO
-    list_amount: Decimal = ZERO
-    ambiguous_amount: Decimal = ZERO
-
-    def add(self, other: Sums) -> None:
-        """Adds another's."""
-        for name in Sums.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 @dataclass(slots=True)
@@ -72,41 +45,6 @@ class BatchProof:
     result_files: int = 0
 
 
-def frames_of(ledger: IO[bytes], size: int) -> Generator[Frame, None, int]:
-    """The frames of the longest whole prefix of a ledger of `size` bytes, without the answers' texts.
-
-    The generator's return value is the length of what follows that prefix: a torn tail.
-    """
-    position = 0
-    with ledger as stream:
-        while position + _PREFIX.size <= size:
-            prefix = stream.read(_PREFIX.size)
-            length, checksum = _PREFIX.unpack(prefix)
-            payload = stream.read(min(length, LONGEST_PAYLOAD, size))
-            if len(payload) < length or zlib.crc32(payload, zlib.crc32(prefix[:4])) != checksum:
-                break
-            try:
-                frame = orjson.loads(payload)
-            except orjson.JSONDecodeError:
-                break
-            frame.pop("body", None)
-            position += _PREFIX.size + length
-            yield frame
-    return size - position
-
-
-@dataclass(slots=True)
-class _WholeFrames:
-    """The frames of a ledger, and afterwards how long its torn tail is."""
-
-    ledger: IO[bytes]
-    size: int
-    torn: int = 0
-
-    def __iter__(self) -> Iterator[Frame]:
-        self.torn = yield from frames_of(self.ledger, self.size)
-
-
 def prove_batch(
     store: Store, batch_id: str, records: Sequence[CommitRecord], note: Note, has_answer: HasAnswer
 ) -> BatchProof:
@@ -115,70 +53,9 @@ def prove_batch(
     `note` is told everything worth saying. `has_answer(batch, row, route)` says whether a ledger holds
     an answer of that row, for those who share it.
     """
-    prover = _Prover(store, batch_id, records, note, has_answer, _read_ledger(store, batch_id, note))
+    prover = _Prover(store, batch_id, records, note, has_answer, read_state(store, batch_id, note))
     prover.prove()
     return prover.proof
-
-
-def answered_pairs(store: Store, batch_id: str) -> frozenset[Pair]:
-    """The (row, route) pairs of which a batch's ledger holds an answer of their own."""
-    state = _read_ledger(store, batch_id, lambda *_: None)
-    return frozenset((call.row, call.route) for call in state.calls.values() if call.end == "answered")
-
-
-def _read_ledger(store: Store, batch_id: str, note: Note) -> LedgerState:
-    place = f"{LEDGER}/{batch_id}/{'' if is_remote(store.root) else FILE_NAME}"
-    try:
-        frames = _frames(store, batch_id, note)
-        if frames is None:
-            return LedgerState()
-        state = fold(frames, batch_id)
-    except LedgerError as error:
-        note("contradiction", place, str(error))
-        return LedgerState()
-    if frames.torn:
-        note("torn", place, f"{frames.torn} bytes at its end are no whole record")
-    return state
-
-
-def _frames(store: Store, batch_id: str, note: Note) -> _WholeFrames | None:
-    """A ledger to be read; None if there is none. Segments of one are joined in memory."""
-    if is_remote(store.root):
-        data = read_ledger(store, batch_id)
-        return None if data is None else _WholeFrames(BytesIO(data), len(data))
-    path = ledger_path(store.root, batch_id)
-    if not path.exists():
-        return None
-    for torn in sorted(path.parent.glob(f"{FILE_NAME}.torn-at-*")):
-        size = torn.stat().st_size
-        note("torn", f"{LEDGER}/{batch_id}/{torn.name}", f"{size} bytes were cut off when it was opened")
-    return _WholeFrames(path.open("rb"), path.stat().st_size)
-
-
-def sums_of(calls: Sequence[RecordedCall], mode: str | None) -> Sums:
-    """What the calls of one (row, route) pair add up to; a part without a price makes all of it unpriced."""
-    sums = Sums()
-    charges = [call.charge for call in calls if call.end == "answered"]
-    sums.answered = len(charges)
-    shared = sum(call.end == "shared" for call in calls)
-    sums.shared = min(1, shared)  # rows that share, however many of their questions
-    sums.calls = len(calls) - shared
-    for call in calls:
-        if is_ambiguous(call):
-            sums.ambiguous += 1
-            sums.ambiguous_amount += ZERO if mode == "rehearsal" or call.worst is None else call.worst
-    amounts = [charge.amount for charge in charges if charge.amount is not None]
-    lists = [charge.list_amount for charge in charges if charge.list_amount is not None]
-    if len(amounts) < len(charges) or len(lists) < len(charges):
-        sums.unpriced = 1
-    else:
-        sums.amount, sums.list_amount = sum(amounts, ZERO), sum(lists, ZERO)
-    return sums
-
-
-def is_ambiguous(call: RecordedCall) -> bool:
-    """Whether nobody knows if a call was billed; one that waits in a provider batch is not lost."""
-    return call.end == "unknown" or (call.end is None and call.via is None)
 
 
 @dataclass(slots=True)

@@ -214,7 +214,7 @@ def test_a_worker_that_ends_well_but_forgets_a_batch_is_not_believed(ref: Ref) -
 
 
 def test_what_a_worker_reported_as_failed_is_passed_on_as_it_is(ref: Ref) -> None:
-    report = BatchReport(ref(0).batch_id, 2, "claimed", "another worker is on it")
+    report = BatchReport(ref(0).batch_id, 2, "failed", "another worker is on it")
     outcome = GroupOutcome(0, (batch_line(0, report),), (report,), WorkerEnd(0))
 
     assert failed_reports([outcome], [ref(0)], 1) == [report]
@@ -222,7 +222,7 @@ def test_what_a_worker_reported_as_failed_is_passed_on_as_it_is(ref: Ref) -> Non
 
 @pytest.mark.parametrize(
     ("state", "failed"),
-    [("committed", False), ("already_committed", False), ("claimed", True), ("failed", True)],
+    [("committed", False), ("already_committed", False), ("failed", True)],
 )
 def test_only_a_committed_batch_is_done(state: str, failed: bool) -> None:
     assert line(state).is_failed is failed

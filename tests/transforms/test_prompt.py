@@ -45,7 +45,7 @@ def test_a_document_with_template_syntax_is_not_rendered() -> None:
     ("template", "text"),
     [
         ("{{ size + 1 }}", "4"),
-        ("{{ kind }}", "None"),
+        ("kind: {{ kind }}!", "kind: !"),
         ("{{ tags | join(', ') }}", "first-canary, second-canary"),
         ("{% for t in tags %}[{{ t }}]{% endfor %}", "[first-canary][second-canary]"),
         ("{{ deep.inner | upper }}", "THIRD-CANARY"),

@@ -20,7 +20,7 @@ from transforms.output import read_manifest
 from transforms.plan import Plan
 from transforms.previous import load_previous
 from transforms.settle import settle_run
-from transforms.store import LocalStore
+from transforms.store import LocalStore, sweep_temporaries
 
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 END = datetime(2026, 11, 22, 9, 5, tzinfo=UTC)
@@ -176,3 +176,28 @@ def test_records_that_do_not_agree_leave_no_manifest(bench: Bench) -> None:
 def test_a_run_over_nothing_is_complete(bench: Bench) -> None:
     manifest = bench.settle()
     assert (manifest.state, manifest.results, manifest.amount) == ("complete", 0, "0.000000000000")
+
+
+def test_what_crashed_writers_left_half_is_swept_and_nothing_else(bench: Bench) -> None:
+    left = [".0001.json.0123456789abcdef", "deep/.x.json.fedcba9876543210"]
+    others = [".record.json.lock", ".hidden", "x.json.0123456789abcdef", ".y.json.0123"]
+    for folder in ("commits", "runs/r", "budget", "provider_batches/tickets/b"):
+        for name in left + others:
+            path = Path(bench.store.root, folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    results = Path(bench.store.root, "results", left[0])
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_bytes(b"")
+    sweep_temporaries(bench.store.root, ("commits", "runs", "budget", "provider_batches"))
+    there = {path.name for path in Path(bench.store.root).rglob("*") if path.is_file() and path != results}
+    assert there == set(others)
+    assert results.exists(), "nothing is created there in one step"
+
+
+def test_a_run_that_ends_sweeps(bench: Bench) -> None:
+    path = Path(bench.store.root, "commits/.0001.json.0123456789abcdef")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half")
+    bench.settle()
+    assert not path.exists()

@@ -24,10 +24,12 @@ REFRESH_BEFORE_S = 300.0
 """A token is replaced so long before it ends: longer than the longest call that starts with it."""
 
 REGIONAL_PREMIUM = Decimal("1.1")
-"""Claude 4.5 and later cost 10 % more at regional endpoints than at the global one (Vertex's price list).
+"""What Claude costs at regional and multi-region endpoints, beside the global one.
 
-Taken for every Claude model outside `global`, so that the worst case that is reserved holds.
+Source: Anthropic's documentation, "Claude on Vertex AI", section "Global, multi-region, and regional
+endpoints": 10 % for Claude Sonnet 4.5 and all later models; older ones keep their prices.
 """
+_WITHOUT_PREMIUM = ("claude-3", "claude-opus-4@", "claude-opus-4-1@", "claude-sonnet-4@")
 
 
 def vertex_base_url(backend: HostedBackend) -> str:
@@ -49,7 +51,9 @@ def publisher_path(backend: HostedBackend, publisher: str) -> str:
 def price_factor(backend: HostedBackend) -> Decimal:
     """What the backend's prices are multiplied with: the regional premium, or 1."""
     regional = backend.platform == "vertex" and backend.location != "global"
-    return REGIONAL_PREMIUM if regional and backend.provider == "anthropic" else Decimal(1)
+    is_older = f"{backend.model}@".startswith(_WITHOUT_PREMIUM)
+    premium = regional and backend.provider == "anthropic" and not is_older
+    return REGIONAL_PREMIUM if premium else Decimal(1)
 
 
 class TokenError(Exception):

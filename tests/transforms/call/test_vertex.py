@@ -320,3 +320,11 @@ def test_an_engine_asks_for_credentials_once_and_only_for_a_real_run_on_vertex(t
     rehearsal = RunContext("run", str(tmp_path), "w" * 64, True, 8)
     open_call_engine(workload, rehearsal, budget_limit=None, environ={}, vertex_tokens=none).close()
     assert asked == ["x"]
+
+
+def test_older_models_of_claude_have_no_regional_premium() -> None:
+    older = ("claude-3-haiku@20240307", "claude-sonnet-4@20250514", "claude-sonnet-4", "claude-opus-4-1")
+    newer = ("claude-sonnet-4-5@20250929", "claude-opus-4-5@20251101", "claude-sonnet-4-6", "claude-next")
+    backend = vertex("anthropic", "europe-west1")
+    factors = [price_factor(backend.model_copy(update={"model": name})) for name in (*older, *newer)]
+    assert factors == [Decimal(1)] * 4 + [Decimal("1.1")] * 4
