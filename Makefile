@@ -100,7 +100,7 @@ storm: $(INSTALLED) ## 50,000 documents through a storm of faults, held to the p
 bench-memory: $(INSTALLED) ## peak memory over 100,000 and 1,000,000 documents (about 15 minutes; SIZES=)
 	@$(BIN)/python infra/bench/memory.py
 
-bench-embed: $(INSTALLED) ## race our embedder against its peers on the CPU (first time: installs them; ARGS=)
+bench-embed: $(INSTALLED) ## race our embedder against its peers (first time: installs them; ARGS="--device gpu")
 	@$(BIN)/python infra/bench/embed/race.py $(ARGS)
 
 bench-calls: $(INSTALLED) ## the call engine beside what one would use instead (ARGS="--rows 2000 --rounds 1")

@@ -8,18 +8,21 @@ slot gets is of no meaning.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from transforms.embed.execution import PLAIN, Execution
+from transforms.embed.execution import PLAIN, Execution, Kernel
 from transforms.embed.layers import product
 from transforms.embed.mosaic import mosaic_attention, takes_heads
 from transforms.embed.sight import EVERYTHING, Heads, Sight
 
 QUERY_BLOCK = 128
+_LOG = logging.getLogger(__name__)
 MASKED = -1e9  # exp(MASKED - max) is exactly 0 in float32
 
 
@@ -87,6 +90,30 @@ def fused_attention(
         implementation=implementation,
     )
     return mixed.reshape(rows * length, heads * width)
+
+
+def kernel_that_works(
+    kernel: Kernel, head_width: int, compile_cudnn: Callable[[int], object] | None = None
+) -> Kernel:
+    """The kernel, or `blocks` where cuDNN is missing or refuses heads of this width on this GPU."""
+    if kernel != "cudnn":
+        return kernel
+    try:
+        (compile_cudnn or _compile_cudnn)(head_width)
+    except Exception as error:  # what is missing decides which one it is
+        _LOG.warning("cuDNN's attention can't be used, XLA's is: %s", error)
+        return "blocks"
+    return kernel
+
+
+def _compile_cudnn(head_width: int) -> object:
+    part = jax.ShapeDtypeStruct((1, 1, QUERY_BLOCK, head_width), jnp.bfloat16)
+    slot = jax.ShapeDtypeStruct((1, QUERY_BLOCK), jnp.int32)
+
+    def attention(parts: list[jax.Array], segments: jax.Array, positions: jax.Array) -> jax.Array:
+        return fused_attention(parts[0], parts[1], parts[2], Slots(segments, positions), EVERYTHING, "cudnn")
+
+    return jax.jit(attention).lower([part, part, part], slot, slot).compile()
 
 
 def _by_blocks(

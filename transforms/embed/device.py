@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from schemas.errors import ConfigurationError
 from schemas.ids import sha256_hex
+from transforms.embed.attention import kernel_that_works
 from transforms.embed.execution import (
     ACCELERATOR_SLOTS,
     DATA_AXIS,
@@ -58,7 +59,7 @@ class Devices:
     def execution(self, dtype: str, head_width: int) -> Execution:
         """How these devices compute a step of a model with heads of that width."""
         kernel = choose_kernel(self.platform, dtype, head_width, self.capability)
-        return Execution(self.token_tile, kernel, self.parts)
+        return Execution(self.token_tile, kernel_that_works(kernel, head_width), self.parts)
 
     @property
     def capability(self) -> float | None:

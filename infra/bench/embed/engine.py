@@ -4,9 +4,12 @@ Runs in the engine's own environment, so it imports nothing of ours but for our 
 it prints a line of JSON when it is ready; then each line of standard input names a JSON file of texts
 and an .npy file for their vectors, and is answered by a line with seconds, CPU seconds and peak memory.
 
-    python engine.py ENGINE MODEL_FOLDER CACHE_FOLDER MAX_LENGTH THREADS
+    python engine.py ENGINE MODEL_FOLDER CACHE_FOLDER MAX_LENGTH THREADS DEVICE
+
+DEVICE is cpu or gpu; on a GPU there are our own engine, sentence-transformers on torch, and the peak.
 """
 
+import importlib.util
 import json
 import os
 import sys
@@ -15,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 THREADS = int(sys.argv[5])
+DEVICE = sys.argv[6]
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = str(THREADS)
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="true")
@@ -22,6 +26,8 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARAL
 import numpy as np  # noqa: E402
 
 Embed = Callable[[list[str]], np.ndarray]
+BATCH = {"cpu": 32, "gpu": 256}  # of sentence-transformers: its default, and what fills a GPU
+GEMM = {"cpu": 4096, "gpu": 16384}  # side of the matrices whose product is the peak
 SMALL_BATCH = 8  # of the hand-driven engines: what was fastest of 4, 8, 16 and 32
 OPENVINO_PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -35,6 +41,12 @@ def ours(precision: str, model: Path, cache: Path, max_length: int) -> Embed:
         provider="jax", model_path=str(model), max_length=max_length, compute_dtype=precision
     )
     embedder = open_embedder(backend, base_dir=Path(), cache_dir=cache / "switchgear")
+    import jax
+
+    found = jax.devices()[0]
+    print(f"on {found.device_kind}", file=sys.stderr, flush=True)
+    if (found.platform == "cpu") != (DEVICE == "cpu"):
+        raise SystemExit(f"asked for {DEVICE}, and JAX found {found.device_kind}")
 
     def embed(texts: list[str]) -> np.ndarray:
         made = embedder.embed(texts).vectors
@@ -46,7 +58,7 @@ def ours(precision: str, model: Path, cache: Path, max_length: int) -> Embed:
 
 
 def sentence_transformers(backend: str, precision: str, model: Path, cache: Path, max_length: int) -> Embed:
-    """sentence-transformers at its defaults, on one of its backends."""
+    """sentence-transformers at its defaults, on one of its backends; on a GPU with fused attention."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -54,15 +66,20 @@ def sentence_transformers(backend: str, precision: str, model: Path, cache: Path
     folder, options = model, {}
     if backend == "torch":
         options = {"dtype": getattr(torch, precision)}
+        if DEVICE == "gpu":
+            flash = importlib.util.find_spec("flash_attn") is not None
+            options["attn_implementation"] = "flash_attention_2" if flash else "sdpa"
     else:
         folder = exported(backend, model, cache)
     if backend == "onnx":
         options = {"provider": "CPUExecutionProvider", "session_options": _onnx_options()}
     if backend == "openvino":
         options = {"ov_config": openvino_options(precision)}
-    loaded = SentenceTransformer(str(folder), device="cpu", backend=backend, model_kwargs=options)
+    where = "cuda" if DEVICE == "gpu" else "cpu"
+    loaded = SentenceTransformer(str(folder), device=where, backend=backend, model_kwargs=options)
     loaded.max_seq_length = max_length
-    return lambda texts: loaded.encode(texts, batch_size=32, show_progress_bar=False).astype(np.float32)
+    size = BATCH[DEVICE]
+    return lambda texts: loaded.encode(texts, batch_size=size, show_progress_bar=False).astype(np.float32)
 
 
 def exported(backend: str, model: Path, cache: Path) -> Path:
@@ -147,19 +164,25 @@ def by_hand(
 
 
 def peak(precision: str) -> Embed:
-    """GFLOP/s of a large GEMM (4096 cubed) in torch; its only vector is that number."""
+    """GFLOP/s of a large GEMM in torch; its only vector is that number."""
     import torch
 
     torch.set_num_threads(THREADS)
-    left, right = (torch.randn(4096, 4096).to(getattr(torch, precision)) for _ in range(2))
+    side, where = GEMM[DEVICE], "cuda" if DEVICE == "gpu" else "cpu"
+    left, right = (torch.randn(side, side, device=where).to(getattr(torch, precision)) for _ in range(2))
+
+    def multiply() -> None:
+        torch.mm(left, right)
+        if DEVICE == "gpu":
+            torch.cuda.synchronize()
 
     def measure(_: list[str]) -> np.ndarray:
         best = float("inf")
         for _ in range(3):
             started = time.perf_counter()
-            torch.mm(left, right)
+            multiply()
             best = min(best, time.perf_counter() - started)
-        return np.array([[2 * 4096**3 / best / 1e9]])
+        return np.array([[2 * side**3 / best / 1e9]])
 
     return measure
 

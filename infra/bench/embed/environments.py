@@ -11,6 +11,7 @@ REQUIREMENTS = {
     "torch": ["sentence-transformers>=6.2,<7"],
     "onnx": ["sentence-transformers[onnx]"],
     "openvino": ["sentence-transformers[openvino]"],
+    "jax-cuda": [str(ROOT), "jax[cuda12]>=0.10.2,<0.11"],
 }
 OF_ENGINE = {
     "peak": "torch",
@@ -22,12 +23,12 @@ OF_ENGINE = {
 }
 
 
-def python_of(engine: str) -> Path | None:
+def python_of(engine: str, device: str) -> Path | None:
     """The interpreter that an engine runs in; None when its environment can't be made."""
     kind = engine.rsplit("-", 1)[0]
-    if kind == "switchgear":
+    if kind == "switchgear" and device == "cpu":
         return Path(sys.executable)
-    name = OF_ENGINE[kind]
+    name = "jax-cuda" if kind == "switchgear" else OF_ENGINE[kind]
     folder = BUILD / name
     python, done = folder / "bin" / "python", folder / ".installed"
     if not done.exists():

