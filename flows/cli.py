@@ -78,7 +78,14 @@ GroupsOption = Annotated[
 ]
 ParallelOption = Annotated[
     int | None,
-    typer.Option(min=1, max=64, help="Worker processes at a time.", show_default="limits.parallel_groups"),
+    typer.Option(
+        "--parallel-groups",
+        "--workers",
+        min=1,
+        max=64,
+        help="Worker processes at a time; they share budget, limits and claims.",
+        show_default="limits.parallel_groups",
+    ),
 ]
 EngineOption = Annotated[
     Engine,

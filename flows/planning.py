@@ -138,6 +138,7 @@ def _context(order: Order, loaded: LoadedWorkload, started: datetime, parallel: 
         workload_sha256=workload.digest(),
         rehearsal=order.parameters.rehearsal,
         max_in_flight=max(1, workload.limits.max_in_flight // parallel),
+        processes=parallel,
         budget_amount=None if cap is None else str(cap),
         skip_routes=order.skip_routes,
         reroute=order.reroute(workload),

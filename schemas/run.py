@@ -19,12 +19,12 @@ class RunContext:
     """What a worker must know of its run, besides the workload. Carries no secret.
 
     `output` is the absolute output folder or URI, `max_in_flight` this process's share of the run's
-    limit on calls at a time. `budget_amount`, a decimal string, is a cap that was approved for this run
-    instead of the workload's. `skip_routes` send nothing in this run, `reroute` gives routes another
-    backend instead of their chain (see `schemas.changes`), and with `only_batches` (beginnings of batch
-    ids) it leaves all other batches alone. `approvals` say who decided what, and why. With a
-    `secret_project` workers look keys that their environment lacks up in that Google Cloud project's
-    Secret Manager.
+    limit on calls at a time, `processes` how many of them work at a time. `budget_amount`, a decimal
+    string, is a cap that was approved for this run instead of the workload's. `skip_routes` send nothing
+    in this run, `reroute` gives routes another backend instead of their chain (see `schemas.changes`), and
+    with `only_batches` (beginnings of batch ids) it leaves all other batches alone. `approvals` say who
+    decided what, and why. With a `secret_project` workers look keys that their environment lacks up in
+    that Google Cloud project's Secret Manager.
     """
 
     run_id: str
@@ -39,6 +39,7 @@ class RunContext:
     only_batches: Sequence[str] = ()
     approvals: Sequence[Mapping[str, str]] = ()
     secret_project: str | None = None
+    processes: int = 1
 
     def __post_init__(self) -> None:
         """What JSON makes of tuples is taken as well."""

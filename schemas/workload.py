@@ -125,7 +125,9 @@ class HostedBackend(Section):
         default_factory=dict, description="further generation parameters, sent as they are (temperature, ...)"
     )
     price: TokenPrice | None = Field(None, description="instead of the price book's")
-    max_in_flight: int = Field(256, ge=1, le=4096, description="calls at a time to this backend")
+    max_in_flight: int = Field(
+        256, ge=1, le=4096, description="calls to it at a time, of all worker processes"
+    )
     mode: Literal["online", "batch"] = Field(
         "online",
         description="`batch`: documents go out in the provider's batches (OpenAI files and batches, "

@@ -215,7 +215,15 @@ async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
     )
     transport = HttpTransport(allowed)
     desk = Desk(
-        sites=build_sites(parts.backends, parts.places, clock, PriceBook(), run.rehearsal, workload.shares()),
+        sites=build_sites(
+            parts.backends,
+            parts.places,
+            clock,
+            PriceBook(),
+            run.rehearsal,
+            workload.shares(),
+            run.processes,
+        ),
         clock=clock,
         transport=transport,
         budget=parts.budget,

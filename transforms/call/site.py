@@ -136,10 +136,12 @@ def build_sites(
     prices: PriceBook,
     rehearsal: bool,
     shares: Mapping[str, int] | None = None,
+    processes: int = 1,
 ) -> dict[str, Site]:
     """The sites of all backends; those with the same provider, address, model and key share a lane.
 
-    `shares` are the weights of the routes that do.
+    `shares` are the weights of the routes that do. This process has its part of each backend's calls at a
+    time: there are `processes` of them.
     """
     gate = PrefixGate(clock)
     lanes: dict[LaneKey, Lane] = {}
@@ -147,8 +149,9 @@ def build_sites(
     for name, backend in backends.items():
         place = places[name]
         key = LaneKey(backend.provider, place.base_url, backend.model, _account(backend))
-        lane = lanes.setdefault(key, Lane(key, backend.max_in_flight, clock, shares))
-        lane.limit = min(lane.limit, backend.max_in_flight)
+        limit = max(1, backend.max_in_flight // processes)
+        lane = lanes.setdefault(key, Lane(key, limit, clock, shares))
+        lane.limit = min(lane.limit, limit)
         codec = codec_of(backend)
         sites[name] = Site(
             name=name,

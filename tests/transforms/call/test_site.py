@@ -1,0 +1,28 @@
+import pytest
+
+from schemas.workload import HostedBackend
+from tests.transforms.call.fakes import VirtualClock
+from transforms.call.codecs import base_url_of
+from transforms.call.lane import Lane
+from transforms.call.site import build_sites, place_of
+from transforms.price import PriceBook
+
+BIG = HostedBackend(provider="openai", model="gpt-4.1-mini", max_in_flight=100)
+SMALL = BIG.model_copy(update={"max_in_flight": 30})
+
+
+def lanes(processes: int = 1, **backends: HostedBackend) -> dict[str, Lane]:
+    places = {name: place_of(name, base_url_of(backend), None) for name, backend in backends.items()}
+    sites = build_sites(backends, places, VirtualClock(), PriceBook(), False, processes=processes)
+    return {name: site.lane for name, site in sites.items()}
+
+
+@pytest.mark.parametrize(("processes", "each"), [(1, 100), (3, 33), (200, 1)])
+def test_all_processes_together_send_no_more_at_a_time_than_a_backend_may(processes: int, each: int) -> None:
+    assert lanes(processes, big=BIG)["big"].limit == each
+
+
+def test_backends_of_one_model_and_key_share_a_lane_and_its_smallest_limit() -> None:
+    found = lanes(2, big=BIG, small=SMALL)
+    assert found["big"] is found["small"]
+    assert found["big"].limit == 15
