@@ -86,13 +86,18 @@ def count_spending(
 
     A batch whose failures an earlier run tried again and did not commit may have cost something,
     whether or not it is due now. Requests that wait for a provider's batch count at their worst case.
+    A batch with answers that nobody could price counts by its ledger, which has their worst case.
     """
     hosted = frozenset(workload.hosted_backends())
     spending = Spending()
-    for record in every_attempt(store, commits):
-        _add_committed(spending, record, hosted)
+    records = list(every_attempt(store, commits))
+    unpriced = {record.batch_id for record in records if _is_unpriced(record, hosted)}
+    for record in records:
+        if record.batch_id not in unpriced:
+            _add_committed(spending, record, hosted)
     attempts = {batch: record.attempt + 1 for batch, record in commits.items() if record.failures}
     attempts.update((ref.batch_id, ref.attempt) for ref in due)
+    attempts.update(dict.fromkeys(unpriced, 1))
     begun = {name for name in store.folders(LEDGER) if name not in commits}
     totals = read_spent(store.root, begun | attempts.keys(), attempts)
     spending.amount += totals.spent
@@ -113,6 +118,12 @@ def every_attempt(store: Store, newest: Mapping[str, CommitRecord]) -> Iterable[
         yield record
         for attempt in range(1, record.attempt):
             yield read_commit(store, record.batch_id, attempt)
+
+
+def _is_unpriced(record: CommitRecord, hosted: frozenset[str]) -> bool:
+    """Whether some of its answers came without the tokens that they used, or without a price."""
+    every = (item for backends in record.totals.values() for item in backends.items())
+    return any(name in hosted and totals.unknown for name, totals in every)
 
 
 def _add_committed(spending: Spending, record: CommitRecord, hosted: frozenset[str]) -> None:

@@ -86,6 +86,17 @@ def test_a_batch_that_is_through_counts_by_its_commit_alone(store: LocalStore) -
     assert spent(store, committed(store, 1, "3", failures=0, failures_by_class={})) == 3
 
 
+def test_an_answer_without_usage_counts_at_its_worst_after_its_commit_too(store: LocalStore) -> None:
+    """Its commit record has no amount for it; the ledger has the worst case."""
+    ledger(store, BATCH, 1, 2)
+    totals = {"ask": {"mini": BackendTotals(calls=1, unknown=1)}}
+    record = commit_record(attempt=1, totals=totals)
+    store.create(commit_path(BATCH, 1), record.to_json())
+    assert spent(store, record) == 1
+    again = replace(REF, attempt=2, previous_attempt=1)
+    assert spent(store, record, due=(again,)) == 1
+
+
 def test_only_a_workload_with_a_cap_has_a_budget_record(store: LocalStore) -> None:
     now = datetime(2026, 11, 22, tzinfo=UTC)
     assert start_caps(workload(), store, {}, (), "run-1", now) == {}
