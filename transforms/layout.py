@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 
 from schemas.batches import CommitRecord
+from transforms.side_by_side import side_by_side
 from transforms.store import Store
 
 STAGING = "_staging"
@@ -71,6 +73,15 @@ def list_commits(store: Store) -> dict[str, list[int]]:
 def newest_commits(store: Store) -> dict[str, int]:
     """The newest committed attempt of every batch."""
     return {batch: attempts[-1] for batch, attempts in list_commits(store).items()}
+
+
+def read_commits(store: Store, attempts: Mapping[str, int]) -> dict[str, CommitRecord]:
+    """The commit records of one attempt of each batch."""
+
+    def read(batch: tuple[str, int]) -> CommitRecord:
+        return read_commit(store, *batch)
+
+    return {record.batch_id: record for record in side_by_side(store, read, attempts.items())}
 
 
 def read_commit(store: Store, batch_id: str, attempt: int) -> CommitRecord:

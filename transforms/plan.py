@@ -29,7 +29,7 @@ from transforms.commit import recover
 from transforms.duplicates import IdRun, find_duplicates
 from transforms.expressions import compile_condition
 from transforms.files import InputFile, InputFiles, find_input, refuse_own_results
-from transforms.layout import newest_commits, read_commit, run_path
+from transforms.layout import newest_commits, read_commits, run_path
 from transforms.spend import start_caps
 from transforms.store import Store, open_store
 
@@ -139,7 +139,7 @@ def find_due(loaded: LoadedWorkload, store: Store | None, retry_classes: Sequenc
     found = find_input(loaded.input_uri, loaded.workload.input)
     refuse_own_results(found, loaded.output_uri)
     newest = {} if store is None else newest_commits(store)
-    commits = {b: read_commit(store, b, attempt) for b, attempt in newest.items() if store is not None}
+    commits = {} if store is None else read_commits(store, newest)
     _refuse_changed_input(found, commits)
     every = [ref for file in found.files for ref in cut_batches(file, loaded.workload.limits)]
     due = [ref for ref in (_due(ref, commits.get(ref.batch_id), retry_classes) for ref in every) if ref]

@@ -13,6 +13,7 @@ from schemas.errors import ReconcileError, StoreError
 from schemas.outcomes import money_text
 from schemas.run import RunContext
 from transforms.layout import list_commits, read_commit
+from transforms.side_by_side import side_by_side
 from transforms.store import Store
 
 
@@ -34,10 +35,19 @@ class Sums:
     batches: dict[str, int] = field(default_factory=dict)  # the same, of every batch
 
 
-def _records(store: Store) -> Iterator[list[CommitRecord]]:
-    """The commit records of each batch, by attempt."""
-    for batch_id, attempts in list_commits(store).items():
-        yield [read_commit(store, batch_id, attempt) for attempt in attempts]
+def _records(store: Store, run_id: str) -> Iterator[list[CommitRecord]]:
+    """The commit records of each batch, by attempt; see `add_up` for what is checked of them."""
+
+    def read(batch: tuple[str, list[int]]) -> list[CommitRecord]:
+        records = [read_commit(store, batch[0], attempt) for attempt in batch[1]]
+        _check_chain(records)
+        for record in records:
+            if record.run_id == run_id:
+                _require_parts(store, record, "results")
+        _require_parts(store, records[-1], "failures")
+        return records
+
+    return side_by_side(store, read, list_commits(store).items())
 
 
 def add_up(store: Store, run: RunContext) -> Sums:
@@ -48,8 +58,7 @@ def add_up(store: Store, run: RunContext) -> Sums:
         StoreError: results that this run committed, or a batch's failures, are not there.
     """
     sums = Sums()
-    for records in _records(store):
-        _check_chain(records)
+    for records in _records(store, run.run_id):
         newest = records[-1]
         sums.batches[newest.batch_id] = newest.attempt
         sums.rows_in += newest.rows_in
@@ -59,11 +68,7 @@ def add_up(store: Store, run: RunContext) -> Sums:
         if newest.failures:
             sums.with_failures[newest.batch_id] = newest.attempt
         for record in records:
-            mine = record.run_id == run.run_id
-            _add_record(sums, record, mine=mine)
-            if mine:
-                _require_parts(store, record, "results")
-        _require_parts(store, newest, "failures")
+            _add_record(sums, record, mine=record.run_id == run.run_id)
     return sums
 
 

@@ -133,8 +133,7 @@ def verify_output(output: str) -> Verification:
 
 def _ledgers(found: Verification) -> Iterator[str]:
     """The batches that have a ledger."""
-    for path in open_store(found.output).list(LEDGER):
-        yield path.split("/")[1]
+    return open_store(found.output).folders(LEDGER)
 
 
 def _take(found: Verification, proof: BatchProof) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from schemas.errors import LedgerError, StoreError
 from transforms.call.ledger import Frame, LedgerTotals, fold, scan
 from transforms.call.ledger_file import LocalLedgers, ledger_path
 from transforms.call.segments import SegmentLedgers, read_segments
+from transforms.side_by_side import side_by_side
 from transforms.store import Store, is_remote, open_store
 
-_READERS = 16
+_READERS = 4  # a ledger may have tens of megabytes
 
 
 def open_ledgers(store: Store) -> LocalLedgers | SegmentLedgers:
@@ -60,15 +60,7 @@ def read_spent(
 
 
 def _read_all(store: Store, batch_ids: Iterable[str]) -> Iterator[tuple[str, list[Frame]]]:
-    """Ledgers one after the other; of object storage a few at a time, because each takes round trips."""
-
     def read(batch_id: str) -> tuple[str, list[Frame]]:
         return batch_id, scan(read_ledger(store, batch_id) or b"")[0]
 
-    if not is_remote(store.root):
-        yield from map(read, batch_ids)
-        return
-    ordered = list(batch_ids)
-    with ThreadPoolExecutor(_READERS) as pool:
-        for start in range(0, len(ordered), _READERS):  # no more in memory than are read at a time
-            yield from pool.map(read, ordered[start : start + _READERS])
+    return side_by_side(store, read, batch_ids, _READERS)
