@@ -149,6 +149,24 @@ def wait_for_calls(vendor: MockVendor, process: subprocess.Popen[bytes], calls: 
         time.sleep(0.02)
 
 
+def test_nothing_is_listed_for_a_batch(
+    one_cloud_storage: CloudStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings = []
+    for batch_rows in (40, 10):
+        address, weather = one_cloud_storage.bucket(), Weather(0, {})
+        place(address, tmp_path, 80)
+        path = workload(address, tmp_path / "w", limits={"batch_rows": batch_rows})
+        asked: list[str] = []
+        weather.choose = lambda method, path, asked=asked: asked.append(f"{method} {path}") or "fine"  # type: ignore[misc]
+        with flaky(one_cloud_storage.url, weather) as url:
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+            assert run_light(path, rehearsal=True).batches == 80 // batch_rows
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", one_cloud_storage.url)
+        listings.append([path for path in asked if path.startswith("GET") and "/o?" in path])
+    assert len(listings[0]) == len(listings[1])
+
+
 @pytest.mark.parametrize("routes", [1, 2])
 def test_a_batch_costs_three_writes_a_route_at_most_and_its_ledger_segments(
     one_cloud_storage: CloudStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routes: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,6 +11,7 @@ import pytest
 
 from schemas.errors import ConfigurationError, PreconditionFailedError, StoreError
 from tests.peers.cloud_storage import CloudStorage
+from tests.peers.mock_vendor import REPOSITORY
 from tests.support.flaky_cloud import Weather, flaky
 from transforms.gcs.client import PATIENCE_VARIABLE, Patience
 from transforms.gcs.objects import split_address
@@ -189,6 +192,17 @@ def test_without_credentials_the_error_says_what_to_do(monkeypatch: pytest.Monke
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/at-all.json")
     with pytest.raises(ConfigurationError, match="gcloud auth application-default login"):
         open_store("gs://bucket/out")
+
+
+def test_who_uses_no_such_address_does_not_wait_for_its_library() -> None:
+    code = (
+        "import sys, transforms.plan, transforms.settle, transforms.worker, transforms.call.engine\n"
+        "print([name for name in sys.modules if name.startswith('google.cloud.storage')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("address", ["gs://", "gs:///x", "gs://b//x", "gs://b/../x", "s3://b/x"])
