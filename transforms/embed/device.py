@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,12 @@ def keep_programs(cache_dir: Path) -> Path | None:
     """Makes JAX keep every compiled program under `cache_dir`; the folder, or None if it can't be made.
 
     The folder's name holds a digest of the machine's kind, because programs compiled for one CPU
-    may not run on another that shares the home folder.
+    may not run on another that shares the home folder: architecture, CPU features, and the versions of
+    JAX and of the compiler in jaxlib. Kind and number of devices and the compiler's flags are in the
+    names that JAX gives the programs there.
     """
-    machine = "\n".join([platform.machine(), jax.__version__, *sorted(cpu_flags())])
+    versions = [jax.__version__, version("jaxlib")]
+    machine = "\n".join([platform.machine(), *versions, *sorted(cpu_flags())])
     folder = cache_dir / "xla" / sha256_hex(machine.encode())[:12]
     try:
         folder.mkdir(parents=True, exist_ok=True)

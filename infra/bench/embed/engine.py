@@ -122,6 +122,20 @@ def onnxruntime_by_hand(precision: str, model: Path, cache: Path, max_length: in
     return by_hand(lambda feed: session.run(None, feed)[0], names, model, max_length)
 
 
+def fastembed(precision: str, model: Path, cache: Path, max_length: int) -> Embed:
+    """Fastembed at its defaults, over the ONNX file that sentence-transformers exports."""
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    assert precision == "float32"
+    dim = json.loads((model / "config.json").read_text(encoding="utf-8"))["hidden_size"]
+    nowhere = ModelSource(url="file:///nowhere")  # it lies here already
+    TextEmbedding.add_custom_model("local", PoolingType.MEAN, True, nowhere, dim, "onnx/model.onnx")
+    loaded = TextEmbedding("local", specific_model_path=str(exported("onnx", model, cache)), threads=THREADS)
+    loaded.model.tokenizer.enable_truncation(max_length)
+    return lambda texts: np.array(list(loaded.embed(texts)), np.float32)
+
+
 def openvino_by_hand(precision: str, model: Path, cache: Path, max_length: int) -> Embed:
     """OpenVINO driven directly."""
     import openvino
@@ -196,6 +210,8 @@ def opened(engine: str, model: Path, cache: Path, max_length: int) -> Embed:
         return peak(precision)
     if kind == "onnxruntime":
         return onnxruntime_by_hand(precision, model, cache, max_length)
+    if kind == "fastembed":
+        return fastembed(precision, model, cache, max_length)
     if kind == "openvino":
         return openvino_by_hand(precision, model, cache, max_length)
     return sentence_transformers(kind.removeprefix("st-"), precision, model, cache, max_length)

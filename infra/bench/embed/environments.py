@@ -11,6 +11,7 @@ REQUIREMENTS = {
     "torch": ["sentence-transformers>=6.2,<7"],
     "onnx": ["sentence-transformers[onnx]"],
     "openvino": ["sentence-transformers[openvino]"],
+    "fastembed": ["fastembed>=0.7"],
     "jax-cuda": [str(ROOT), "jax[cuda12]>=0.10.2,<0.11"],
 }
 OF_ENGINE = {
@@ -20,6 +21,7 @@ OF_ENGINE = {
     "onnxruntime": "onnx",
     "st-openvino": "openvino",
     "openvino": "openvino",
+    "fastembed": "fastembed",
 }
 
 
@@ -36,7 +38,7 @@ def python_of(engine: str, device: str) -> Path | None:
         # Our own overrides keep torch away from the lock, and must not hold here.
         uv = [sys.executable, "-m", "uv", "--no-config"]
         venv = [*uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder)]
-        install = [*uv, "pip", "install", "--quiet", "--python", str(python), *REQUIREMENTS[name], MODEL]
+        install = [*uv, "pip", "install", "--quiet", "--python", str(python), *REQUIREMENTS[name]]
         if any(subprocess.run(command, check=False).returncode for command in (venv, install)):
             print(f"bench-embed: {name} can't be installed; its engines are left out", flush=True)
             return None

@@ -41,7 +41,7 @@ ENGINES = {
     "cpu": [
         *("switchgear-float32", "switchgear-bfloat16", BASE["cpu"], "st-torch-bfloat16", "st-onnx-float32"),
         *("st-openvino-float32", "st-openvino-bfloat16"),
-        *("onnxruntime-float32", "openvino-float32", "openvino-bfloat16"),
+        *("onnxruntime-float32", "fastembed-float32", "openvino-float32", "openvino-bfloat16"),
     ],
     "gpu": ["switchgear-bfloat16", BASE["gpu"], "st-torch-float16"],
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.transforms.embed.tiny_model import backend
+from tests.transforms.embed.tiny_model import REAL_MODEL, backend
 from transforms.cache import cache_folder
 from transforms.embed import opening
 from transforms.embed.device import Devices, find_devices, has_fast_bfloat16, keep_programs
@@ -188,11 +188,13 @@ print(*counts, made.vectors.tobytes().hex())
 """
 
 
-def test_a_second_process_takes_its_programs_from_the_cache(tiny_folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("model", ["tiny", REAL_MODEL])  # plain JAX, and where the CPU can the own kernels
+def test_a_second_process_takes_its_programs_from_the_cache(model: str, tiny_folder: Path, tmp_path: Path):
+    path = str(tiny_folder) if model == "tiny" else model
     outputs = []
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-c", OPEN_AND_EMBED, str(tiny_folder), str(tmp_path)],
+            [sys.executable, "-c", OPEN_AND_EMBED, path, str(tmp_path)],
             capture_output=True,
             text=True,
             timeout=120,
