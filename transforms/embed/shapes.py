@@ -120,7 +120,7 @@ def _tail(full: Shape, fraction: int, size: StepSize) -> Shape:
     rows = full.rows // size.devices
     if rows >= fraction:
         return _shape(full.length, rows // fraction, size)
-    return _shape(max(_ALIGNMENT, full.length * rows // fraction), 1, size)
+    return _shape(-(-full.length * rows // fraction // _ALIGNMENT) * _ALIGNMENT, 1, size)
 
 
 def _shape(length: int, rows: int, size: StepSize) -> Shape:

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from tests.transforms.embed.tiny_model import backend, tiny_tensors
 from transforms.embed.embedder import COMPANY_TOLERANCE, SAMPLE, Embedder, open_embedder
+from transforms.embed.packing import Step, plan_steps
 from transforms.embed.runner import STEADY_STEPS
 
 TOLERANCE = COMPANY_TOLERANCE["float32"]
@@ -289,3 +290,17 @@ def test_hostile_texts_give_a_vector_or_an_error_and_shift_no_row(minilm: Embedd
     norms = np.linalg.norm(made.vectors, axis=1)
     assert norms[list(made.errors)].tolist() == [0.0]
     np.testing.assert_allclose(np.delete(norms, list(made.errors)), 1, atol=1e-5)
+
+
+def test_a_step_that_fails_fails_its_own_call_and_leaves_no_trace_in_the_next(
+    tiny: Embedder, alone: dict[str, np.ndarray]
+):
+    tokens = tiny._tokenizer.encode(POOL)
+    (whole,) = plan_steps(tokens.lengths[:3], tiny._shapes)
+    missing = Step(whole.shape, ((0, len(POOL)),))
+    with pytest.raises(IndexError):
+        tiny._runner.run(tokens, [whole, missing, whole])
+    made = tiny.embed(POOL)
+    assert made.errors == {}
+    for row, text in enumerate(POOL):
+        np.testing.assert_allclose(made.vectors[row], alone[text], atol=TOLERANCE)

@@ -57,6 +57,16 @@ def test_where_attention_goes_text_by_text_a_step_is_one_row_and_its_parts():
     assert [s.length for s in longer.full] == [1024, 2048, 3072]
 
 
+@given(st.integers(2, 8192), st.sampled_from([1, 3, 8]), st.sampled_from([ROWS, TEXTS]))
+def test_every_step_is_whole_tiles_on_every_device_and_some_shape_takes_the_longest_text(
+    max_length: int, devices: int, cost: StepCost
+):
+    shapes = shapes_unseen(max_length, StepSize(1024, devices, fractions=(4, 16)), cost)
+    assert all(shape.slots % (64 * devices) == 0 for shape in shapes.every)
+    assert all(shape.rows % devices == 0 for shape in shapes.every)
+    assert shapes.longest >= max_length
+
+
 def test_short_texts_alone_get_short_rows_and_one_for_what_was_not_seen():
     shapes = shapes_for(np.full(5000, 20), 512, SIZE, ROWS)
     assert [shape.length for shape in shapes.full] == [64, 512]

@@ -21,6 +21,8 @@ from transforms.embed.layers import layer_norm
 SWITCH = "SWITCHGEAR_CPU_KERNELS"
 """Set to 0, everything goes through XLA: to compare, or should a kernel ever be in doubt."""
 _ACTIVATIONS = ("gelu", "relu")
+TOKENS = 64
+"""A step has a multiple of so many tokens: whole tiles of 32, and no fewer rows than a product takes."""
 FLAGS = ("avx512f", "avx512bw")
 TILE_FLAGS = ("amx_tile", "amx_bf16", "avx512_bf16")
 
@@ -63,6 +65,8 @@ def encode(
     Every text is computed as if it were alone: not a bit of it depends on the others of its step.
     """
     rows, length = tokens.shape
+    if rows * length % TOKENS:
+        raise ValueError(f"a step of {rows} x {length} tokens; the kernels take whole multiples of {TOKENS}")
     dtype = params["layers"][0]["qkv"]["weight"].dtype
     hidden = params["words"][tokens] + params["positions"][positions]
     hidden = layer_norm(hidden.astype(jnp.float32), params["norm"], arch.epsilon)

@@ -78,3 +78,9 @@ def test_what_fits_is_known_before_anything_is_compiled(monkeypatch: pytest.Monk
 def test_a_cpu_without_the_instructions_runs_plain_jax():
     assert not fits(ARCH, False, flags=frozenset({"avx2"}))
     assert not fits(ARCH, True, flags=frozenset({"avx512f", "avx512bw", "avx512_bf16"}))
+
+
+def test_a_step_that_is_no_whole_number_of_tiles_is_refused_before_it_is_computed():
+    slots = np.zeros((1, 72), np.int32)
+    with pytest.raises(ValueError, match="1 x 72 tokens; the kernels take whole multiples of 64"):
+        encode(ARCH, pack_parameters(parameters(ARCH), False), slots, slots, slots)
