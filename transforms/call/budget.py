@@ -24,7 +24,9 @@ from transforms.call.ports import BudgetRecordStore, Clock
 
 RECORD_VERSION = "budget/1"
 _SHARE = 8  # a draw takes at most this part of what is left, so that late workers find something
-_MOST_CALLS = 256  # ... and no more than so many worst cases, so that little is held back unused
+_MOST_CALLS = 256  # ... and no more than so many worst cases, so that little is held back unused,
+_EVEN_MORE_CALLS = 1 << 16  # or, where the record is slow, up to so many,
+_DRAWING_PART = 1 / 20  # so that this part of a worker's time goes into drawing at most
 _ASK_AGAIN_S = 0.25  # after a refusal the record is left alone for so long
 
 
@@ -220,6 +222,8 @@ class LeasedBudget:
         self._refused = ZERO  # what the record had too little for
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._drawing = asyncio.Lock()
+        self._calls = _MOST_CALLS  # a draw's size, in worst cases
+        self._drawn_at = -math.inf
 
     @property
     def sentence(self) -> str:
@@ -299,12 +303,14 @@ class LeasedBudget:
                 return None, None
             self._epoch = state.epoch
             state, drawn = state.settle(self._holder, settled, keep).draw(
-                self._holder, missing, worst * _MOST_CALLS
+                self._holder, missing, worst * self._calls
             )
             self._unspent, self._known_spent = state.unspent, state.spent
             return state.to_json(), drawn
 
+        began = self._clock.monotonic()
         drawn = await self._store.update(change)
+        self._size_draws(began)
         if drawn is None:  # another run has begun on this output: this worker's lease is void
             self._refused, self._refused_until = ZERO, math.inf
             return
@@ -314,6 +320,20 @@ class LeasedBudget:
             self._refused, self._refused_until = missing, self._clock.monotonic() + _ASK_AGAIN_S
         else:
             self._patient_until = None
+
+    def _size_draws(self, began: float) -> None:
+        """Draw more at a time from a record that takes long, and less again from one that does not.
+
+        An object in a bucket takes about one change a second (https://cloud.google.com/storage/quotas), and
+        with many workers a change waits for those of the others: what a draw takes tells both.
+        """
+        now = self._clock.monotonic()
+        wanted = (now - began) / _DRAWING_PART
+        between, self._drawn_at = began - self._drawn_at, now
+        if between < wanted:
+            self._calls = min(self._calls * 2, _EVEN_MORE_CALLS)
+        elif between > 4 * wanted:
+            self._calls = max(self._calls // 2, _MOST_CALLS)
 
     async def release_unused(self) -> None:
         """Reports what was settled and gives back all but what is reserved."""

@@ -409,3 +409,52 @@ def test_a_record_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         LocalBudgetRecord(str(tmp_path)).update_now(explode)
     assert record_path(str(tmp_path)).read_bytes() == before
     open_budget(str(tmp_path), Decimal(6), ZERO)  # the lock was let go
+
+
+# ---- a record that is slow, as an object in a bucket is
+
+
+class _SlowRecord(MemoryRecord):
+    """Takes `takes_s` for a change, one after the other, whoever asks."""
+
+    takes_s = 0.5
+    changes = 0
+
+    def __init__(self, cap: str) -> None:
+        super().__init__(cap)
+        self._turn = asyncio.Lock()
+
+    async def update(self, change: Any) -> Any:
+        async with self._turn:
+            await asyncio.sleep(self.takes_s)
+            self.changes += 1
+            return await super().update(change)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_slow_record_is_asked_seldom_and_keeps_no_worker_waiting(workers: int) -> None:
+    calls_each, at_a_time, call_s = 20_000, 64, 0.05
+    ideal_s = calls_each * call_s / at_a_time
+
+    async def main() -> tuple[float, int, Decimal]:
+        record = _SlowRecord("1000000")
+        budgets = [LeasedBudget(record, f"w{n}", VirtualClock(), record.state.cap) for n in range(workers)]
+
+        async def work(budget: LeasedBudget) -> None:
+            async def call_after_call() -> None:
+                for _ in range(calls_each // at_a_time):
+                    assert await budget.reserve(money(1))
+                    await asyncio.sleep(call_s)
+                    budget.settle(money(1), money("0.1"))
+
+            await asyncio.gather(*(call_after_call() for _ in range(at_a_time)))
+            await budget.release_unused()
+
+        started = asyncio.get_running_loop().time()
+        await asyncio.gather(*(work(budget) for budget in budgets))
+        return asyncio.get_running_loop().time() - started, record.changes, record.state.spent
+
+    took, changes, spent = run_virtual(main())
+    assert spent == money("0.1") * workers * (calls_each // at_a_time) * at_a_time
+    assert changes <= 12 * workers
+    assert took <= 1.5 * ideal_s + 4 * workers
