@@ -15,7 +15,7 @@ from typing import Any
 
 from schemas.errors import ConfigurationError
 from schemas.workload import EmbedderBackend
-from transforms.embed.chips import GIB, Topology
+from transforms.embed.chips import Topology
 from transforms.embed.execution import ACCELERATOR_SLOTS
 from transforms.embed.libtpu import Answer, Compile
 from transforms.embed.outline import (
@@ -27,6 +27,7 @@ from transforms.embed.outline import (
 )
 from transforms.embed.packing import Shape
 from transforms.embed.parts import possible_parts
+from transforms.embed.plan_advice import Load, refusal
 from transforms.embed.plan_basis import assumptions, chip_price, chip_watts
 from transforms.embed.roofline import (
     Bound,
@@ -38,8 +39,6 @@ from transforms.embed.roofline import (
 )
 from transforms.embed.shapes import StepCost, StepSize, shapes_unseen
 
-RESERVED = 0.95
-"""Share of a device's memory that a plan may use: the rest is for the runtime and the next step's input."""
 _WIDTH = {"bfloat16": 2, "float32": 4}
 
 
@@ -122,7 +121,7 @@ def plan_devices(
     """
     model = outline_model(backend, base_dir)
     dtype = "float32" if backend.compute_dtype == "float32" else "bfloat16"
-    weights = parameter_bytes(parameter_outlines(model.architecture, model.dense), _WIDTH[dtype])
+    weights = _all_weights(model, dtype)
     steps: list[StepPlan] = []
     for topology in question.topologies:
         _check_divides(topology, backend.tensor_parallel)
@@ -149,6 +148,10 @@ def plan_devices(
         steps=tuple(steps),
         assumptions=tuple(assumptions(question.topologies, backend, question.day)),
     )
+
+
+def _all_weights(model: ModelOutline, dtype: str) -> int:
+    return parameter_bytes(parameter_outlines(model.architecture, model.dense), _WIDTH[dtype])
 
 
 def planned_shapes(
@@ -199,8 +202,11 @@ def _judge(
         "limit": limit,
         "model_flops": token_flops(arch, shape.length) * shape.slots / parts,
     }
-    if "flops" not in answer or needed > RESERVED * limit:
-        return StepPlan(**common, refusal=refusal(model, topology, shape, parts, weights, needed, limit))
+    compared = _all_weights(model, "float32") if backend.compute_dtype == "auto" else 0
+    load = Load(shape, parts, weights, compared, needed, limit)
+    refused = refusal(topology.name, load, [n for n in possible_parts(arch) if topology.devices % n == 0])
+    if refused:
+        return StepPlan(**common, refusal=refused)
     program = Program(
         shape.length,
         shape.slots,
@@ -234,36 +240,3 @@ def _needed(answer: Answer, weights: float) -> int:
     if "flops" in answer:
         return sum(answer[part] for part in ("arguments", "outputs", "temporaries", "code"))
     return int(answer["needed"]) if "needed" in answer else int(answer["temporaries"] + weights)
-
-
-def refusal(
-    model: ModelOutline, topology: Topology, shape: Shape, parts: int, weights: int, needed: int, limit: int
-) -> str:
-    """Why a step doesn't fit on a device, and what would by proportion: smaller steps or more parts."""
-    room = RESERVED * limit
-
-    def fits(slots: int, shared: int) -> bool:
-        # Only the weights are divided for certain; the rest of a step is taken as proportional to it.
-        rest = max(0, needed - weights / parts) * slots / shape.slots
-        return weights / shared + rest <= room
-
-    ways = []
-    smaller = [shape.slots >> by for by in range(1, 9) if shape.slots >> by >= shape.length]
-    slots = next((each for each in smaller if fits(each, parts)), None)
-    if slots is not None:
-        ways.append(f"step_tokens = {slots} (smaller steps)")
-    more = [n for n in possible_parts(model.architecture) if n > parts and topology.devices % n == 0]
-    for shared in more:
-        at = next((each for each in (shape.slots, *smaller) if fits(each, shared)), None)
-        if at is not None:
-            also = "" if at == shape.slots else f" with step_tokens = {at}"
-            ways.append(f"tensor_parallel = {shared}{also}")
-            break
-    if slots is None and not ways and shape.length > 2 * min(shape.length, 256):
-        ways.append(f"max_length = {shape.length // 2}")
-    advice = " or ".join(ways) or "a chip with more memory, or a topology with more chips"
-    return (
-        f"{topology.name}: a step of {shape.slots:,} tokens in rows of {shape.length} needs "
-        f"{needed / GIB:.1f} GiB of a device's {limit / GIB:.1f} ({weights / parts / GIB:.1f} of it weights) "
-        f"and does not fit; by proportion would fit: {advice}"
-    )

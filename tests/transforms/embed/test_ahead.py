@@ -97,7 +97,7 @@ def test_what_a_refusal_proposes_does_fit(compiler: Compile, tmp_path: Path):
     for parts, tokens in ((2, 16384), (8, 65536)):
         chosen = backend(
             tmp_path,
-            **{"pooling": "lasttoken", "max_length": 512, "compute_dtype": "auto"},
+            **{"pooling": "lasttoken", "max_length": 512, "compute_dtype": "bfloat16"},
             tensor_parallel=parts,
             step_tokens=tokens,
         )

@@ -13,9 +13,10 @@ from schemas.errors import ConfigurationError
 from tests.transforms.embed.tiny_model import REAL_MODEL, backend, write_json
 from transforms.embed.ahead import read_failure
 from transforms.embed.chips import GIB, read_topology
-from transforms.embed.device_plan import RESERVED, Question, plan_devices
+from transforms.embed.device_plan import Question, plan_devices
 from transforms.embed.libtpu import compile_in_a_process, find_libtpu
 from transforms.embed.outline import outline_model, parameter_bytes, parameter_outlines, token_flops
+from transforms.embed.plan_advice import RESERVED
 
 FITS = {
     "kernel": "mosaic",
@@ -125,7 +126,7 @@ def test_a_plan_that_does_not_fit_says_what_smaller_steps_would(large: Path):
     # 1 GiB of arguments and 20 of temporaries: half of it fits under 95 % of 16.
     assert step.refusal == (
         "v5e:2x2: a step of 65,536 tokens in rows of 256 needs 21.0 GiB of a device's 16.0 (0.1 of it "
-        "weights) and does not fit; by proportion would fit: step_tokens = 32768 (smaller steps) or "
+        "weights) and does not fit; by proportion would fit: step_tokens = 32768 or "
         "tensor_parallel = 2 with step_tokens = 32768"
     )
 
@@ -146,7 +147,19 @@ def test_a_model_whose_weights_alone_are_too_many_is_shared_by_as_few_devices_as
     assert made.weights == weights
     assert made.steps[0].needed == 20 * GIB + weights
     assert "needs 35.3 GiB of a device's 15.8 (15.3 of it weights)" in made.refusals[0]
-    assert made.refusals[0].endswith("would fit: tensor_parallel = 2 with step_tokens = 16384")
+    assert made.refusals[0].endswith(
+        'would fit: tensor_parallel = 2 with step_tokens = 16384 and compute_dtype = "bfloat16"'
+    )
+
+
+def test_weights_that_fit_once_but_not_in_two_dtypes_need_the_dtype_named(large: Path):
+    settings = {"pooling": "cls", "max_length": 512, "tensor_parallel": 2}
+    made = plan(Compiler(**FITS), large, **settings)
+    assert made.refusals == (
+        'v5e:2x2: compute_dtype = "auto" holds the weights in float32 and bfloat16 for a while to compare '
+        'their vectors, 21.7 GiB of a device\'s 16.0; would fit: compute_dtype = "bfloat16"',
+    )
+    assert plan(Compiler(**FITS), large, compute_dtype="bfloat16", **settings).refusals == ()
 
 
 def test_what_nothing_helps_needs_another_chip(large: Path):
