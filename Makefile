@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo flink test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans
+.PHONY: help demo flink test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -84,6 +84,12 @@ $(COMPOSE): ; @if command -v go >/dev/null 2>&1; then \
 	  && mv build/peers/compose/cmd build/peers/bin/compose-spec && touch $@ \
 	  || echo "peers: Go could not build the loader of compose files (build/peers/compose.log)"; \
 	fi
+
+pictures: $(INSTALLED) peers ## make the pictures of the operators' page again, with a real browser
+	@SWITCHGEAR_PICTURES=1 $(BIN)/python -m pytest tests/browser/test_operating.py $(ARGS)
+
+bench-ui: $(INSTALLED) ## what Prefect adds to a run of 200 groups, and how fast its pages are (ARGS="--database postgresql")
+	@$(BIN)/python -m tests.browser.bench_ui $(ARGS)
 
 kills: $(INSTALLED) peers ## kill -9 a thousand small runs (JOBS=)
 	@SWITCHGEAR_KILL_JOBS="$(or $(JOBS),1000)" $(BIN)/python -m pytest -n $(WORKERS) tests/e2e/test_light_kills.py $(ARGS)

@@ -80,13 +80,13 @@ class GroupOutcome:
     """What became of a group: every batch that its worker spoke of, and how the worker ended.
 
     `rows_again` are the documents that a retry would take up, `worst_again` what that costs at most, in USD;
-    None when nobody knows.
+    None when nobody knows. Its representation is short: Prefect logs it with a task run that failed.
     """
 
     group: int
-    lines: tuple[BatchLine, ...]
-    failed: tuple[BatchReport, ...]
-    end: WorkerEnd
+    lines: tuple[BatchLine, ...] = field(repr=False)
+    failed: tuple[BatchReport, ...] = field(repr=False)
+    end: WorkerEnd = field(repr=False)
     rows_again: int = 0
     worst_again: Decimal | None = None
 

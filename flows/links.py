@@ -22,6 +22,15 @@ def ui_base(environ: Mapping[str, str] = os.environ) -> str:
     return (environ.get("PREFECT_UI_URL") or UI_PATH).rstrip("/")
 
 
+def told_base() -> str:
+    """What addresses of the UI begin with where no browser has come to it yet: in a message to somebody."""
+    from prefect.settings import get_current_settings
+
+    return (
+        os.environ.get("PREFECT_UI_URL", "").rstrip("/") or f"{get_current_settings().ui_url or ''}{UI_PATH}"
+    )
+
+
 def form_url(deployment_id: object, parameters: Mapping[str, Any], base: str) -> str:
     """The form that starts a run of a deployment, filled in with parameters.
 

@@ -22,7 +22,7 @@ from decimal import Decimal
 from typing import Any
 
 from flows.groups import BatchLine
-from flows.links import flow_run_url, ui_base
+from flows.links import flow_run_url, told_base
 from flows.progress import Standing
 from flows.words import count, duration, usd
 from schemas.batches import BackendTotals
@@ -177,7 +177,7 @@ class Subject:
         """Send a notice to the Prefect server, in the background."""
         from prefect.events import emit_event
 
-        page = flow_run_url(self.flow_run_id, ui_base())
+        page = flow_run_url(self.flow_run_id, told_base())
         payload: dict[str, Any] = {
             "sentence": notice.sentence,
             **notice.figures,

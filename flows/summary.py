@@ -87,7 +87,7 @@ def _failed_groups(groups: Sequence[Row]) -> list[str]:
         if len(bad) > _GROUPS_SHOWN
         else ""
     )
-    columns = ("group", "batches", "not committed", "retryable", "cost", "in a sentence")
+    columns = ("group", "not committed", "retryable", "in a sentence")
     return [
         f"## Groups with something left to do\n\n{len(bad)} of {len(groups)}.{more}",
         markdown_table(bad[:_GROUPS_SHOWN], columns),

@@ -32,7 +32,7 @@ DAILY = (
     "switchgear.run.dearer",
     "switchgear.run.slower",
 )
-SUBJECT = "{{ event.payload.workload }}: {{ event.name }}"
+SUBJECT = "{{ event.payload.workload }}: {{ event.event }}"
 BODY = (
     "{{ event.payload.sentence }}\n"
     "Run {{ event.payload.run_id }}"

@@ -1,12 +1,11 @@
 """Prefect's UI as an operator uses it: a headless Chromium of the machine, real clicks, pictures.
 
 Playwright drives the browser that the machine has; it downloads none. Pictures go to `build/browser`, and
-those of the README to `docs/pictures` as well when `SWITCHGEAR_PICTURES=1` is set.
+with `SWITCHGEAR_PICTURES=1` (`make pictures`) those of the operators' page are replaced by them.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,14 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PICTURES = REPOSITORY / "build/browser"
+README_PICTURES = REPOSITORY / ".github/pictures"
+WIDTH, HEIGHT = 1360, 900
 PATIENCE_MS = 45_000
+expect.set_options(timeout=PATIENCE_MS)
 _FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -48,7 +48,7 @@ def browser_page(profile: Path, ui: str) -> Iterator[Ui]:
             executable_path=executable(),
             headless=True,
             args=_FLAGS.split(),
-            viewport={"width": 1360, "height": 900},
+            viewport={"width": WIDTH, "height": HEIGHT},
         )
         context.set_default_timeout(PATIENCE_MS)
         try:
@@ -65,19 +65,28 @@ class Ui:
     url: str
 
     def open(self, path: str) -> None:
-        """Go to a page of the UI."""
+        """Go to a page of the UI, in a window of the usual size."""
+        self.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
         self.page.goto(self.url + path)
         self.page.wait_for_load_state("networkidle")
 
-    def picture(self, name: str, *, whole: bool = False) -> Path:
-        """Keep what the browser shows."""
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        path = PICTURES / f"{name}.png"
+    def picture(self, name: str, *, whole: bool = False, height: int = HEIGHT) -> Path:
+        """Keep what the browser shows; `whole`: in a window that is high enough for all of the page.
+
+        The window stays as it is then: what is clicked next does not move under the mouse.
+        """
+        if whole:
+            height = max(height, int(self.page.evaluate("document.documentElement.scrollHeight")))
+        self.page.set_viewport_size({"width": WIDTH, "height": height})
         self.page.wait_for_load_state("networkidle")
         self.page.evaluate(
             "document.querySelectorAll('[data-sonner-toast]').forEach(toast => toast.remove())"
         )
-        self.page.screenshot(path=path, full_page=whole, animations="disabled")
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        path = PICTURES / f"{name}.png"
+        self.page.screenshot(path=path, animations="disabled", caret="hide")
+        if os.environ.get("SWITCHGEAR_PICTURES") and (README_PICTURES / path.name).exists():
+            shutil.copy(path, README_PICTURES)
         return path
 
     def open_form(self, deployment: str) -> None:
@@ -107,9 +116,20 @@ class Ui:
             field.get_by_role("tab", name=kind, exact=True).click()
         field.locator("textarea, input").fill(text)
 
+    def value(self, title: str) -> str:
+        """What a field holds."""
+        return self.field(title).locator("textarea, input").first.input_value()
+
+    def choose(self, title: str, option: str) -> None:
+        """One of the choices of a field."""
+        self.field(title).get_by_role("combobox").or_(self.field(title).get_by_role("button")).first.click()
+        self.page.get_by_role("option", name=option, exact=True).click()
+
     def submit(self) -> str:
         """Press *Submit* and open the run that it makes, by its place at the top of the list; its id."""
-        self.page.get_by_role("button", name="Submit").click()
+        with self.page.expect_response(lambda response: "/create_flow_run" in response.url) as made:
+            self.page.get_by_role("button", name="Submit").click()
+        assert made.value.status == 201, made.value.text()
         self.page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+(\?|$)"))
         run = self.page.locator("a[href*='/runs/flow-run/']").first
         run.click()
@@ -120,10 +140,10 @@ class Ui:
         """The page of a flow run."""
         self.open(f"/v2/runs/flow-run/{run_id}")
 
-    def menu(self, *choices: str) -> None:
-        """A choice of the ⋮ menu of the page, confirmed where it asks."""
+    def menu(self, choice: str) -> None:
+        """A choice of the ⋮ menu of the page."""
         self.page.get_by_role("button", name="Open menu").click()
-        self.page.get_by_role("menuitem", name=choices[0], exact=True).click()
+        self.page.get_by_role("menuitem", name=choice, exact=True).click()
 
     def confirm(self, button: str) -> None:
         """Press a button of the dialog that has opened."""
@@ -146,8 +166,3 @@ class Ui:
         """Wait until the page of a run shows a state."""
         badge = self.page.get_by_text(name, exact=True).first
         expect(badge).to_be_visible(timeout=2 * PATIENCE_MS)
-
-
-def form_path(deployment_id: str, parameters: dict[str, Any]) -> str:
-    """The path of a form that is filled in."""
-    return f"/v2/deployments/deployment/{deployment_id}/run?parameters={quote(json.dumps(parameters))}"

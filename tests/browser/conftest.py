@@ -39,4 +39,4 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     outcome = yield
     found = getattr(item, "funcargs", {}).get("ui")
     if found is not None and outcome.get_result().failed:  # type: ignore[attr-defined]
-        found.picture(f"failed-{item.name}", whole=True)
+        found.page.screenshot(path=chromium.PICTURES / f"failed-{item.name}.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from typing import Any
@@ -86,6 +87,14 @@ def test_a_run_that_failed_in_two_groups_is_read_and_retried(
     ui.wait_for_state("Failed")
     ui.picture("failed-run")
 
+    ui.tab("Task Runs")
+    groups = ui.page.get_by_role("tabpanel")
+    expect(groups.get_by_role("link", name=re.compile("group-000[0-2]"))).to_have_count(GROUPS)
+    groups.get_by_role("link", name="group-0001").click()
+    expect(ui.page.get_by_role("main")).to_contain_text("5 of 5 documents have no answer (provider_error")
+    ui.picture("failed-group")
+    ui.open_run(run_id)
+
     good = [file for file in range(GROUPS) if file not in DOWN]
     assert tickets.results() == Counter(tickets.ids(*good))
     assert answered(mock_vendor) == Counter(tickets.ids(*good))
@@ -111,6 +120,56 @@ def test_a_run_that_failed_in_two_groups_is_read_and_retried(
     assert Counter(found.group(0) for found in prompts if found) == Counter(
         [*tickets.ids(*range(GROUPS)), *tickets.ids(*DOWN)]
     ), "a document whose group had failed was asked for twice, the others once"
+
+
+def test_the_repair_form_is_filled_in_for_the_failed_run_and_does_what_is_left(
+    served: Served, ui: Ui, mock_vendor: MockVendor
+) -> None:
+    tickets = Tickets(served, mock_vendor, "repaired")
+    tickets.down(*DOWN)
+    failed = served.submit("enrich/enrich", workload="repaired/w.toml")
+    assert served.ended(failed)["type"] == "FAILED"
+    tickets.up()
+
+    ui.open_run(failed)
+    ui.open_artifact("enrich-summary")
+    ui.page.get_by_role("link", name="the repair form, filled in for this run").click()
+    ui.wait_for_form()
+    assert ui.value("Output") == str(tickets.folder / "out")
+    assert re.fullmatch(r"\d{8}T\d+Z-[0-9a-f]+", ui.value("Run"))
+    ui.picture("repair-form", whole=True)
+    repaired = ui.submit()
+    ui.wait_for_state("Completed")
+
+    assert repaired != failed
+    assert answered(mock_vendor) == Counter(tickets.ids(*range(GROUPS))), "nothing was paid twice"
+    assert tickets.results() == Counter(tickets.ids(*range(GROUPS)))
+
+
+def test_a_run_over_its_limit_waits_for_a_person_and_goes_on_where_it_stood(
+    served: Served, ui: Ui, mock_vendor: MockVendor
+) -> None:
+    tickets = Tickets(served, mock_vendor, "reviewed", review={"quote_above": "0.01"})
+    tickets.up()
+    run_id = served.submit("enrich/enrich", workload="reviewed/w.toml")
+    ui.open_run(run_id)
+    ui.wait_for_state("Suspended")
+    ui.picture("suspended-run")
+    assert mock_vendor.journal() == [], "nothing is sent before somebody has said so"
+
+    ui.menu("Resume")
+    ui.wait_for_form()
+    ui.choose("Decision", "approve")
+    ui.fill("Your name", "Ada, on call")
+    ui.fill("Reason", "the quote is what we expected")
+    ui.picture("review-form", height=1300)
+    ui.confirm("Resume")
+    ui.wait_for_state("Completed")
+
+    assert answered(mock_vendor) == Counter(tickets.ids(*range(GROUPS)))
+    (manifest,) = (tickets.folder / "out" / "runs").glob("*/manifest.json")
+    (approval,) = json.loads(manifest.read_text())["approvals"]
+    assert (approval["by"], approval["reason"]) == ("Ada, on call", "the quote is what we expected")
 
 
 def test_cancel_stops_sending_and_a_retry_pays_for_nothing_twice(

@@ -163,7 +163,7 @@ def test_the_page_says_first_what_to_do_and_leads_to_the_form(tmp_path: Path, ma
     ]
     assert "press *Retry*" in parts[3]
     assert f"({settled.repair})" in parts[3]
-    assert "| group-0000 | 2 | 1 | 0 | $0.5 | 1 of 2 batches failed |" in page
+    assert "| group-0000 | 1 | 0 | 1 of 2 batches failed |" in page
     assert "- every batch: `/out/all.parquet`" in page
 
 

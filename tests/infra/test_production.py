@@ -139,6 +139,20 @@ def test_the_image_is_made_of_what_is_here_and_of_the_versions_that_are_tested()
     assert not names & {"pytest", "playwright", "ruff", "mypy"}
 
 
+def test_the_operators_page_shows_pictures_that_are_there_and_names_that_exist() -> None:
+    page = (OPERATE / "README.md").read_text()
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
+    kept = {path.name for path in (REPOSITORY / ".github/pictures").iterdir()}
+
+    assert {Path(name).name for name in pictures} == kept
+    for name in pictures:
+        assert (OPERATE / name).resolve().read_bytes()[:8] == b"\x89PNG\r\n\x1a\n", name
+    text = (OPERATE / "compose.yaml").read_text() + (OPERATE / "env.example").read_text()
+    named = set(re.findall(r"`([A-Z]+_[A-Z_]+)[=`]", page)) - {"PREFECT_API_URL"}
+    assert [name for name in sorted(named) if name not in text] == []
+    assert "infra/operate/README.md" in (REPOSITORY / "README.md").read_text()
+
+
 @pytest.mark.peer
 def test_the_compose_project_takes_the_file() -> None:
     has_plugin = (
@@ -273,8 +287,9 @@ def test_on_postgresql_behind_the_secret_a_run_is_deployed_worked_on_and_kept(pr
         assert refused.value.code == 401
     make_workload(production.folder / "one")
 
+    command = compose()["services"]["deploy"]["command"]
     done = subprocess.run(
-        [sys.executable, "-c", "from flows.deployments import apply_all; apply_all()"],
+        [str(BIN / command[0]), *command[1:]],
         env=production.environment("deploy"),
         cwd=production.folder,
         capture_output=True,
