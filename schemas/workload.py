@@ -131,19 +131,32 @@ class HostedBackend(Section):
     mode: Literal["online", "batch"] = Field(
         "online",
         description="`batch`: documents go out in the provider's batches (OpenAI files and batches, "
-        "Anthropic Message Batches, Gemini batch jobs) at half the price, and a later run collects the "
-        "answers",
+        "Anthropic Message Batches, Gemini batch jobs, Gemini's batch prediction on Vertex) at half the "
+        "price, and a later run collects the answers",
+    )
+
+    batch_bucket: str | None = Field(
+        None,
+        pattern=r"^gs://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]+)*/?$",
+        description='of Vertex with mode = "batch": `gs://BUCKET/FOLDER` for requests and predictions, which '
+        "stay there until its lifecycle rule deletes them",
     )
 
     @property
     def has_batches(self) -> bool:
         """Whether a batch API of the provider's can serve this backend, in whatever mode it is now."""
-        return self.platform == "direct"
+        if self.platform == "vertex":
+            return self.provider == "gemini" and self.batch_bucket is not None
+        return True
 
     @model_validator(mode="after")
     def _batches_are_served(self) -> HostedBackend:
+        if self.batch_bucket is not None and (self.platform, self.provider) != ("vertex", "gemini"):
+            raise ValueError('`batch_bucket` is for gemini with platform = "vertex"')
         if self.mode == "batch" and not self.has_batches:
-            raise ValueError('mode = "batch" is for backends with platform = "direct"')
+            raise ValueError(
+                'mode = "batch" with platform = "vertex" is for gemini, and needs `batch_bucket`'
+            )
         return self
 
     @model_validator(mode="after")
@@ -528,6 +541,7 @@ _NO_PART_OF_THE_ANSWER = (
     "step_tokens",
     "max_in_flight",
     "mode",
+    "batch_bucket",
     "api_key_env",
     "project",
     "prompt_caching",

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -68,6 +69,7 @@ class BatchEmulator:
     comes instead of its answer, until it is taken out: a status (and nothing is done), `drop` (no response),
     `half` (the connection breaks in the middle of it), `cut` (its last bytes are missing, as in a file that
     is not whole), `empty` or `html` (such a body; all these after it was done).
+    `objects` is the folder that stands for Vertex's `gs://bucket`.
     `hide_new` is for how many lists a new batch does not show up.
     """
 
@@ -87,6 +89,7 @@ class BatchEmulator:
     redirect_to: str | None = None
     garbage: bytes | None = None
     faults: dict[str, int | str] = field(default_factory=dict)
+    objects: Path = Path("/nonexistent")
     _files: dict[str, bytes] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _server: Any = None
@@ -112,7 +115,8 @@ class BatchEmulator:
 
     def base_url(self, provider: str) -> str:
         """The base URL of a provider's API."""
-        return self.url + {"openai": "/v1", "gemini": "/v1beta", "anthropic": ""}[provider]
+        paths = {"openai": "/v1", "gemini": "/v1beta", "vertex": "/v1beta1", "anthropic": ""}
+        return self.url + paths[provider]
 
     def of(self, provider: str) -> list[Batch]:
         """The batches that were made at a provider."""
@@ -158,7 +162,7 @@ class BatchEmulator:
             provider=provider,
             requests=requests,
             created_at=self.now(),
-            status="BATCH_STATE_PENDING" if provider == "gemini" else "in_progress",
+            status=_NEW.get(provider, "in_progress"),
             hidden_from_lists=self.hide_new,
             **values,
         )
@@ -171,6 +175,8 @@ class BatchEmulator:
     def payload(self, batch: Batch) -> dict[str, Any]:
         if batch.provider == "gemini":
             return batch_gemini.operation(batch)
+        if batch.provider == "vertex":
+            return batch_gemini.prediction_job(batch, self.objects)
         return _anthropic_batch(self, batch) if batch.provider == "anthropic" else _openai_batch(batch)
 
     def find(self, batch_id: str) -> Batch:
@@ -198,8 +204,8 @@ class BatchEmulator:
         batch = self.find(batch_id)
         batch.cancel_asked = True
         words = {"anthropic": "canceling", "openai": "cancelling", "gemini": "BATCH_STATE_RUNNING"}
-        batch.status = words[batch.provider]
-        return {} if batch.provider == "gemini" else self.payload(batch)
+        batch.status = words.get(batch.provider, "JOB_STATE_CANCELLING")
+        return {} if batch.provider in ("gemini", "vertex") else self.payload(batch)
 
     def upload(self, body: bytes, provider: str = "openai") -> dict[str, Any]:
         if self.lose_uploads:
@@ -440,10 +446,19 @@ def _openai_batch(batch: Batch) -> dict[str, Any]:
 ID_FIELDS = {"openai": "custom_id", "anthropic": "custom_id", "gemini": "key"}
 """What a result line says whose it is in."""
 
-_LINES = {"openai": _openai_line, "anthropic": _anthropic_line, "gemini": _gemini_line}
+
+def _vertex_line(custom_id: str, end: str, body: dict[str, Any], text: str) -> dict[str, Any]:
+    return batch_gemini.prediction(custom_id, end, body, _gemini_answer(body, text))
+
+
+_LINES = {
+    "openai": _openai_line, "anthropic": _anthropic_line, "gemini": _gemini_line, "vertex": _vertex_line,
+}  # fmt: skip
+_NEW = {"gemini": "BATCH_STATE_PENDING", "vertex": "JOB_STATE_PENDING"}
 _ANSWERS = {"openai": _openai_answer, "anthropic": _message, "gemini": _gemini_answer}
-_IDS = {"openai": "batch_", "anthropic": "msgbatch_", "gemini": "batches/"}
-_DONE = {"openai": "completed", "anthropic": "ended", "gemini": "BATCH_STATE_SUCCEEDED"}
+_IDS = {"openai": "batch_", "anthropic": "msgbatch_", "gemini": "batches/", "vertex": batch_gemini.JOBS}
+_DONE = {"openai": "completed", "anthropic": "ended", "gemini": "BATCH_STATE_SUCCEEDED",
+         "vertex": "JOB_STATE_SUCCEEDED"}  # fmt: skip
 _KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
     500: "api_error", 503: "overloaded_error",
@@ -457,7 +472,7 @@ def kind_of(method: str, path: str) -> str:
     if method == "GET":
         if last in ("results", "content") or last.endswith(":download"):
             return "results"
-        return "list" if last == "batches" else "poll"
+        return "list" if last in ("batches", "batchPredictionJobs") else "poll"
     if last.endswith("cancel"):
         return "cancel"
     if last == "files":
@@ -524,6 +539,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _route(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:
+        if path.startswith("/v1beta1/"):
+            return self._route_vertex(path.removeprefix("/v1beta1/"), query, body)
         if "v1beta" in path:
             return self._route_gemini(path, query, body)
         return self._route_others(path, query, body)
@@ -559,6 +576,20 @@ class _Handler(BaseHTTPRequestHandler):
             case ["GET", "v1beta", "batches", number]:
                 return emulator.polled(f"batches/{number}")
         raise RefusedError(404, "not_found_error", f"no {self.command} {path}")
+
+    def _route_vertex(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:
+        emulator = self.emulator
+        if path == batch_gemini.JOBS.rstrip("/"):
+            if self.command == "POST":
+                asked = json.loads(body)
+                requests = batch_gemini.prediction_requests(asked, emulator.objects)
+                return emulator.create("vertex", requests, metadata=batch_gemini.asked_of_a_job(asked))
+            shown = emulator.listed("vertex", query.get("pageToken", [None])[0], 2)
+            jobs = [emulator.payload(batch) for batch in shown]
+            return batch_gemini.job_listing(jobs, shown[-1].id if len(shown) == 2 else None)
+        if path.endswith(":cancel"):
+            return emulator.cancel(path.removesuffix(":cancel"))
+        return emulator.polled(path)
 
     def _upload(self, query: dict[str, list[str]], body: bytes) -> dict[str, Any]:
         """The resumable protocol: a first request gives an address, the file goes there."""

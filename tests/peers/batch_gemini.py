@@ -6,11 +6,15 @@ as what the SDK makes of it.
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from google.genai import batches, types
 
+JOBS = "projects/p/locations/europe-west1/batchPredictionJobs/"
+BUCKET = "gs://bucket"
 CODES = {"expired": 4, "cancelled": 1, "errored": 13, "invalid": 3}
 STATUSES = {
     400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 409: "ABORTED",
@@ -118,3 +122,69 @@ def error(status: int, kind: str, message: str) -> dict[str, Any]:
         reason = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "BILLING_DISABLED"}
         body["details"] = [reason]
     return {"error": body}
+
+
+def asked_of_a_job(asked: dict[str, Any]) -> dict[str, str]:
+    """What a request for a prediction job says of it."""
+    formats = (asked["inputConfig"]["instancesFormat"], asked["outputConfig"]["predictionsFormat"])
+    assert formats == ("jsonl", "jsonl"), formats
+    prefix = asked["outputConfig"]["gcsDestination"]["outputUriPrefix"]
+    return {"model": asked["model"], "displayName": asked["displayName"], "prefix": prefix}
+
+
+def prediction_requests(asked: dict[str, Any], objects: Path) -> dict[str, Any]:
+    """The requests of a prediction job, by their label; like the provider, it reads them from the bucket."""
+    uris = asked["inputConfig"]["gcsSource"]["uris"]
+    (uri,) = [uris] if isinstance(uris, str) else uris
+    lines = (objects / uri.removeprefix(f"{BUCKET}/")).read_bytes().splitlines()
+    requests = [json.loads(line)["request"] for line in lines]
+    return {request["labels"]["switchgear_id"]: request for request in requests}
+
+
+def prediction_job(batch: Any, objects: Path) -> dict[str, Any]:
+    """A job as `batchPredictionJobs` shows it; its predictions are written when it has some."""
+    payload: dict[str, Any] = {
+        "name": batch.id,
+        "displayName": batch.metadata["displayName"],
+        "model": batch.metadata["model"],
+        "state": batch.status,
+        "createTime": batch.created_at.isoformat(),
+    }
+    if batch.status == "JOB_STATE_FAILED":
+        payload["error"] = {"code": 8, "message": "too many jobs"}
+    if batch.lines:
+        directory = f"{batch.metadata['prefix']}/prediction-model-1"
+        folder = objects / directory.removeprefix(f"{BUCKET}/")
+        folder.mkdir(parents=True, exist_ok=True)
+        half = len(batch.lines) // 2
+        for number, lines in enumerate((batch.lines[:half], batch.lines[half:])):
+            written = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+            if lines:
+                (folder / f"predictions-{number}.jsonl").write_bytes(written)
+        payload["outputInfo"] = {"gcsOutputDirectory": directory}
+    job = types.BatchJob.model_validate(batches._BatchJob_from_vertex(payload))
+    assert job.display_name == batch.metadata["displayName"]
+    return payload
+
+
+def job_listing(jobs: list[dict[str, Any]], token: str | None) -> dict[str, Any]:
+    payload: dict[str, Any] = {"batchPredictionJobs": jobs} if jobs else {}
+    if token:
+        payload["nextPageToken"] = token
+    types.ListBatchJobsResponse.model_validate(batches._ListBatchJobsResponse_from_vertex(payload))
+    return payload
+
+
+def prediction(custom_id: str, end: str, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """A line of predictions: the request again, and an answer or a sentence."""
+    request = {**body, "labels": {**body["labels"], "switchgear_id": custom_id}}
+    if end == "succeeded":
+        return {
+            "request": request,
+            "response": answer,
+            "status": "",
+            "processed_time": "2026-11-22T09:00:00Z",
+        }
+    status = {"errored": 503, "invalid": 400}.get(end, 500)
+    said = json.dumps(error(status, "", f"this request has {end}"))
+    return {"request": request, "response": {}, "status": "" if end == "odd" else f"Error: {said}"}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 from types import TracebackType
+from typing import Any
 
 from schemas.errors import BatchError, LedgerError, StoreError
 from schemas.failures import FailureClass
@@ -27,11 +28,13 @@ from transforms.batchmode.packing import pack
 from transforms.batchmode.results import Spool, no_line, not_worked_on
 from transforms.batchmode.sending import Sender
 from transforms.batchmode.tickets import FOLDER, list_tickets, read_open_tickets, sweep_bodies
+from transforms.batchmode.vertex_api import VertexBatches
 from transforms.call.codecs import base_url_of
 from transforms.call.ledgers import open_ledgers
 from transforms.call.ports import Clock, LedgerStore, SystemClock
 from transforms.call.secret import read_key
 from transforms.call.site import Place, Site, build_sites, place_of
+from transforms.call.vertex import google_credentials
 from transforms.call.wire import CallFailure
 from transforms.price import PriceBook
 from transforms.store import Store, open_store
@@ -247,14 +250,26 @@ def served_backends(workload: Workload) -> dict[str, HostedBackend]:
 def served_places(workload: Workload, environ: Mapping[str, str]) -> dict[str, Place]:
     """Where the served backends are, with their keys; see `open_provider_batches` for what is raised."""
     return {
-        name: place_of(name, base_url_of(backend), read_key(name, backend, environ))
+        name: place_of(
+            name,
+            base_url_of(backend),
+            None if backend.platform == "vertex" else read_key(name, backend, environ),
+        )
         for name, backend in served_backends(workload).items()
     }
 
 
-def open_client(site: Site, places: Mapping[str, Place]) -> BatchClient:
-    """The batch API of a backend."""
+def open_client(
+    site: Site,
+    places: Mapping[str, Place],
+    *,
+    credentials: Callable[[], Any] = google_credentials,
+    open_bucket: Callable[[str], Store] = open_store,
+) -> BatchClient:
+    """The batch API of a backend. `credentials` and `open_bucket` are for Vertex."""
     place, backend = places[site.name], site.backend
+    if backend.batch_bucket is not None:
+        return VertexBatches(place, backend, credentials(), open_bucket(backend.batch_bucket))
     if backend.provider == "anthropic":
         return AnthropicBatches(place)
     return GeminiBatches(place, backend) if backend.provider == "gemini" else OpenAIBatches(place, backend)

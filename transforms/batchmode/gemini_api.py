@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -119,7 +119,7 @@ class GeminiBatches:
             # in one piece and on the disk first, so that no line is half and memory stays flat
             self._asker.ask(lambda: self._client.files.download(file=file_name, destination=lines))
             lines.seek(0)
-            yield from each_line(lines, file_name, "gemini")
+            yield from each_line(lines, file_name, gemini_line)
 
     def cancel(self, batch_id: str) -> None:
         """Ask for the end; see `BatchClient`."""
@@ -216,7 +216,9 @@ def _results_of(job: Any) -> str | None:
     return file_name or None
 
 
-def each_line(lines: Iterable[bytes], name: str, provider: str) -> Iterator[ResultLine]:
+def each_line(
+    lines: Iterable[bytes], name: str, read: Callable[[dict[str, Any]], ResultLine]
+) -> Iterator[ResultLine]:
     """The results in a file; BatchLostError when a line is half or the file is empty."""
     empty = True
     for line in lines:
@@ -224,8 +226,8 @@ def each_line(lines: Iterable[bytes], name: str, provider: str) -> Iterator[Resu
             continue
         value = parse_object(line)
         if value is None:
-            raise BatchLostError(f"file {name} of {provider} holds a line that is no JSON object")
+            raise BatchLostError(f"file {name} of results holds a line that is no JSON object")
         empty = False
-        yield gemini_line(value)
+        yield read(value)
     if empty:
-        raise BatchLostError(f"file {name} of {provider} is empty")
+        raise BatchLostError(f"file {name} of results is empty")

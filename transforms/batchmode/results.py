@@ -16,7 +16,7 @@ import orjson
 
 from schemas.failures import FailureClass
 from transforms.call.classify import ErrorBody, classify_error, error_body, failure_of
-from transforms.call.wire import CallFailure, WireResponse
+from transforms.call.wire import CallFailure, WireResponse, parse_object
 
 NOT_WORKED_ON: dict[str, tuple[FailureClass, str]] = {
     "expired": (FailureClass.DEADLINE, "the provider batch expired before this request was worked on"),
@@ -30,6 +30,8 @@ NOT_WORKED_ON: dict[str, tuple[FailureClass, str]] = {
 
 _OPENAI_ENDS = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
 _ANTHROPIC_ENDS = {"expired": "expired", "canceled": "cancelled"}
+VERTEX_ID_LABEL = "switchgear_id"
+"""The label that says whose request it is: predictions repeat requests, and have no ids of their own."""
 _GOOGLE_ENDS = {1: "cancelled", 4: "expired"}
 _GOOGLE_STATUS = {3: 400, 5: 404, 7: 403, 8: 429, 9: 400, 11: 400, 14: 503, 16: 401}
 """HTTP statuses of the codes of `google.rpc.Code`; the others are errors of the provider's."""
@@ -105,6 +107,22 @@ def gemini_line(line: Mapping[str, Any]) -> ResultLine:
         return ResultLine(line.get("key"), WireResponse(200, {}, orjson.dumps(response)))
     error = line.get("error") or line.get("status")
     return ResultLine(line.get("key"), google_error("gemini", error))
+
+
+def vertex_line(line: Mapping[str, Any]) -> ResultLine:
+    """A line of Vertex's predictions: the request with its labels, and a response or why there is none."""
+    request = line.get("request")
+    labels = request.get("labels") if isinstance(request, Mapping) else None
+    custom_id = labels.get(VERTEX_ID_LABEL) if isinstance(labels, Mapping) else None
+    response, status = line.get("response"), line.get("status")
+    if isinstance(response, Mapping) and response:
+        return ResultLine(custom_id, WireResponse(200, {}, orjson.dumps(response)))
+    if not isinstance(status, str) or not status:
+        return ResultLine(custom_id, _unreadable("vertex", "neither response nor error"))
+    error = error_body(parse_object(status[max(0, status.find("{")) :].encode()))
+    failure = failure_of(200, error) if error is not None else FailureClass.PROVIDER_ERROR
+    message = error.message if error is not None else status
+    return ResultLine(custom_id, CallFailure(failure, f"vertex failed this request: {message[:500]}"))
 
 
 def google_error(provider: str, error: Any) -> CallFailure:

@@ -138,7 +138,15 @@ def _good_until(expiry: datetime | None) -> datetime | None:
 
 
 def google_tokens() -> GoogleTokens:
-    """Tokens of this machine's application default credentials.
+    """Tokens of this machine's application default credentials; see `google_credentials`."""
+    import google.auth.transport.requests
+
+    request = google.auth.transport.requests.Request()
+    return GoogleTokens(google_credentials(), lambda held: held.refresh(request))
+
+
+def google_credentials() -> Any:
+    """This machine's application default credentials, for Vertex.
 
     Raises:
         MissingSecretError: there are none. Where no metadata server answers, finding that out takes
@@ -146,7 +154,6 @@ def google_tokens() -> GoogleTokens:
     """
     import google.auth
     import google.auth.exceptions
-    import google.auth.transport.requests
 
     try:
         credentials, _ = google.auth.default(scopes=[_SCOPE])
@@ -156,5 +163,4 @@ def google_tokens() -> GoogleTokens:
             "run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS to a service "
             "account's file, or rehearse the run without keys and costs with --rehearsal"
         ) from None
-    request = google.auth.transport.requests.Request()
-    return GoogleTokens(credentials, lambda held: held.refresh(request))
+    return credentials
