@@ -14,14 +14,12 @@ import pytest
 from schemas.errors import SwitchgearError
 from tests.peers.cloud_storage import CloudStorage
 from tests.support.cloud_runs import comparable, place, rows, workload
-from tests.support.flaky_cloud import Weather, flaky
+from tests.support.flaky_cloud import LAG, STORM, Weather, flaky
 from tests.support.light import run_light
 from transforms.gcs.client import PATIENCE_VARIABLE
 from transforms.verify import verify_output
 
 SEEDS = int(os.environ.get("SWITCHGEAR_CHAOS_SEEDS", "6"))
-SHARES = {"down": 0.025, "lost": 0.025, "refused": 0.01, "cut": 0.005, "swallowed": 0.002, "flipped": 0.002}
-LAG = 15
 DOCUMENTS = 24
 TRIES = 8
 
@@ -56,7 +54,7 @@ def test_no_row_is_lost_or_doubled_in_any_weather(
 ) -> None:
     monkeypatch.setenv(PATIENCE_VARIABLE, "2")
     monkeypatch.setenv("SWITCHGEAR_CACHE_DIR", str(tmp_path / "cache"))
-    address, weather = one_cloud_storage.bucket(), Weather(seed, SHARES, LAG)
+    address, weather = one_cloud_storage.bucket(), Weather(seed, STORM, LAG)
     place(address, tmp_path, DOCUMENTS, repeated=4, row_group=6)
     path = make(address, tmp_path / "w")
     with flaky(one_cloud_storage.url, weather) as url:

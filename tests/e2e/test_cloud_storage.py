@@ -18,9 +18,10 @@ from tests.peers.cloud_storage import CloudStorage, environment
 from tests.peers.mock_vendor import REPOSITORY, MockVendor
 from tests.support import workloads
 from tests.support.cloud_runs import comparable, place, rows, workload
-from tests.support.flaky_cloud import Weather, flaky
+from tests.support.flaky_cloud import STORM, Weather, flaky
 from tests.support.light import run_light
 from transforms.call.segments import WINDOW
+from transforms.gcs.client import PATIENCE_VARIABLE
 from transforms.store import open_store
 from transforms.verify import verify_output
 
@@ -96,8 +97,9 @@ def served_by(vendor: MockVendor) -> dict[str, object]:
 
 @pytest.mark.peer
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize("shares", [{}, STORM], ids=["calm", "storm"])
 def test_a_run_that_is_killed_again_and_again_pays_no_more_than_its_windows_twice(
-    one_cloud_storage: CloudStorage, mock_vendor: MockVendor, tmp_path: Path
+    one_cloud_storage: CloudStorage, mock_vendor: MockVendor, tmp_path: Path, shares: dict[str, float]
 ) -> None:
     count, in_flight, kills = 700, 8, 3
     mock_vendor.answer("an answer about $ID", id=PATTERN, latency_ms=[2, 12])
@@ -105,12 +107,13 @@ def test_a_run_that_is_killed_again_and_again_pays_no_more_than_its_windows_twic
     place(address, tmp_path, count, row_group=500)
     limits = {"batch_rows": 350, "max_in_flight": in_flight}
     path = workload(address, tmp_path / "w", limits=limits, **served_by(mock_vendor))
-    for number in range(kills):
-        process = start(one_cloud_storage, path)
-        wait_for_calls(mock_vendor, process, 150 * (number + 1))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    process = start(one_cloud_storage, path)
+    with flaky(one_cloud_storage.url, Weather(1, shares)) as url:
+        for number in range(kills):
+            process = start(url, path)
+            wait_for_calls(mock_vendor, process, 150 * (number + 1))
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    process = start(one_cloud_storage.url, path)
     printed, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, (path.parent / "stderr.log").read_text()[-3000:]
 
@@ -129,11 +132,11 @@ def test_a_run_that_is_killed_again_and_again_pays_no_more_than_its_windows_twic
     assert not list(open_store(f"{address}/out").list("_staging"))
 
 
-def start(cloud: CloudStorage, path: Path) -> subprocess.Popen[bytes]:
+def start(url: str, path: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "tests.support.light", str(path)],
         cwd=REPOSITORY,
-        env={**environment(cloud.url), "OPENAI_API_KEY": "sk-test-not-a-key", "PYTHONWARNINGS": "ignore"},
+        env={**environment(url), "OPENAI_API_KEY": "sk-test-not-a-key", PATIENCE_VARIABLE: "10"},
         stdout=subprocess.PIPE,
         stderr=open(path.parent / "stderr.log", "ab"),
         start_new_session=True,

@@ -20,6 +20,15 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 Fate = str
+STORM: dict[Fate, float] = {
+    "down": 0.025,
+    "lost": 0.025,
+    "refused": 0.01,
+    "cut": 0.005,
+    "swallowed": 0.002,
+    "flipped": 0.002,
+}
+LAG = 15
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
 
 

@@ -162,6 +162,9 @@ class SegmentLedgers:
 
     def _held_lease(self) -> Lease:
         with self._lease_lock:
+            if self._lease is not None and self._lease.is_lost and not self._open_logs:
+                self._lease.close()  # nothing leans on it any more: begin anew
+                self._lease = None
             if self._lease is None:
                 name = f"{CLAIMS}/{leases.here()['pid']}-{secrets.token_hex(8)}.json"
                 self._lease = leases.take(self._store, name, self._times)

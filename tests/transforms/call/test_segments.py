@@ -217,9 +217,17 @@ def test_a_process_whose_lease_has_run_out_records_nothing_more(store: Store) ->
         now[0] = 16.0
         with pytest.raises(LedgerError, match="lease was not renewed in time"):
             log.append(answered(2))
+        before = ledgers._lease
+        await log.close()
+        log = await ledgers.open(BATCH)  # by a lease of its own: the process goes on
+        assert ledgers._lease is not before
+        log.append(answered(3))
+        await log.close()
 
     asyncio.run(play())
     ledgers.close()
+    assert [frame["id"] for frame in records(store)] == [3]
+    assert not list(store.list("claims"))
 
 
 def test_of_two_heirs_of_a_dead_process_one_opens_the_ledger(store: Store) -> None:
