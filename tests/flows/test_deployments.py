@@ -7,11 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.utilities.importtools import import_object
 
 from flows.deploy import Scheduled, deploy, preset_of
 from flows.deployments import (
@@ -25,6 +23,9 @@ from flows.deployments import (
 from schemas.errors import ConfigurationError
 from tests.support import workloads
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,6 +38,8 @@ def server(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def client(server: str) -> Iterator[SyncPrefectClient]:
+    from prefect.client.orchestration import get_client
+
     with get_client(sync_client=True) as made:
         yield made
 
@@ -74,6 +77,8 @@ def test_entrypoints_are_dotted_and_flow_runs_beat_every_30_seconds(client: Sync
 
 @pytest.mark.parametrize("deployed", DEPLOYMENTS, ids=lambda d: d.name)
 def test_every_field_of_every_form_has_a_title_and_a_description(deployed: Any) -> None:
+    from prefect.utilities.importtools import import_object
+
     schema = import_object(deployed.entrypoint).parameters.model_dump()
     ((name, form),) = [(n, d) for n, d in schema["definitions"].items() if n.endswith("Parameters")]
 

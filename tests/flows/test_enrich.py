@@ -8,14 +8,24 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from schemas.errors import InputError, MissingSecretError, StoreError, WorkloadError
+from schemas.batches import BatchReport
+from schemas.errors import (
+    InputError,
+    MissingSecretError,
+    OutputBusyError,
+    StoreError,
+    WorkloadError,
+)
 from schemas.run import Manifest
+from tests.flows.conftest import make_record, make_ref
 from tests.flows.fake_run import FakeRun, Watched
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -361,3 +371,91 @@ def test_interrupting_the_flow_stops_its_workers(number: int, fake: FakeRun) -> 
     assert [f.batch_id for f in failed] == [fake.batch_id(n) for n in range(6)]
     assert {f.error for f in failed} == {"it was stopped before it was through"}
     assert fake.locks == 0
+
+
+def test_of_two_people_who_press_retry_one_is_told_that_a_run_is_at_work(fake: FakeRun) -> None:
+    def busy(*_: Any) -> Any:
+        raise OutputBusyError("another run is at work on /out. Wait for it to end")
+
+    run = Run(fake, steps=fake.steps(open_output=busy))
+
+    assert run.state.is_failed()
+    assert run.state.name == "OutputBusy"
+    assert run.state.message == "another run is at work on /out. Wait for it to end"
+    assert fake.starts() == []
+
+
+def test_a_scheduled_run_that_finds_its_output_at_work_is_skipped_and_not_failed(fake: FakeRun) -> None:
+    from datetime import timedelta
+
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.schedules import IntervalSchedule
+    from prefect.flow_engine import run_flow
+    from prefect.states import Pending
+
+    from flows.deployments import ENRICH, Preset, apply_deployment, apply_pool
+    from flows.enrich import enrich
+    from flows.steps import Surroundings, bound
+
+    def busy(*_: Any) -> Any:
+        raise OutputBusyError("another run is at work on /out")
+
+    preset = Preset(
+        {"workload": str(fake.workload), "rehearsal": True}, IntervalSchedule(interval=timedelta(hours=1))
+    )
+    with get_client(sync_client=True) as client:
+        apply_pool(client, "scheduled", None, None)
+        own = replace(ENRICH, name="hourly")
+        deployment = apply_deployment(client, own, "scheduled", preset)
+        client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment}, json={})
+        (found, *_) = [r for r in client.read_flow_runs() if r.deployment_id == deployment]
+        client.set_flow_run_state(found.id, Pending(), force=True)  # a worker has taken it up
+        scheduled = client.read_flow_run(found.id)
+        with bound(Surroundings(fake.steps(open_output=busy))):
+            state: Any = run_flow(enrich, scheduled, scheduled.parameters, return_type="state")
+
+    assert scheduled.auto_scheduled
+    assert state.is_completed()
+    assert state.name == "Skipped"
+    assert "That run, or the next, does what was due" in state.message
+
+
+def test_a_group_with_documents_left_for_a_retry_is_failed_and_says_what_that_costs() -> None:
+    from flows.groups import GroupOutcome, batch_line, priced
+    from flows.worker import WorkerEnd
+
+    ref = make_ref(0)
+    record = make_record(
+        ref, results=6, failures=4, retryable=3, failures_by_class={"overloaded": 3, "refused": 1}
+    )
+    line = batch_line(0, BatchReport(ref.batch_id, 1, "committed", record=record))
+    outcome = priced(GroupOutcome(0, (line,), (), WorkerEnd(0)), [ref], Decimal("0.02"))
+
+    assert not outcome.is_good
+    assert outcome.sentence() == (
+        "3 of 10 documents have no answer (overloaded: the provider was overloaded (529, 503)). What to do: "
+        "run again later. A retry does what is missing and nothing else: at most about $0.06"
+    )
+
+
+def test_documents_that_wait_for_a_providers_batch_or_are_final_failures_fail_no_group() -> None:
+    from flows.groups import GroupOutcome, batch_line
+    from flows.worker import WorkerEnd
+
+    ref = make_ref(0)
+    record = make_record(ref, failures_by_class={"awaiting_batch": 3, "refused": 1})
+    line = batch_line(0, BatchReport(ref.batch_id, 1, "committed", record=record))
+
+    assert GroupOutcome(0, (line,), (), WorkerEnd(0)).is_good
+
+
+def test_at_the_cap_a_retry_helps_only_with_a_higher_one() -> None:
+    from flows.groups import GroupOutcome, batch_line, priced
+    from flows.worker import WorkerEnd
+
+    ref = make_ref(0)
+    record = make_record(ref, failures_by_class={"budget_exhausted": 3})
+    line = batch_line(0, BatchReport(ref.batch_id, 1, "committed", record=record))
+    outcome = priced(GroupOutcome(0, (line,), (), WorkerEnd(0)), [ref], Decimal("0.02"))
+
+    assert outcome.sentence().endswith("A retry helps only with a higher cap")

@@ -38,9 +38,9 @@ class Bench:
     def write(self, name: str, table: pa.Table, **options: Any) -> Path:
         return write(self.folder / "in" / f"{name}.parquet", table, **options)
 
-    def plan(self, *retry_classes: str) -> Plan:
+    def plan(self, *retry_classes: str, only: Sequence[str] = ()) -> Plan:
         self.runs += 1
-        context = run_context(self.store.root, run_id=f"run-{self.runs}")
+        context = run_context(self.store.root, run_id=f"run-{self.runs}", only_batches=only)
         return plan_run(self.loaded, context, retry_classes=retry_classes)
 
     def commit(self, ref: BatchRef, *failures: FailureClass) -> None:
@@ -328,3 +328,23 @@ def test_groups_tile_the_batches_exactly(count: int, groups: int) -> None:
 def test_a_group_that_is_none_is_refused(group: int) -> None:
     with pytest.raises(OutputError, match=f"group {group} of 3: must be 0 to 2"):
         group_slice([], group, 3)
+
+
+def test_a_run_that_is_told_its_batches_leaves_the_others_alone_and_counts_them(bench: Bench) -> None:
+    bench.write("a", rows(range(12)))
+    first, second, third = bench.plan().refs
+
+    told = bench.plan(only=[first.batch_id[:6], third.batch_id])
+
+    assert told.refs == (first, third)
+    assert (told.rows_due, told.batches_left_out) == (8, 1)
+    bench.commit(first)
+    assert bench.plan(only=[first.batch_id]).refs == ()
+    assert bench.plan(only=[second.batch_id]).batches_left_out == 1
+
+
+def test_a_batch_that_the_input_does_not_have_is_named(bench: Bench) -> None:
+    bench.write("a", rows(range(4)))
+
+    with pytest.raises(InputError, match="batch 'ffffffff': the input has no such batch"):
+        bench.plan(only=["ffffffff"])

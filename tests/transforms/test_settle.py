@@ -201,3 +201,25 @@ def test_a_run_that_ends_sweeps(bench: Bench) -> None:
     path.write_bytes(b"half")
     bench.settle()
     assert not path.exists()
+
+
+def test_what_a_run_was_to_leave_alone_keeps_it_incomplete(bench: Bench) -> None:
+    bench.commit(REF, [answered(100)])
+    plan = Plan(bench.run.run_id, (REF,), 1, 2, 2, 0, 1, (), "plan", batches_left_out=1)
+
+    manifest = settle_run(bench.loaded, bench.run, plan, [], START, now=END)
+
+    assert (manifest.state, manifest.reason_class) == ("incomplete", "batches")
+    assert manifest.reason.startswith("1 batch still to do: this run was told to leave the rest alone.")
+
+
+def test_who_decided_what_and_why_stands_in_the_manifest_and_comes_back(bench: Bench) -> None:
+    approval = {"decision": "skip ask", "what": "a quote", "by": "Mara", "reason": "dear", "up_to": ""}
+    bench.run = replace(bench.run, approvals=(approval,), skip_routes=("ask",))
+    bench.commit(REF, [failed(100, FailureClass.BUDGET_EXHAUSTED)])
+
+    manifest = bench.settle([REF])
+
+    assert manifest.approvals == (approval,)
+    assert manifest.reason.endswith("Skipped in this run, as decided: ask")
+    assert read_manifest(bench.store.root) == manifest
