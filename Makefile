@@ -71,7 +71,7 @@ $(FAKE_GCS): ; @if ! command -v go >/dev/null 2>&1; then \
 	  echo "peers: Go is missing, so Cloud Storage is tested with one stand-in only (install Go 1.26 or newer)"; \
 	else \
 	  echo "peers: building fake-gcs-server (Go, up to a minute)"; mkdir -p build/peers/bin && \
-	  CGO_ENABLED=0 GOBIN="$(CURDIR)/build/peers/bin" timeout 300 go install \
+	  CGO_ENABLED=0 GOBIN="$(CURDIR)/build/peers/bin" timeout 180 go install \
 	    github.com/fsouza/fake-gcs-server@$(FAKE_GCS_VERSION) >build/peers/go.log 2>&1 </dev/null \
 	  && touch $@ || echo "peers: Go could not build it (build/peers/go.log), so one stand-in is left"; \
 	fi
@@ -79,7 +79,7 @@ $(FAKE_GCS): ; @if ! command -v go >/dev/null 2>&1; then \
 # The Compose project's own loader, to check infra/operate/compose.yaml where there is no `docker compose`.
 $(COMPOSE): ; @if command -v go >/dev/null 2>&1; then \
 	  mkdir -p build/peers/compose build/peers/bin && \
-	  CGO_ENABLED=0 GOBIN="$(CURDIR)/build/peers/compose" timeout 300 go install \
+	  CGO_ENABLED=0 GOBIN="$(CURDIR)/build/peers/compose" timeout 180 go install \
 	    github.com/compose-spec/compose-go/v2/cmd@$(COMPOSE_VERSION) >build/peers/compose.log 2>&1 </dev/null \
 	  && mv build/peers/compose/cmd build/peers/bin/compose-spec && touch $@ \
 	  || echo "peers: Go could not build the loader of compose files (build/peers/compose.log)"; \
