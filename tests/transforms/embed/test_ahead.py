@@ -90,20 +90,21 @@ def test_a_model_of_eight_billion_parameters_does_not_fit_one_v5e(compiler: Comp
     assert "tensor_parallel = 2 with step_tokens = 16384" in made.refusals[0]
 
 
-@pytest.mark.skipif("SWITCHGEAR_LARGE_PLANS" not in os.environ, reason="half a CPU minute: make plans")
-def test_what_a_refusal_proposes_does_fit(compiler: Compile, tmp_path: Path):
+@pytest.mark.skipif("SWITCHGEAR_LARGE_PLANS" not in os.environ, reason="half a CPU minute each: make plans")
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("parts", "tokens"), [(2, 16384), (8, 65536)])
+def test_what_a_refusal_proposes_does_fit(compiler: Compile, tmp_path: Path, parts: int, tokens: int):
     write_json(tmp_path / "config.json", EIGHT_BILLION)
     question = replace(V5E, topologies=(read_topology("v5e:2x4"),))
-    for parts, tokens in ((2, 16384), (8, 65536)):
-        chosen = backend(
-            tmp_path,
-            **{"pooling": "lasttoken", "max_length": 512, "compute_dtype": "bfloat16"},
-            tensor_parallel=parts,
-            step_tokens=tokens,
-        )
-        (step,) = plan_devices("emb", chosen, tmp_path, question, compiler).steps
-        assert (step.refusal, step.parts, step.copies) == ("", parts, 8 // parts)
-        assert step.flops == pytest.approx(step.model_flops, rel=0.05)
+    chosen = backend(
+        tmp_path,
+        **{"pooling": "lasttoken", "max_length": 512, "compute_dtype": "bfloat16"},
+        tensor_parallel=parts,
+        step_tokens=tokens,
+    )
+    (step,) = plan_devices("emb", chosen, tmp_path, question, compiler).steps
+    assert (step.refusal, step.parts, step.copies) == ("", parts, 8 // parts)
+    assert step.flops == pytest.approx(step.model_flops, rel=0.05)
 
 
 def test_the_kernel_compiles_for_the_heads_of_every_family(library: Path):

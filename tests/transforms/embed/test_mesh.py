@@ -33,9 +33,13 @@ from schemas.workload import EmbedderBackend
 from transforms.embed.embedder import open_embedder
 from transforms.embed.device import find_devices
 texts, jobs = json.loads(sys.argv[2]), json.loads(sys.argv[3])
-for folder, parts in jobs:
+for folder, parts, max_length in jobs:
     backend = EmbedderBackend(
-        provider="jax", model_path=folder, compute_dtype="float32", tensor_parallel=parts
+        provider="jax",
+        model_path=folder,
+        compute_dtype="float32",
+        tensor_parallel=parts,
+        max_length=max_length,
     )
     embedder = open_embedder(backend, base_dir=Path("/"), cache_dir=Path(sys.argv[1]))
     made = embedder.embed(texts)
@@ -61,11 +65,11 @@ for folder, parts in jobs:
 """
 
 
-def on_eight_devices(cache: Path, texts: list[str], jobs: list[tuple[Path, int]]) -> list[dict]:
+def on_eight_devices(cache: Path, texts: list[str], jobs: list[tuple[Path, int, int | None]]) -> list[dict]:
     done = subprocess.run(
         [
             *(sys.executable, "-c", PROGRAM, str(cache), json.dumps(texts)),
-            json.dumps([(str(folder), parts) for folder, parts in jobs]),
+            json.dumps([(str(folder), parts, longest) for folder, parts, longest in jobs]),
         ],
         capture_output=True,
         text=True,
@@ -80,7 +84,7 @@ def on_eight_devices(cache: Path, texts: list[str], jobs: list[tuple[Path, int]]
 def test_eight_devices_give_the_vectors_of_one_and_talk_to_each_other_about_nothing(
     tiny_folder: Path, cache_dir: Path, tmp_path: Path
 ):
-    (found,) = on_eight_devices(tmp_path, TEXTS, [(tiny_folder, 1)])
+    (found,) = on_eight_devices(tmp_path, TEXTS, [(tiny_folder, 1, None)])
     assert found["devices"] == found["input"] == 8
     assert found["replicated"]
     assert found["split"]
@@ -95,9 +99,10 @@ def test_devices_that_share_a_model_give_the_vectors_of_one_with_two_sums_a_laye
     cache_dir: Path, tmp_path: Path
 ):
     parts = {"qwen3": 2}  # it has two key heads, the others four
-    jobs = [(FAMILIES / family, parts.get(family, 4)) for family in sorted(SUPPORTED_FAMILIES)]
-    for (folder, shared), found in zip(jobs, on_eight_devices(tmp_path, TEXTS, jobs), strict=True):
-        alone = open_embedder(backend(folder), base_dir=folder, cache_dir=cache_dir).embed(TEXTS)
+    jobs = [(FAMILIES / family, parts.get(family, 4), 64) for family in sorted(SUPPORTED_FAMILIES)]
+    for (folder, shared, longest), found in zip(jobs, on_eight_devices(tmp_path, TEXTS, jobs), strict=True):
+        chosen = backend(folder, max_length=longest)
+        alone = open_embedder(chosen, base_dir=folder, cache_dir=cache_dir).embed(TEXTS)
         np.testing.assert_allclose(found["vectors"], alone.vectors, atol=COMPANY_TOLERANCE["float32"])
         assert found["all_reduce"] == 2 * found["layers"], folder
         assert (found["all_gather"], found["others"]) == (1, []), folder  # the embeddings of the tokens
