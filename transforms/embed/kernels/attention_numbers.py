@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from transforms.embed.kernels.attention_parts import (
-    HIDDEN,
     KEYS,
+    LEAST,
     QUERIES,
     Heads,
     Text,
-    exponential,
-    masked,
     row_of,
     transposed,
+    weights_of,
 )
 from transforms.embed.kernels.emit import F32, LANES, Emit, constant, i64
 
@@ -35,9 +34,9 @@ def attend(emit: Emit, heads: Heads, text: Text, at: Any) -> None:
     """A block of queries from `at` on; behind the last query the last one again."""
     starts = [row_of(emit, heads, text, emit.add(at, i64(r))) for r in range(_COUNT)]
     queries = [emit.at(text.query, F32, start) for start in starts]
-    hidden, zeros = [constant(HIDDEN)] * _COUNT, [constant(0.0)] * _COUNT
+    least, zeros = [constant(LEAST)] * _COUNT, [constant(0.0)] * _COUNT
     largest = emit.loop(
-        0, text.padded, KEYS, lambda key, so_far: _score(emit, heads, text, queries, key, so_far), hidden
+        0, text.padded, KEYS, lambda key, so_far: _score(emit, heads, text, queries, key, so_far), least
     )
     peaks = [emit.splat(emit.largest(each)) for each in largest]
     sums = emit.loop(
@@ -64,7 +63,7 @@ def _score(
         own = []
         for half in range(2):
             first = emit.add(start, i64(LANES * half))
-            own.append(masked(emit, text, first, sums[2 * r + half]))
+            own.append(sums[2 * r + half])
             emit.put(own[half], text.scores, F32, emit.add(first, i64(r * heads.keys)))
         made.append(emit.larger(largest[r], emit.larger(*own)))
     return made
@@ -75,7 +74,7 @@ def _weigh(emit: Emit, heads: Heads, text: Text, peaks: list[Any], start: Any, s
     made = []
     for r in range(_COUNT):
         place = emit.add(start, i64(r * heads.keys))
-        weight = exponential(emit, emit.vector(text.scores, F32, place), peaks[r])
+        weight = weights_of(emit, text, start, emit.vector(text.scores, F32, place), peaks[r])
         emit.put(weight, text.scores, F32, place)
         made.append(emit.fadd(sums[r], weight))
     return made

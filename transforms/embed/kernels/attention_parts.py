@@ -11,7 +11,8 @@ from transforms.embed.kernels.emit import I32, LANES, Emit, constant, i64
 
 KEYS = 32  # at a time
 QUERIES = {False: 8, True: 16}  # at a time, in float32 and in bfloat16
-HIDDEN = -1e30
+LEAST = -3e38
+"""Below every score."""
 _LOG2_E = 1.4426950408889634
 
 
@@ -85,16 +86,13 @@ def transposed(emit: Emit, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def masked(emit: Emit, text: Text, start: Any, scores: Any) -> Any:
-    """Scores of keys from `start` on, hidden where there is no key."""
+def weights_of(emit: Emit, text: Text, start: Any, scores: Any, peak: Any) -> Any:
+    """`exp(scores - peak)` for 16 keys from `start` on, 0 where there is no key.
+
+    Behind a text's last key stands that key again, so scores need no mask before: their largest is right.
+    """
+    weights = emit.exp2(emit.fmul(emit.fsub(scores, peak), constant(_LOG2_E)))
     first = emit.splat(emit.trunc(start, I32))
     lanes = ir.Constant(ir.VectorType(I32, LANES), list(range(LANES)))
     tokens = emit.splat(emit.trunc(text.tokens, I32))
-    return emit.select(emit.icmp_signed("<", emit.add(first, lanes), tokens), scores, constant(HIDDEN))
-
-
-def exponential(emit: Emit, scores: Any, peak: Any) -> Any:
-    """`exp(scores - peak)`, exactly 0 for hidden keys."""
-    below = emit.fmul(emit.fsub(scores, peak), constant(_LOG2_E))
-    made = emit.exp2(below)
-    return emit.select(emit.fcmp_ordered("<", below, constant(-126.0)), constant(0.0), made)
+    return emit.select(emit.icmp_signed("<", emit.add(first, lanes), tokens), weights, constant(0.0))

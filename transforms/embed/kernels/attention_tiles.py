@@ -8,15 +8,14 @@ from llvmlite import ir
 
 from transforms.embed.kernels import tiles
 from transforms.embed.kernels.attention_parts import (
-    HIDDEN,
     KEYS,
+    LEAST,
     QUERIES,
     Heads,
     Text,
-    exponential,
-    masked,
     row_of,
     transposed,
+    weights_of,
 )
 from transforms.embed.kernels.emit import BF16, F32, I16, I32, LANES, Emit, constant, i64
 
@@ -105,17 +104,16 @@ def _weigh(emit: Emit, heads: Heads, text: Text, row: Any, totals: Any) -> None:
     def compare(start: Any, largest: list[Any]) -> list[Any]:
         made = []
         for place, so_far in zip(halves(start), largest, strict=True):
-            made.append(emit.larger(so_far, masked(emit, text, place, emit.vector(own, F32, place))))
+            made.append(emit.larger(so_far, emit.vector(own, F32, place)))
         return made
 
-    largest = emit.loop(0, text.padded, KEYS, compare, [constant(HIDDEN)] * 2)
+    largest = emit.loop(0, text.padded, KEYS, compare, [constant(LEAST)] * 2)
     peak = emit.splat(emit.largest(emit.larger(*largest)))
 
     def weigh(start: Any, sums: list[Any]) -> list[Any]:
         made = []
         for place, so_far in zip(halves(start), sums, strict=True):
-            scores = masked(emit, text, place, emit.vector(own, F32, place))
-            weight = exponential(emit, scores, peak)
+            weight = weights_of(emit, text, place, emit.vector(own, F32, place), peak)
             emit.put(weight, target, BF16, place)
             made.append(emit.fadd(so_far, weight))
         return made
