@@ -1,8 +1,8 @@
 """Ledgers as sealed objects: `<output>/ledger/<batch_id>/<start>.seg`, each created once and never changed.
 
 What is appended is gathered and sealed as the next segment, named by the number of bytes before it, after
-SEAL_ENDS calls have ended or SEAL_S after its first record, whichever is first; at once when a batch is
-about to be committed. So a crash can lose what was not sealed yet: no call is sent while WINDOW calls of
+half a WINDOW of calls has ended or SEAL_S after its first record, whichever is first; at once when a batch
+is about to be committed. So a crash can lose what was not sealed yet: no call is sent while WINDOW calls of
 this process have ended unsealed, so at most WINDOW answers, besides the calls in flight. They are paid again;
 their worst cases stay counted in the budget, whose leases outlive the crash.
 
@@ -29,7 +29,6 @@ from transforms.lease import Lease, Times
 from transforms.store import Store
 
 WINDOW = 256
-SEAL_ENDS = 128
 SEAL_S = 2.0
 CLAIMS = "claims"
 _UPLOADS = 16
