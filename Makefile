@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo flink test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui
+.PHONY: help demo flink test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui simulate-scale
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -102,6 +102,9 @@ chaos: $(INSTALLED) $(FAKE_GCS) ## 200 small runs over Cloud Storage in bad weat
 
 storm: $(INSTALLED) ## 50,000 documents through a storm of faults, held to the provider's journal (ROWS=, SEED=)
 	@$(BIN)/python -m tests.e2e.storm --rows $(or $(ROWS),50000) --seed $(or $(SEED),0)
+
+simulate-scale: $(INSTALLED) ## simulate 1 to 2,000 workers and print what holds them back (about a minute)
+	@$(BIN)/python infra/bench/scale/simulate.py $(ARGS)
 
 bench-memory: $(INSTALLED) ## peak memory over 100,000 and 1,000,000 documents (about 15 minutes; SIZES=)
 	@$(BIN)/python infra/bench/memory.py

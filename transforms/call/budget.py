@@ -25,7 +25,8 @@ from transforms.call.ports import BudgetRecordStore, Clock
 RECORD_VERSION = "budget/1"
 _SHARE = 8  # a draw takes at most this part of what is left, so that late workers find something
 _MOST_CALLS = 256  # ... and no more than so many worst cases, so that little is held back unused,
-_EVEN_MORE_CALLS = 1 << 16  # or, where the record is slow, up to so many,
+_EVEN_MORE_CALLS = 1 << 20  # or, where the record is slow, up to so many,
+_BIGGEST_STEP = 64
 _DRAWING_PART = 1 / 20  # so that this part of a worker's time goes into drawing at most
 _ASK_AGAIN_S = 0.25  # after a refusal the record is left alone for so long
 
@@ -331,7 +332,8 @@ class LeasedBudget:
         wanted = (now - began) / _DRAWING_PART
         between, self._drawn_at = began - self._drawn_at, now
         if between < wanted:
-            self._calls = min(self._calls * 2, _EVEN_MORE_CALLS)
+            steps = min(_BIGGEST_STEP, math.ceil(wanted / max(between, 1e-3)))
+            self._calls = min(self._calls * steps, _EVEN_MORE_CALLS)
         elif between > 4 * wanted:
             self._calls = max(self._calls // 2, _MOST_CALLS)
 
