@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -131,11 +132,13 @@ class GeminiBatches:
 
 
 def raised_by_genai() -> Raised:
-    """What google-genai raises: errors of its own for error responses, its transport's for all else."""
+    """What google-genai raises: errors of its own, its transport's, and those of google-auth's tokens."""
     import httpx2
+    from google.auth.exceptions import GoogleAuthError
     from google.genai import errors
 
-    return raised_by(errors.APIError, errors.APIError, httpx2.TimeoutException)
+    raised = raised_by(errors.APIError, errors.APIError, httpx2.TimeoutException)
+    return replace(raised, any=(*raised.any, GoogleAuthError))
 
 
 def split_version(base_url: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
+from google.auth.exceptions import RefreshError
 from google.oauth2.credentials import Credentials
 from pydantic import ValidationError
 
@@ -133,6 +134,26 @@ def test_the_same_job_can_be_submitted_again_after_a_refusal(
     emulator.faults.clear()
     client.submit("t1", requests("t1"))
     assert len(emulator.batches) == 1
+
+
+def test_without_a_token_nothing_is_sent_and_no_strange_error_rises(
+    site: Site, emulator: BatchEmulator
+) -> None:
+    class Revoked(Credentials):
+        def refresh(self, request: Any) -> None:
+            raise RefreshError(f"revoked: {TOKEN}")
+
+    places = {"mini": place_of("mini", emulator.base_url("vertex"), None)}
+    client = open_client(
+        site,
+        places,
+        credentials=lambda: Revoked(token=None),  # type: ignore[no-untyped-call]
+        open_bucket=lambda _: LocalStore(str(emulator.objects)),
+    )
+    with closing(client), pytest.raises(BatchLostError) as caught:
+        client.standing("projects/p/locations/europe-west1/batchPredictionJobs/1")
+    assert TOKEN not in str(caught.value)
+    assert not emulator.seen
 
 
 def test_predictions_in_another_bucket_are_not_read(client: BatchClient, emulator: BatchEmulator) -> None:
