@@ -25,6 +25,7 @@ TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # no chip is opened, so several may compile at a time
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # of this host; the topology that is compiled for is another's
 }
 
