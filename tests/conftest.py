@@ -19,11 +19,16 @@ settings.load_profile("patient")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of a file stay together, but for the simulator's: each is seconds of work of its own."""
+    """Tests of a file stay together, those of the browser all of them: they share a server.
+
+    Each of the simulator's goes its own way: it is seconds of work.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class _BySeeds(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith("tests/browser/"):
+                return "tests/browser"
             return nodeid if nodeid.startswith("tests/simulator/") else super()._split_scope(nodeid)
 
     return _BySeeds(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from tests.browser import chromium
 from tests.flows.fake_run import FakeRun
-from tests.flows.test_serve import free_port
 from tests.support import postgres
+from tests.support.serving import free_port
 
 MOST_SHARE = 0.05
 MOST_PAGE_S = 3.0

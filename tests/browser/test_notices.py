@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.flows.test_serve import Served, make_workload, wait_for
+from tests.support.serving import Served, make_workload, wait_for
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(240)]
 DOCUMENT = r"doc-\d+-\d+"
 GROUPS, ROWS = 3, 5
 DOWN = (1, 2)
+ONE_GROUP = {"batch_rows": ROWS, "groups": 1, "max_calls": 1}
 SCHEDULED = {"type": {"any_": ["SCHEDULED"]}}
 ANSWER = {"topic": "data", "score": 1}
 
@@ -67,6 +68,15 @@ class Tickets:
         """The vendor is down for the documents of some files."""
         failing = [self.vendor.failure(500, message="out of order", contains=f"doc-{n}-") for n in files]
         self.vendor.rules([*failing, self.vendor.rule(ANSWER)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nightly(served: Served) -> str:
+    """The deployment, with a schedule from the first test on: the last one sees the runs that it got."""
+    deployment = served.api("GET", "/deployments/name/enrich/enrich")["id"]
+    cron = {"schedule": {"cron": "30 2 * * *", "timezone": "UTC"}, "active": True}
+    served.api("POST", f"/deployments/{deployment}/schedules", [cron])
+    return str(deployment)
 
 
 def answered(vendor: MockVendor) -> Counter[str]:
@@ -125,7 +135,7 @@ def test_a_run_that_failed_in_two_groups_is_read_and_retried(
 def test_the_repair_form_is_filled_in_for_the_failed_run_and_does_what_is_left(
     served: Served, ui: Ui, mock_vendor: MockVendor
 ) -> None:
-    tickets = Tickets(served, mock_vendor, "repaired")
+    tickets = Tickets(served, mock_vendor, "repaired", limits=ONE_GROUP)
     tickets.down(*DOWN)
     failed = served.submit("enrich/enrich", workload="repaired/w.toml")
     assert served.ended(failed)["type"] == "FAILED"
@@ -149,7 +159,7 @@ def test_the_repair_form_is_filled_in_for_the_failed_run_and_does_what_is_left(
 def test_a_run_over_its_limit_waits_for_a_person_and_goes_on_where_it_stood(
     served: Served, ui: Ui, mock_vendor: MockVendor
 ) -> None:
-    tickets = Tickets(served, mock_vendor, "reviewed", review={"quote_above": "0.01"})
+    tickets = Tickets(served, mock_vendor, "reviewed", review={"quote_above": "0.01"}, limits=ONE_GROUP)
     tickets.up()
     run_id = served.submit("enrich/enrich", workload="reviewed/w.toml")
     ui.open_run(run_id)
@@ -175,8 +185,7 @@ def test_a_run_over_its_limit_waits_for_a_person_and_goes_on_where_it_stood(
 def test_cancel_stops_sending_and_a_retry_pays_for_nothing_twice(
     served: Served, ui: Ui, mock_vendor: MockVendor
 ) -> None:
-    limits = {"batch_rows": ROWS, "groups": 1, "max_in_flight": 2}
-    tickets = Tickets(served, mock_vendor, "cancelled", limits=limits)
+    tickets = Tickets(served, mock_vendor, "cancelled", limits={**ONE_GROUP, "max_in_flight": 2})
     mock_vendor.rules([mock_vendor.rule(ANSWER, latency_ms=[1500, 1500])])
     run_id = served.submit("enrich/enrich", workload="cancelled/w.toml")
     ui.open_run(run_id)
@@ -200,15 +209,9 @@ def test_cancel_stops_sending_and_a_retry_pays_for_nothing_twice(
     assert tickets.results() == Counter(tickets.ids(*range(GROUPS)))
 
 
-def test_a_deployment_with_a_cron_schedule_gets_its_runs(served: Served, ui: Ui) -> None:
-    deployment = served.api("GET", "/deployments/name/enrich/enrich")["id"]
-    cron = {"schedule": {"cron": "30 2 * * *", "timezone": "UTC"}, "active": True}
-    made = served.api("POST", f"/deployments/{deployment}/schedules", [cron])
-    try:
-        scheduled = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": SCHEDULED}}
-        wait_for(lambda: served.api("POST", "/flow_runs/filter", scheduled), "no run was ever scheduled")
-        ui.open(f"/v2/deployments/deployment/{deployment}?tab=Upcoming")
-        expect(ui.page.get_by_role("main")).to_contain_text("2:30:00 AM")
-        ui.picture("schedule")
-    finally:
-        served.api("DELETE", f"/deployments/{deployment}/schedules/{made[0]['id']}")
+def test_a_deployment_with_a_cron_schedule_gets_its_runs(served: Served, ui: Ui, nightly: str) -> None:
+    scheduled = {"deployments": {"id": {"any_": [nightly]}}, "flow_runs": {"state": SCHEDULED}}
+    wait_for(lambda: served.api("POST", "/flow_runs/filter", scheduled), "no run was ever scheduled")
+    ui.open(f"/v2/deployments/deployment/{nightly}?tab=Upcoming")
+    expect(ui.page.get_by_role("main")).to_contain_text("2:30:00 AM")
+    ui.picture("schedule")

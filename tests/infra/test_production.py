@@ -15,11 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +26,14 @@ import pytest
 import yaml
 
 from pipelines.leash import leashed
-from tests.flows.test_serve import free_port, make_workload
 from tests.support import postgres
+from tests.support.serving import free_port, make_workload, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OPERATE = REPOSITORY / "infra/operate"
 LOADER = REPOSITORY / "build/peers/bin/compose-spec"
 SECRETS = {"PREFECT_SERVER_API_AUTH_STRING": "operator:long-secret", "POSTGRES_PASSWORD": "another"}
 BIN = Path(sys.executable).parent
-PATIENCE_S = 120.0
 
 
 def compose() -> dict[str, Any]:
@@ -241,14 +238,6 @@ class Production:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what
-        threading.Event().wait(0.2)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.support.serving import free_port
 
 PROVIDE = "apt-get install postgresql"
 _FOLDERS = "/usr/lib/postgresql"
@@ -74,7 +75,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     if os.getuid() == 0:
         for path in (folder, data, sockets):
             shutil.chown(path, _ACCOUNT, _ACCOUNT)
-    made = Cluster(_free_port(), folder)
+    made = Cluster(free_port(), folder)
     setup = [found / "initdb", "-D", data, "-U", "prefect", "-A", "trust", "-E", "UTF8", "--no-sync"]
     subprocess.run(list(map(str, setup)), check=True, capture_output=True, timeout=120, **_as_owner(folder))
     settings = ["listen_addresses=127.0.0.1", f"port={made.port}", f"unix_socket_directories={sockets}"]
@@ -123,9 +124,3 @@ def _account() -> bool:
     except KeyError:
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
