@@ -4,7 +4,7 @@
 
 Each group's worker is a small script that waits `--seconds`, far less than a real group works: so the share
 that Prefect adds is larger here than in life. Both ways the same workers are started by the same code, and
-what is compared is wall time. Pages are loaded by a headless Chromium until nothing more is asked for.
+what is compared is wall time. A page is loaded, in a headless Chromium, when it shows what one comes for.
 """
 
 from __future__ import annotations
@@ -113,22 +113,24 @@ def with_prefect(folder: Path, groups: int, seconds: float, at_once: int) -> tup
 
 
 def pages(url: str, run_id: str, profile: Path) -> dict[str, float]:
-    """Seconds until each page asks for nothing more."""
+    """Seconds until each page shows what one comes for; the first page, which brings the program, left out."""
+    run = f"/v2/runs/flow-run/{run_id}"
+    wanted = {
+        "runs": ("/v2/runs", f"a[href*='{run_id}']"),
+        "flow run": (run, "[role=tab]:has-text('Artifacts')"),
+        "its task runs": (f"{run}?tab=TaskRuns", "a[href*='/task-run/']"),
+        "its artifacts": (f"{run}?tab=Artifacts", "a[href*='/artifacts/key/']"),
+        "events": ("/v2/events", "a[href*='/events/event/']"),
+    }
     found = {}
     with chromium.browser_page(profile, url) as ui:
-        ui.open("/v2/dashboard")  # the first page brings the program
-        for name, path in (
-            ("runs", "/v2/runs"),
-            ("flow run", f"/v2/runs/flow-run/{run_id}"),
-            ("its task runs", f"/v2/runs/flow-run/{run_id}?tab=TaskRuns"),
-            ("its artifacts", f"/v2/runs/flow-run/{run_id}?tab=Artifacts"),
-            ("events", "/v2/events"),
-        ):
+        ui.open("/v2/dashboard")
+        for name, (path, what) in wanted.items():
             started = time.monotonic()
-            ui.open(path)
-            found[name] = time.monotonic() - started - 0.5  # what Playwright waits to see that it is idle
-        ui.open(f"/v2/runs/flow-run/{run_id}")
-        ui.picture("bench-run")
+            ui.page.goto(url + path)
+            ui.page.locator(what).first.wait_for()
+            found[name] = time.monotonic() - started
+            ui.picture(f"bench-{name.replace(' ', '-')}")
     return found
 
 
@@ -155,7 +157,7 @@ def main() -> None:
     print(f"{given.database}, {given.groups} groups of {given.seconds:g} s, {given.at_once} at once:")
     print(f"  alone {alone:.1f} s, with Prefect {seen:.1f} s: {share:+.1%} (at most {MOST_SHARE:+.0%})")
     for name, seconds in found.items():
-        print(f"  {name}: {seconds:.2f} s (promised: under {MOST_PAGE_S:g} s)")
+        print(f"  {name}: {seconds:.2f} s (under {MOST_PAGE_S:g} s)")
     sys.exit(share > MOST_SHARE or max(found.values()) > MOST_PAGE_S)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from flows.notice import Notice, Notices, Subject, Terms
 from flows.progress import Standing
 from schemas.batches import BackendTotals, BatchReport
 from schemas.run import FailureGroup, Manifest
+from tests.support import documents, workloads
 
 Make = Callable[..., Manifest]
 
@@ -204,3 +206,26 @@ def test_an_event_is_about_the_run_and_its_flow_run(monkeypatch: pytest.MonkeyPa
             },
         }
     ]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_real_run_that_uses_up_its_budget_tells_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.enrich import enrich
+    from flows.parameters import EnrichParameters
+
+    told: list[tuple[str, Notice]] = []
+    monkeypatch.setattr(Subject, "emit", lambda self, notice: told.append((self.workload, notice)))
+    documents.write(tmp_path / "in" / "a.parquet", documents.rows(range(40)))
+    workload = workloads.write_workload(
+        tmp_path, limits={"batch_rows": 10}, rehearsal={"latency_ms": [1, 2]}, budget={"amount": "0.015"}
+    )
+
+    state = enrich(EnrichParameters(workload=str(workload), rehearsal=True), return_state=True)
+
+    assert state.is_failed()
+    events = {notice.event: notice for _, notice in told}
+    assert len(events) == len(told)
+    assert {workload for workload, _ in told} == {"demo"}
+    assert {"switchgear.budget.100", "switchgear.run.incomplete"} <= set(events)
+    assert events["switchgear.budget.100"].figures["cap"] == "0.015"
+    assert events["switchgear.run.incomplete"].figures == {"reason": "budget"}
