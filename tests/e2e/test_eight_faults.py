@@ -7,37 +7,27 @@ fault, a lost response to a submission that makes a second provider batch, has i
 from __future__ import annotations
 
 import base64
-import binascii
 import bz2
 import json
 import os
 import pickle
-import re
 import subprocess
 import sys
 import time
-import zlib
 from collections import Counter
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import pyarrow.dataset as ds
 import pytest
 
-from pipelines.enrich import build
-from pipelines.options import pipeline_options
-from schemas.load import load_workload
-from schemas.run import Manifest, RunContext
+from schemas.run import Manifest
 from tests.peers.mock_vendor import REPOSITORY, MockVendor
 from tests.support import documents, workloads
 from tests.support.drive import drive
-from transforms.plan import read_plan
-from transforms.store import open_store
+from tests.support.layers import job_graph, layers
 from transforms.verify import verify_output
-from transforms.worker import WorkerConfig
 
 pytestmark = [pytest.mark.peer, pytest.mark.timeout(180)]
 
@@ -269,7 +259,7 @@ def test_a_planted_key_is_found_nowhere_after_a_run_that_fails_in_every_way(
     assert not any(holds_key(process.stdout) or holds_key(process.stderr) for process in processes)
     rows = json.dumps([*run.rows("results").values(), *run.rows("failures").values()], default=str)
     assert CANARY not in rows
-    assert not any(holds_key(piece) for piece in job_graph(run))
+    assert not any(holds_key(piece) for piece in job_graph(run.workload, run.output))
 
 
 def drive_apart(run: Run) -> subprocess.CompletedProcess[bytes]:
@@ -291,37 +281,9 @@ def drive_apart(run: Run) -> subprocess.CompletedProcess[bytes]:
     return process
 
 
-def job_graph(run: Run) -> Iterator[bytes]:
-    """The pipeline's graph as an engine would get it, and the worker's configuration as a pickle."""
-    loaded = load_workload(run.workload)
-    context = RunContext("run", loaded.output_uri, loaded.workload.digest(), False, 8)
-    plan = sorted((run.output / "runs").glob("*/plan.parquet"))[-1]
-    refs, schema = read_plan(open_store(loaded.output_uri), str(plan.relative_to(run.output)))
-    config = WorkerConfig(loaded.workload, str(loaded.base_dir), context, schema.serialize().to_pybytes())
-    pipeline = beam.Pipeline(options=pipeline_options(()))
-    build(pipeline, refs, config)
-    yield pipeline.to_runner_api().SerializeToString()
-    yield pickle.dumps(config)
-
-
 def holds_key(data: bytes) -> bool:
     """Whether the key is in bytes: as they are, or packed in them as engines pack their pickles."""
     return any(CANARY.encode() in layer for layer in layers(data))
-
-
-def layers(data: bytes) -> Iterator[bytes]:
-    yield data
-    for packed in re.findall(rb"[A-Za-z0-9+/=]{64,}", data):
-        try:
-            raw = base64.b64decode(packed + b"=" * (-len(packed) % 4))
-        except binascii.Error:
-            continue
-        yield raw
-        for unpack in (zlib.decompress, bz2.decompress):
-            try:
-                yield unpack(raw)
-            except (zlib.error, OSError, ValueError):
-                continue
 
 
 def test_the_search_for_the_key_finds_it_where_engines_hide_things() -> None:
