@@ -49,13 +49,15 @@ def found_in(data: bytes) -> set[bytes]:
     return {match for layer in layers(data) for match in CANARY.findall(layer)}
 
 
-def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+def command(
+    folder: Path, *arguments: str, module: str = "flows.cli", **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     """The real command in a home of its own, which says everything that it can."""
     watch = folder / "watch"
     watch.mkdir(exist_ok=True)
     (watch / "sitecustomize.py").write_text(WATCH)
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=REPOSITORY,
         env={
             **os.environ,
@@ -119,7 +121,7 @@ def test_forty_planted_strings_are_nowhere_and_nothing_is_unpickled_from_storage
     with RehearsalServer(Rehearsal(seed=2, latency_ms=(0.0, 1.0), faults=FAULTS)) as server:
         workload, output = write_job(tmp_path, server.base_url("openai")), str(tmp_path / "out")
         first = command(tmp_path, "run", str(workload))
-        again = command(tmp_path, "run", str(workload), OPENAI_API_KEY=f"{KEY}\tbroken")
+        again = command(tmp_path, str(workload), module="tests.support.drive", OPENAI_API_KEY=f"{KEY}\tx")
         shown = command(tmp_path, "failures", output)
     assert first.returncode in (0, 3), first.stderr[-3000:]
     assert b"can't carry" in again.stderr, "a worker that dies of its key says so without it"
