@@ -113,7 +113,7 @@ def with_prefect(folder: Path, groups: int, seconds: float, at_once: int) -> tup
 
 
 def pages(url: str, run_id: str, profile: Path) -> dict[str, float]:
-    """Seconds until each page shows what one comes for; the first page, which brings the program, left out."""
+    """Seconds until each page shows what one comes for; the program itself is there already."""
     run = f"/v2/runs/flow-run/{run_id}"
     wanted = {
         "runs": ("/v2/runs", f"a[href*='{run_id}']"),
