@@ -21,8 +21,10 @@ from flows.steps import Ending
 from schemas.errors import ConfigurationError
 from tests.support.documents import rows, write
 from tests.support.workloads import EMBEDDER, write_workload
-from tests.transforms.embed.tiny_model import REAL_MODEL
+from tests.transforms.embed.test_device_plan import EIGHT_BILLION
+from tests.transforms.embed.tiny_model import REAL_MODEL, write_json
 from transforms.embed.chips import GIB
+from transforms.embed.libtpu import find_libtpu
 
 GOLDEN = Path(__file__).parent / "embed_plan.txt"
 ANSWERS = {
@@ -120,6 +122,31 @@ def test_a_workload_without_an_embedder_is_refused(tmp_path: Path) -> None:
     result = invoke(tmp_path)
     assert result.exit_code == 2
     assert "the workload has no embedder that runs here" in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+def test_a_model_too_large_for_a_chip_ends_with_exit_code_2_and_what_would_hold_it(
+    tmp_path: Path,
+) -> None:
+    try:
+        find_libtpu()
+    except ConfigurationError:
+        pytest.skip("libtpu is not installed: make tpu")
+    write_json(tmp_path / "model" / "config.json", EIGHT_BILLION)
+    settings = {"model_path": "model", "pooling": "lasttoken", "max_length": 512, "compute_dtype": "bfloat16"}
+    path = write_workload(
+        tmp_path,
+        backends={"emb": {**EMBEDDER, **settings}},
+        routes=[{"name": "embed", "backends": ["emb"]}],
+        prompts={},
+    )
+    options = ["--topology", "v5e:2x4", "--document-tokens", "200"]
+    result = CliRunner().invoke(app, ["embed", "plan", str(path), *options])
+    assert result.exit_code == 2
+    printed = " ".join(result.output.split())
+    assert "does not fit: v5e:2x4: a step of 65,536 tokens in rows of 512 needs " in printed
+    assert "would fit: tensor_parallel = 2 with step_tokens = 16384" in printed
 
 
 def test_a_topology_that_is_not_known_is_refused_before_anything_is_compiled(tmp_path: Path) -> None:

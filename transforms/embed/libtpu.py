@@ -48,8 +48,8 @@ def find_libtpu(environment: Mapping[str, str] = os.environ, checkout: Path = _H
             return folder / "libtpu.so"
     raise ConfigurationError(
         "libtpu, the TPU's compiler, is not installed (it is not part of the default install: 700 MB). In a "
-        "checkout: `make tpu`. Elsewhere: `pip install 'switchgear[tpu]'`, best in an environment of its "
-        f"own, and {LIBRARY_VARIABLE}=.../libtpu/libtpu.so"
+        "checkout: `make tpu`. Elsewhere: install the wheel with its extra `tpu`, best in an environment of "
+        f"its own, and set {LIBRARY_VARIABLE} to its libtpu/libtpu.so"
     )
 
 

@@ -80,16 +80,6 @@ def test_minilm_compiles_for_v5e_and_the_compiler_counts_the_operations_that_we_
     assert 0.5 < step.bound.memory_seconds / 0.0134 < 1.5
 
 
-def test_a_model_of_eight_billion_parameters_does_not_fit_one_v5e(compiler: Compile, tmp_path: Path):
-    write_json(tmp_path / "config.json", EIGHT_BILLION)
-    chosen = backend(tmp_path, pooling="lasttoken", max_length=512, compute_dtype="auto")
-    question = replace(V5E, topologies=(read_topology("v5e:2x4"),))
-    made = plan_devices("emb", chosen, tmp_path, question, compiler)
-    assert made.weights > 15 * GIB
-    assert made.refusals[0].startswith("v5e:2x4: a step of 65,536 tokens in rows of 512 needs ")
-    assert "tensor_parallel = 2 with step_tokens = 16384" in made.refusals[0]
-
-
 @pytest.mark.skipif("SWITCHGEAR_LARGE_PLANS" not in os.environ, reason="half a CPU minute each: make plans")
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("parts", "tokens"), [(2, 16384), (8, 65536)])
