@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -191,6 +191,7 @@ def _keep_quote(loaded: LoadedWorkload, run: RunContext, classes: Sequence[str])
 
     store = open_store(run.output)
     quote = quote_workload(loaded, datetime.now(UTC), retry_classes=tuple(classes))
+    quote = replace(quote, workload_sha256=run.workload_sha256)  # a decision makes no other version
     store_quote(store, run.run_id, quote_to_hold(store, run.run_id, quote))
 
 

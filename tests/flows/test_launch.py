@@ -127,3 +127,28 @@ def test_the_real_steps_refuse_a_runner_that_loses_data() -> None:
 
     with pytest.raises(RunnerRefusedError):
         real_steps().require_safe_runner(["--direct_running_mode=multi_threading"], "local")
+
+
+def test_a_run_with_another_backend_is_quoted_as_the_version_of_the_workload_that_it_is(
+    tmp_path: Path,
+) -> None:
+    from flows.steps import real_steps
+    from schemas.changes import with_changes
+    from schemas.run import RunContext
+    from tests.support import documents, workloads
+    from transforms.output import open_output
+    from transforms.quote.compare import read_quote
+    from transforms.store import open_store
+
+    documents.write(tmp_path / "in" / "a.parquet", documents.rows(range(4)))
+    dear = {**workloads.HOSTED, "price": {"input_per_million": "9", "output_per_million": "90"}}
+    loaded = workloads.load(tmp_path, backends={"mini": workloads.HOSTED, "dear": dear})
+    context = RunContext("r1", loaded.output_uri, loaded.workload.digest(), True, 8, reroute={"ask": "dear"})
+
+    with open_output(loaded, rehearsal=True):
+        real_steps().quote(with_changes(loaded, context), context, ())
+
+    quote = read_quote(open_store(context.output), "r1")
+    assert quote is not None
+    assert quote.workload_sha256 == context.workload_sha256
+    assert quote.routes[0].backends == ("dear",)
