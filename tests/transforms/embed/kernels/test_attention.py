@@ -1,5 +1,8 @@
 """Attention of each text to itself, against float64."""
 
+from collections.abc import Callable
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +20,16 @@ TOLERANCE = {False: 1e-5, True: 2e-2}
 PRECISIONS = [pytest.param(False, id="float32"), pytest.param(True, id="bfloat16")]
 
 
+@cache
+def program(heads: Heads, tokens: int) -> Callable[..., jax.Array]:
+    name = make_known(heads.name, lambda: write_attention(heads))
+    gives = [
+        jax.ShapeDtypeStruct((tokens, heads.dim), jnp.bfloat16 if heads.bfloat16 else jnp.float32),
+        jax.ShapeDtypeStruct((heads.room,), jnp.float32),
+    ]
+    return jax.jit(lambda *parts: jax.ffi.ffi_call(name, gives)(*parts)[0])
+
+
 def called(heads: Heads, mixed: np.ndarray, lengths: list[int]) -> np.ndarray:
     segments, positions = np.zeros((2, len(mixed)), np.int32)
     start = 0
@@ -24,14 +37,8 @@ def called(heads: Heads, mixed: np.ndarray, lengths: list[int]) -> np.ndarray:
         segments[start : start + length] = number
         positions[start : start + length] = np.arange(length)
         start += length
-    name = make_known(heads.name, lambda: write_attention(heads))
-    dtype = jnp.bfloat16 if heads.bfloat16 else jnp.float32
-    gives = [
-        jax.ShapeDtypeStruct((len(mixed), heads.dim), dtype),
-        jax.ShapeDtypeStruct((heads.room,), jnp.float32),
-    ]
-    made = jax.jit(lambda *parts: jax.ffi.ffi_call(name, gives)(*parts)[0])
-    return np.asarray(made(jnp.asarray(mixed, dtype), segments, positions), np.float64)
+    given = jnp.asarray(mixed, jnp.bfloat16 if heads.bfloat16 else jnp.float32)
+    return np.asarray(program(heads, len(mixed))(given, segments, positions), np.float64)
 
 
 def expected(heads: Heads, mixed: np.ndarray, lengths: list[int]) -> np.ndarray:
