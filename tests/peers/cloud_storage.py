@@ -68,8 +68,7 @@ def started(kind: str) -> Iterator[CloudStorage]:
         yield CloudStorage(kind, url)
     finally:
         assert process.stdin is not None
-        process.stdin.close()
-        process.terminate()
+        process.stdin.close()  # which ends it, and what it has started
         process.wait(10)
 
 
