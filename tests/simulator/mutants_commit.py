@@ -78,7 +78,7 @@ def failures_that_were_retried_are_kept(replaced: ExitStack) -> None:
         before(store, replace(record, attempt=1))
 
     before = swap(replaced, commits, "publish", publish)
-    swap(replaced, commits, "_sweep_replaced_failures", lambda store: None)
+    swap(replaced, commits, "_sweep_replaced_failures", lambda store: 0)
 
 
 @defect("commit", ONCE, LEFT_OVER, FINISHES)
