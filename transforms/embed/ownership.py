@@ -7,6 +7,7 @@ say so in words of its own. CPUs are shared by any number of processes.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import threading
 import time
@@ -26,6 +27,7 @@ _PLUGINS = {
     "vfio/[0-9]*": ("libtpu",),
     "kfd": ("jax_rocm60_plugin", "jax_rocm7_plugin"),
 }
+_LOG = logging.getLogger(__name__)
 _HELD: dict[Path, IO[str]] = {}
 _LOCK = threading.Lock()
 
@@ -74,8 +76,12 @@ def own_accelerators(
     with _LOCK:
         if path in _HELD:
             return path
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            _LOG.warning("%s: %s; nothing keeps a second process from the accelerators", path, error)
+            return path
         end = now() + patience
         while not _taken(file):
             if now() >= end:

@@ -84,6 +84,12 @@ def test_the_owner_itself_may_ask_as_often_as_it_likes(tmp_path: Path):
     assert own_accelerators(tmp_path, {}, patience=0) == first
 
 
+def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    own_accelerators(tmp_path / "file" / "folder", {})
+    assert "nothing keeps a second process from the accelerators" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("files", "installed", "platforms", "found"),
     [
