@@ -13,7 +13,7 @@ BATCH_ID_VERSION = "batch/1"
 _KEY_SUM_MODULUS = 1 << 128
 
 
-def sha256_hex(data: bytes) -> str:
+def sha256_hex(data: bytes | memoryview) -> str:
     """SHA-256 of `data`, 64 lower-case hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 

@@ -114,6 +114,8 @@ def compile_prompt(name: str, prompt: Prompt) -> CompiledPrompt:
     """
     digest = sha256_hex(canonical_json(prompt.model_dump(mode="json", exclude={"repair"})))
     template = _ENVIRONMENT.from_string(prompt.template)
+    # As they come they are a chain of maps, and copying that for each row takes most of rendering it.
+    template.globals = dict(template.globals)
     tree = _ENVIRONMENT.parse(prompt.template)
     variables = frozenset(meta.find_undeclared_variables(tree))
     return CompiledPrompt(name, prompt, template, variables, digest, _head(tree))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -70,25 +70,27 @@ def choose_routes(rules: Rules, intake: Intake, first_row: int) -> Decisions:
         if p not in intake.faults
     }
     decisions = Decisions([], [])
+    routes, rejections = rules.workload.routes, rules.workload.policy.reject
+    takes_all = rules.workload.match == "all"
+    # Decisions of most batches are the same for all rows: nothing is made anew for each.
+    chains = {route.name: None if route.split else (route.backends, route.when) for route in routes}
     for position, document_id in enumerate(intake.ids):
         if position in intake.skipped:
             continue
         row = first_row + position
-        nowhere = Assignment(row, "", "", (), document_id)
         if position in faults:
-            decisions.done.append(_failed(nowhere, *faults[position]))
+            decisions.done.append(_failed(Assignment(row, "", "", (), document_id), *faults[position]))
             continue
         assert document_id is not None  # a row without an id is a fault
-        matched = _matched(rules.workload, [mask[position] for mask in masks[:count]])
+        matched = [route for route, mask in zip(routes, masks, strict=False) if mask[position]]
         if not matched:
             message = "no route's `when` is true for this row"
+            nowhere = Assignment(row, "", "", (), document_id)
             decisions.done.append(_failed(nowhere, FailureClass.NO_ROUTE, message))
-        rejected = [
-            r for r, m in zip(rules.workload.policy.reject, masks[count:], strict=True) if m[position]
-        ]
-        for route in matched:
-            arm, label = choose_arm(route, document_id)
-            assignment = Assignment(row, route.name, f"{route.when}{label}", arm.backends, document_id)
+        rejected = [r for r, mask in zip(rejections, masks[count:], strict=True) if mask[position]]
+        for route in matched if takes_all else matched[:1]:
+            chain, rule = chains[route.name] or _split_chain(route, document_id)
+            assignment = Assignment(row, route.name, rule, chain, document_id)
             verdict = next((r for r in rejected if not r.routes or route.name in r.routes), None)
             if verdict is None:
                 decisions.todo.append((position, assignment))
@@ -98,9 +100,9 @@ def choose_routes(rules: Rules, intake: Intake, first_row: int) -> Decisions:
     return decisions
 
 
-def _matched(workload: Workload, hits: Sequence[bool]) -> list[Route]:
-    matched = [route for route, hit in zip(workload.routes, hits, strict=True) if hit]
-    return matched[:1] if workload.match == "first" else matched
+def _split_chain(route: Route, document_id: str) -> tuple[tuple[str, ...], str]:
+    arm, label = choose_arm(route, document_id)
+    return arm.backends, f"{route.when}{label}"
 
 
 def choose_arm(route: Route, document_id: str) -> tuple[Split, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,11 +21,12 @@ from schemas.output_types import arrow_type, arrow_value
 from schemas.run import RunContext
 from schemas.workload import Workload
 from transforms.layout import failures_path, results_path, staging_folder
-from transforms.rows import cost_value, gen_ai_value, lineage_value, storable
+from transforms.rows import cost_column, gen_ai_column, lineage_column, storable
 from transforms.store import Store
 from transforms.work import WorkBatch
 
 _ZSTD_LEVEL = 3
+_MISFITS = (pa.ArrowException, OverflowError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class PartWriter:
         Outcomes whose answer can't be typed become failures here, so the batch's outcomes change.
         """
         folder = staging_folder(batch.ref.batch_id, batch.ref.attempt, writer)
-        batch.outcomes = [self._typed(outcome) for outcome in batch.outcomes]
+        batch.outcomes = self._all_typed(batch.outcomes)
         parts = []
         for route in self.workload.routes:
             done = [o for o in batch.outcomes if o.is_result and o.assignment.route == route.name]
@@ -66,14 +68,30 @@ class PartWriter:
             parts.append(self._stage(failures, "", f"{folder}/_failures.parquet", final))
         return tuple(parts)
 
+    def _all_typed(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """The outcomes, those as failures whose output has no value of the Arrow type."""
+        by_route: dict[str, list[Outcome]] = defaultdict(list)
+        for outcome in outcomes:
+            if outcome.output is not None:
+                by_route[outcome.assignment.route].append(outcome)
+        if all(self._fit(route, members) for route, members in by_route.items()):
+            return list(outcomes)
+        return [self._typed(outcome) for outcome in outcomes]  # who does not fit is found one by one
+
+    def _fit(self, route: str, outcomes: Sequence[Outcome]) -> bool:
+        try:
+            _typed_array([o.output for o in outcomes], self._output_type(route))
+        except _MISFITS:
+            return False
+        return True
+
     def _typed(self, outcome: Outcome) -> Outcome:
         """The outcome, or a schema mismatch if its output has no value of the Arrow type."""
         if outcome.output is None:
             return outcome
         try:
-            kind = self._output_type(outcome.assignment.route)
-            pa.array([arrow_value(outcome.output, kind)], kind)
-        except (pa.ArrowException, OverflowError, TypeError, ValueError, AttributeError) as error:
+            _typed_array([outcome.output], self._output_type(outcome.assignment.route))
+        except _MISFITS as error:
             message = f"the answer's JSON does not fit the typed output column: {first_line(error)}"
             return _replace_failure(outcome, FailureClass.SCHEMA_MISMATCH, message)
         return outcome
@@ -121,7 +139,7 @@ class PartWriter:
         kind = arrow_type(prompt.json_schema) if prompt.json_schema is not None else None
         columns["answer"] = [storable(o.answer) for o in done]
         if kind is not None:
-            columns["output"] = [arrow_value(o.output, kind) for o in done]
+            columns["output"] = _typed_array([o.output for o in done], kind)
         return chat_schema(fields, kind)
 
     def _failures(self, batch: WorkBatch) -> pa.Table:
@@ -140,12 +158,12 @@ class PartWriter:
             return table
         return pa.concat_tables([batch.carried.cast(FAILURES_SCHEMA), table])
 
-    def _structs(self, batch: WorkBatch, outcomes: Sequence[Outcome]) -> dict[str, list[dict[str, Any]]]:
+    def _structs(self, batch: WorkBatch, outcomes: Sequence[Outcome]) -> dict[str, pa.Array]:
         priors = [batch.prior.get((o.assignment.row, o.assignment.route)) for o in outcomes]
         return {
-            "gen_ai": [gen_ai_value(o, p) for o, p in zip(outcomes, priors, strict=True)],
-            "cost": [cost_value(o, p) for o, p in zip(outcomes, priors, strict=True)],
-            "lineage": [lineage_value(self.run, batch, o) for o in outcomes],
+            "gen_ai": gen_ai_column(outcomes, priors),
+            "cost": cost_column(outcomes, priors),
+            "lineage": lineage_column(self.run, batch, outcomes),
         }
 
     def _stage(self, table: pa.Table, route: str, staged: str, final: str) -> PartRef:
@@ -175,6 +193,10 @@ def _table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
         is_arrow = isinstance(values, pa.Array | pa.ChunkedArray)
         arrays.append(values if is_arrow else pa.array(values, field.type))
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _typed_array(outputs: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    return pa.array([arrow_value(output, kind) for output in outputs], kind)
 
 
 def _replace_failure(outcome: Outcome, failure: FailureClass, message: str) -> Outcome:

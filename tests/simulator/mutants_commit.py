@@ -102,7 +102,9 @@ def failures_that_are_not_tried_again_are_dropped(replaced: ExitStack) -> None:
 
 @defect("commit", SUMS)
 def what_earlier_attempts_cost_is_forgotten(replaced: ExitStack) -> None:
-    before = swap(replaced, write, "cost_value", lambda outcome, prior: before(outcome, None))
+    before = swap(
+        replaced, write, "cost_column", lambda outcomes, priors: before(outcomes, [None] * len(priors))
+    )
 
 
 @defect("commit", LISTED)
