@@ -25,6 +25,7 @@ from schemas.run import DeviceUse, RunContext
 from schemas.workload import EmbedderBackend, HostedBackend, Workload
 from transforms.claim import Claims, open_claims
 from transforms.device_use import device_use, leave_use
+from transforms.garbage import collect_seldom
 from transforms.layout import report_path, stop_path
 from transforms.managed_secrets import keys_for
 from transforms.prompt import CompiledPrompt, compile_prompt
@@ -314,6 +315,7 @@ def worker_of(config: WorkerConfig, openers: Openers | None = None) -> Worker:
     with _WORKERS_LOCK:
         if config.run.run_id not in _WORKERS:
             _WORKERS[config.run.run_id] = Worker(config, openers or Openers(), is_owned=True)
+            collect_seldom(True)
         return _WORKERS[config.run.run_id]
 
 
@@ -323,6 +325,7 @@ def join_worker(config: WorkerConfig) -> Worker:
         worker = _WORKERS.get(config.run.run_id)
         if worker is None:
             worker = _WORKERS[config.run.run_id] = Worker(config)
+            collect_seldom(True)
             worker.watch_for_stop()
         worker.users += 1
         return worker
@@ -338,6 +341,7 @@ def leave_worker(config: WorkerConfig) -> None:
         if worker.users > 0 or worker.is_owned:
             return
         del _WORKERS[config.run.run_id]
+        collect_seldom(bool(_WORKERS))
     worker.close()
 
 
@@ -346,6 +350,7 @@ def close_workers() -> None:
     with _WORKERS_LOCK:
         workers = list(_WORKERS.values())
         _WORKERS.clear()
+        collect_seldom(False)
     for worker in workers:
         worker.close()
 
@@ -354,5 +359,6 @@ def forget_worker(config: WorkerConfig) -> None:
     """Close a run's worker and let go of it."""
     with _WORKERS_LOCK:
         worker = _WORKERS.pop(config.run.run_id, None)
+        collect_seldom(bool(_WORKERS))
     if worker is not None:
         worker.close()

@@ -1,3 +1,4 @@
+import gc
 import json
 import pickle
 from decimal import Decimal
@@ -170,3 +171,14 @@ def test_a_pool_that_ends_settles_the_runs_it_has(config: WorkerConfig) -> None:
     assert openers.fake_engine.closed
     assert join_worker(config) is not worker
     close_workers()
+
+
+def test_garbage_is_searched_for_seldom_while_a_worker_is_there_and_as_before_afterwards(
+    config: WorkerConfig,
+) -> None:
+    before = gc.get_threshold(), gc.get_freeze_count()
+    worker_of(config, FakeOpeners())
+    assert gc.get_threshold()[0] == 50_000
+    assert gc.get_freeze_count() > before[1]
+    forget_worker(config)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
