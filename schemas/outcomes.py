@@ -40,12 +40,17 @@ class Usage:
     cache_creation_input_tokens: int | None = None
 
     def __add__(self, other: Usage) -> Usage:
+        if self is NO_USAGE:
+            return other
         return Usage(
             _add(self.input_tokens, other.input_tokens),
             _add(self.output_tokens, other.output_tokens),
             _add(self.cache_read_input_tokens, other.cache_read_input_tokens),
             _add(self.cache_creation_input_tokens, other.cache_creation_input_tokens),
         )
+
+
+NO_USAGE = Usage()
 
 
 def _add(left: int | None, right: int | None) -> int | None:
@@ -158,7 +163,7 @@ class Outcome:
     response_model: str | None = None
     response_id: str | None = None
     finish_reasons: tuple[str, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     charge: Charge = FREE
     calls: int = 0
     ambiguous_calls: int = 0

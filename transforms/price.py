@@ -50,6 +50,7 @@ class PriceBook:
 
     def __init__(self) -> None:
         self._rates: dict[tuple[Any, ...], _Rates | None] = {}
+        self._own: dict[int, tuple[TokenPrice, _Rates]] = {}  # by identity, like the worst cases
         # By identity of the backend, which is kept alive: equal bounds are common among short documents.
         self._worst_cases: dict[tuple[Any, ...], tuple[HostedBackend, Decimal | None]] = {}
 
@@ -72,7 +73,7 @@ class PriceBook:
         """
         if usage.input_tokens is None or usage.output_tokens is None:
             return _unknown()
-        total = _own_total(own, usage) if own else self._book_total(provider, model, usage, at, context)
+        total = self._own_total(own, usage) if own else self._book_total(provider, model, usage, at, context)
         if total is None:
             return _unknown()
         amount = money(total)
@@ -115,13 +116,19 @@ class PriceBook:
         plain = Usage(input_token_bound, max_output_tokens)
         written = Usage(input_token_bound, max_output_tokens, 0, input_token_bound)
         totals = [
-            _own_total(backend.price, usage)
+            self._own_total(backend.price, usage)
             if backend.price
             else self._book_total(backend.provider, backend.model, usage, at, context)
             for usage in (plain, written)
         ]
         known = [total for total in totals if total is not None]
         return max(known).quantize(_QUANTUM, rounding=ROUND_CEILING) if known else None
+
+    def _own_total(self, price: TokenPrice, usage: Usage) -> Decimal:
+        known = self._own.get(id(price))
+        if known is None or known[0] is not price:
+            known = self._own[id(price)] = (price, _own_rates(price))
+        return known[1].total(usage) / _MILLION
 
     def _book_total(
         self, provider: str, model: str, usage: Usage, at: datetime, context: _Context
@@ -141,16 +148,16 @@ def asked_context(backend: HostedBackend) -> _Context:
     return tuple((k, v) for k, v in backend.parameters.items() if k in _CONTEXT_KEYS and isinstance(v, str))
 
 
-def _own_total(price: TokenPrice, usage: Usage) -> Decimal:
+def _own_rates(price: TokenPrice) -> _Rates:
+    """Per million tokens."""
     plain, read, write = (
         price.input_per_million,
         price.cache_read_per_million,
         price.cache_write_per_million,
     )
-    rates = _Rates(
+    return _Rates(
         plain, price.output_per_million, plain if read is None else read, plain if write is None else write
     )
-    return rates.total(usage) / _MILLION
 
 
 def _unknown() -> Charge:

@@ -61,7 +61,7 @@ class ProcessHints:
         if frame["kind"] != "answered":
             return None
         self._process.world.seen.add("found elsewhere")
-        return SharedAnswer(SharedFrom(place.batch_id, *frame["of"]), frame, fresh=False)
+        return SharedAnswer.of(SharedFrom(place.batch_id, *frame["of"]), frame, fresh=False)
 
     def add(self, key: bytes, place: Place) -> None:
         self._process.check()

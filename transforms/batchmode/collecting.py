@@ -97,7 +97,7 @@ class Collector:
                     result = spool.get(part.first + index) if spool is not None else None
                     self._end(book, site, call, result or otherwise, item.document_id)
                 if call.end == "answered":
-                    told = SharedAnswer(origin_of(book.batch_id, item), call.final, fresh=True)
+                    told = SharedAnswer.of(origin_of(book.batch_id, item), call.final, fresh=True)
                     _share(book, site, item.request_sha256, item.also, told)
                 ends[str(call.end)] += 1
             await book.sync()

@@ -56,7 +56,7 @@ class LeadersAnswers:
             return None
         origin, offset, checksum = found
         frame = self._read_frame(Place(repeat.batch_id, offset, checksum))
-        return None if frame is None else SharedAnswer(origin, frame, fresh=True)
+        return None if frame is None else SharedAnswer.of(origin, frame, fresh=True)
 
     def _read(self, batch_id: str) -> dict[tuple[int, int], tuple[SharedFrom, int, int]]:
         """Where the answers of the wanted requests of a batch stand in its ledger."""

@@ -171,7 +171,8 @@ class BatchBook:
         self, row: int, route: str, site: Site, request_sha256: str, told: SharedAnswer
     ) -> RecordedCall:
         """Records that a row takes over another row's answer to the same request; nothing was sent."""
-        frame: Frame = {name: told.frame[name] for name in _OF_AN_ANSWER}
+        answered = told.frame
+        frame: Frame = {name: answered[name] for name in _OF_AN_ANSWER}
         frame.update(
             {
                 "kind": "shared",
@@ -298,7 +299,7 @@ def _places_of_ends(
 
 
 def _printable(value: str) -> str:
-    return value.encode("ascii", "replace").decode()
+    return value if value.isascii() else value.encode("ascii", "replace").decode()
 
 
 _OF_AN_ANSWER = ("status", "headers", "body", "usage", "latency_ms", "at")

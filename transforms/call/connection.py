@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from typing import cast
 
 import httptools
@@ -12,6 +13,12 @@ from transforms.call.wire import WireResponse
 
 MOST_HEADER_BYTES = 64 << 10
 _NO_BODY_LENGTH = -1
+
+
+@lru_cache(maxsize=512)
+def _lower(name: bytes) -> str:
+    """The same few names come with every response."""
+    return name.decode("latin-1").lower()
 
 
 class BrokenError(Exception):
@@ -136,7 +143,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._headers[_lower(name)] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """Looks at what is to come."""

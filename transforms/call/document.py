@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable
 from dataclasses import replace
 from decimal import Decimal
 
@@ -12,7 +13,7 @@ from schemas.failures import FailureClass
 from schemas.outcomes import ZERO, Outcome, SharedFrom
 from schemas.workload import Limits
 from transforms.call.book import BatchBook
-from transforms.call.caching import cached_prefix
+from transforms.call.caching import Prefix, cached_prefix
 from transforms.call.caps import Need, reserve
 from transforms.call.desk import CANCELLED, Desk
 from transforms.call.discount import charge_online, worst_case_online
@@ -54,7 +55,8 @@ class DocumentRun:
         for name in self._request.assignment.chain:
             site = self._desk.sites[name]
             self._tally.try_backend(name)
-            result = await self._hold(site) or await self._ask(site)
+            held = None if self._book.outbox is None else await self._hold(site)
+            result = held or await self._ask(site)
             if isinstance(result, Answered):
                 return await self._finish(result)
             failures.append((site, result))
@@ -121,7 +123,7 @@ class DocumentRun:
     def _told(self, call: RecordedCall, *, fresh: bool) -> SharedAnswer:
         assignment = self._request.assignment
         origin = SharedFrom(self._book.batch_id, call.row, call.route, assignment.document_id)
-        return SharedAnswer(origin, call.final, fresh)
+        return SharedAnswer.of(origin, call.final, fresh=fresh)
 
     async def _ask(self, site: Site) -> Answered | CallFailure:
         """The answer to another row's identical request, or else all calls to one backend."""
@@ -191,7 +193,7 @@ class DocumentRun:
         Or the answer, when another row's identical request has one already.
         """
         outbox, assignment = self._book.outbox, self._request.assignment
-        encoded = self._encode(site) if outbox is not None else None
+        encoded = self._encode(site)
         if outbox is None or not isinstance(encoded, EncodedRequest):
             return None
         is_new = outbox.state(assignment.row, assignment.route, site.name) == "new"
@@ -243,14 +245,21 @@ class DocumentRun:
             raise BatchError(CANCELLED)
 
     def _elapsed(self) -> float:
-        return 0.0 if self._first_call_at is None else self._desk.clock.monotonic() - self._first_call_at
+        if self._first_call_at is None:
+            return 0.0
+        return self._desk.clock.monotonic() - self._first_call_at
 
-    async def _call(self, site: Site, encoded: EncodedRequest) -> Answered | CallFailure:
+    def _call(self, site: Site, encoded: EncodedRequest) -> Awaitable[Answered | CallFailure]:
         """One call; the first with a prefix that is to be cached goes ahead of the others."""
-        prefix, gate = cached_prefix(site.backend, self._request), site.gate
+        prefix = cached_prefix(site.backend, self._request)
         if prefix is None:
-            return await self._call_in_turn(site, encoded)
-        key = (site.lane.key, prefix)
+            return self._call_in_turn(site, encoded)
+        return self._call_behind(prefix, site, encoded)
+
+    async def _call_behind(
+        self, prefix: Prefix, site: Site, encoded: EncodedRequest
+    ) -> Answered | CallFailure:
+        key, gate = (site.lane.key, prefix), site.gate
         ahead = await gate.enter(key)
         result: Answered | CallFailure | None = None
         try:
@@ -480,9 +489,11 @@ def _deadline_sentence(limits: Limits) -> str:
 
 def _kept(key: Secret | None, response: WireResponse) -> WireResponse:
     """What of a response is looked at and recorded: some headers, and nowhere the key that it may echo."""
-    headers = {name: _masked(key, value) for name in KEPT_HEADERS if (value := response.headers.get(name))}
-    body = response.body if key is None else key.mask(response.body)
-    return WireResponse(response.status, headers, body)
+    headers = {name: value for name in KEPT_HEADERS if (value := response.headers.get(name))}
+    if key is None:
+        return WireResponse(response.status, headers, response.body)
+    masked = {name: key.mask_text(value) for name, value in headers.items()}
+    return WireResponse(response.status, masked, key.mask(response.body))
 
 
 def _masked(key: Secret | None, message: str) -> str:

@@ -112,6 +112,7 @@ class Lane:
         self._closed_until = -math.inf
         self._closed_by: CallFailure | None = None
         self._next_refusal_at = -math.inf
+        self._is_serving_soon = False
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = math.inf  # uvloop's handles don't always know it
 
@@ -125,7 +126,7 @@ class Lane:
         nothing is sent.
         """
         now = self._clock.monotonic()
-        if not self._turns and self._may_go(now):
+        if self._turns.would_be_next(route, priority) and self._may_go(now):
             return self._grant(now)
         if falls_back and self._breaker.wait(now) > 0:
             return self._leave_to_go(now)
@@ -149,8 +150,15 @@ class Lane:
         self.in_use -= 1
         if permit.probe and not permit.told:
             self._breaker.dropped(permit.serial, self._clock.monotonic())
-        if self._turns:
-            self._serve()
+        if self._turns and not self._is_serving_soon:
+            # Not at once: who has just ended a call of an earlier batch is back in the same moment, and
+            # goes first. To wake someone of a later batch for it is a detour for both.
+            self._is_serving_soon = True
+            asyncio.get_running_loop().call_soon(self._serve_those_left)
+
+    def _serve_those_left(self) -> None:
+        self._is_serving_soon = False
+        self._serve()
 
     def is_stopped(self, permit: Permit) -> bool:
         """Whether the permit is no longer good, or never was: give it back, and queue up again."""
@@ -171,6 +179,8 @@ class Lane:
         A provider that is down refuses those who have another backend at once, the others after
         PATIENCE_S; the holder of the probe's permit finds out whether it still is.
         """
+        if self._closed_by is None and not self._breaker.is_open:
+            return None
         now = self._clock.monotonic()
         if self._closed_by is not None and now < self._closed_until:
             return self._closed_by

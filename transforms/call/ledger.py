@@ -41,7 +41,8 @@ Frame = dict[str, Any]
 def encode_frame(payload: Frame) -> bytes:
     """The frame of one payload."""
     data = orjson.dumps(payload)
-    return _PREFIX.pack(len(data), _checksum(data)) + data
+    length = _LENGTH.pack(len(data))
+    return length + _LENGTH.pack(zlib.crc32(data, zlib.crc32(length))) + data
 
 
 def _checksum(data: bytes) -> int:

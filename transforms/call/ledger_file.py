@@ -75,6 +75,7 @@ class LocalLedgerFile:
         # What an earlier process wrote may be in the page cache only: the first sync is for that, too.
         self.written = 1 if content else 0
         self.synced = 0
+        self.is_touched = False  # the group knows that there is something to sync
         self.waiting: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
     @property
@@ -106,7 +107,8 @@ class LocalLedgerFile:
         except OSError as error:
             raise self._break(error) from None
         self.written += 1
-        self._group.touched(self)
+        if not self.is_touched:
+            self._group.touched(self)
 
     async def sync(self) -> None:
         """Waits for the next group sync that covers everything appended so far."""
@@ -189,9 +191,9 @@ class LocalLedgers:
     def touched(self, file: LocalLedgerFile) -> None:
         """Notes that `file` has something to sync."""
         with self._lock:
+            file.is_touched = True
             self._dirty.add(file)
-        if not self._wake.is_set():
-            self._wake.set()
+        self._wake.set()
 
     def wait_for(
         self, file: LocalLedgerFile, loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]
@@ -227,6 +229,8 @@ class LocalLedgers:
     def sync_all(self) -> None:
         """Syncs every ledger that has something to sync."""
         with self._lock:
+            for file in self._dirty:  # first: what is written from here on touches it again
+                file.is_touched = False
             due = [(file, file.written) for file in self._dirty]
             self._dirty.clear()
         for file, written in due:

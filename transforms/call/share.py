@@ -13,16 +13,18 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Protocol
 
+import orjson
+
 from schemas.errors import LedgerError
 from schemas.outcomes import SharedFrom
 from transforms.call.ledger import Frame
 from transforms.call.ports import BoundedLog, Clock, LedgerLog
 
-MOST_REMEMBERED_BYTES = 32 << 20
+MOST_REMEMBERED_BYTES = 16 << 20
 """Answers that are kept in memory; older ones are found through the index, and read from their ledger."""
 
 _LOOK_AGAIN_S = 0.02  # while another process asks the same
-_FRAME_BYTES = 512  # of a remembered answer besides its body, roughly
+_ANSWER_BYTES = 512  # of a remembered answer besides its frame, roughly
 _MOST_AT_A_TIME = 64
 
 
@@ -37,14 +39,26 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class SharedAnswer:
-    """A recorded answer that others may take: whose it is, and its `answered` frame.
+    """A recorded answer that others may take: whose it is, and its `answered` frame as JSON.
 
-    `fresh` says that it came while this engine was open, and not from an earlier process.
+    As bytes, because thousands are remembered and few are taken. `fresh` says that it came while this
+    engine was open, and not from an earlier process.
     """
 
     origin: SharedFrom
-    frame: Frame
+    data: bytes
     fresh: bool
+
+    @classmethod
+    def of(cls, origin: SharedFrom, frame: Frame, *, fresh: bool) -> SharedAnswer:
+        """The answer of a frame."""
+        return cls(origin, orjson.dumps(frame), fresh)
+
+    @property
+    def frame(self) -> Frame:
+        """The `answered` frame."""
+        frame: Frame = orjson.loads(self.data)
+        return frame
 
 
 class AnswerIndex(Protocol):
@@ -276,4 +290,4 @@ def _give_up(turn: asyncio.Future[SharedAnswer | None]) -> None:
 
 
 def _size(answer: SharedAnswer) -> int:
-    return _FRAME_BYTES + len(answer.frame["body"])
+    return _ANSWER_BYTES + len(answer.data)

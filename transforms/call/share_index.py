@@ -42,6 +42,7 @@ _HEX_DIGITS = 32
 _PROBES = 32
 _FIRST_SLOTS = 1 << 14
 _GROWTH = 8
+_GIVE_BACK_AFTER = 4096  # answers: their pages lie all over a table, 16 MiB at most
 _MOST_TABLES = 6  # of 2**14 to 2**29 slots
 # The system goes through all locks of a file to set one: spread over few files that costs a third.
 _LOCK_FILES = 32
@@ -59,6 +60,7 @@ class SharedAnswers:
         self._read_frame = read or partial(_read_local, output)
         self._folder = Path(output) / FOLDER
         self._tables: list[mmap.mmap] = []
+        self._added = 0
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._locks = [self._open_lock(number) for number in range(_LOCK_FILES)]
@@ -112,7 +114,16 @@ class SharedAnswers:
             position = self._slot_for(self._tables[number], key)
             if position is not None:
                 self._tables[number][position : position + _SLOT.size] = slot
+                self._added += 1
+                if self._added % _GIVE_BACK_AFTER == 0:
+                    self._give_pages_back()
                 return
+
+    def _give_pages_back(self) -> None:
+        """The tables stay in the system's cache of files, and this process's memory does not grow by them."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for table in self._tables:
+                table.madvise(mmap.MADV_DONTNEED)
 
     def _find_place(self, key: bytes) -> Place | None:
         number = 0
@@ -133,14 +144,14 @@ class SharedAnswers:
     @staticmethod
     def _slot_for(table: mmap.mmap, key: bytes) -> int | None:
         """Where the key stands, or may be put; None when its part of the table is full."""
-        slots = len(table) // _SLOT.size
-        first = int.from_bytes(key[8:], "little")
-        for probe in range(_PROBES):
-            position = (first + probe) % slots * _SLOT.size
-            found = table[position : position + 16]
-            if found in (key, _EMPTY):
-                return position
-        return None
+        size = len(table)
+        start = int.from_bytes(key[8:], "little") % (size // _SLOT.size) * _SLOT.size
+        end = start + _PROBES * _SLOT.size
+        part = table[start:end] if end <= size else table[start:size] + table[: end - size]
+        if part.startswith(_EMPTY):
+            return start
+        found = [at for at in (_aligned(part, key), _aligned(part, _EMPTY)) if at >= 0]
+        return (start + min(found)) % size if found else None
 
     def _open_next(self) -> bool:
         """Opens a further table that another process has made."""
@@ -173,7 +184,7 @@ class SharedAnswers:
         if frame is None or frame.get("kind") != "answered" or "of" not in frame:
             return None
         row, route, document_id = frame["of"]
-        return SharedAnswer(SharedFrom(place.batch_id, row, route, document_id), frame, fresh=False)
+        return SharedAnswer.of(SharedFrom(place.batch_id, row, route, document_id), frame, fresh=False)
 
 
 def _read_local(output: str, place: Place) -> Frame | None:
@@ -214,3 +225,14 @@ def open_answers(store: Store) -> SharedAnswers:
         return SharedAnswers(store.root)
     folder = cache_folder() / "outputs" / sha256_hex(store.root.encode())[:32]
     return SharedAnswers(str(folder), frame_reader(store))
+
+
+def _aligned(slots: bytes, name: bytes) -> int:
+    """Where the first slot begins that has this key; -1 if none does.
+
+    A search for the bytes: a full table of a million answers would be compared slot by slot otherwise.
+    """
+    at = slots.find(name)
+    while at > 0 and at % _SLOT.size:
+        at = slots.find(name, at + 1)
+    return at

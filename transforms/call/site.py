@@ -28,7 +28,8 @@ OVERHEAD_TOKENS = 512
 """Tokens that a provider may add around the texts: roles, separators, its structured-output preamble."""
 
 
-_QUANTUM = Decimal(1).scaleb(-MONEY_SCALE)
+_ONE = Decimal(1)
+_QUANTUM = _ONE.scaleb(-MONEY_SCALE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Site:
 
     @property
     def _factor(self) -> Decimal:
-        return Decimal(1) if self.backend.price else price_factor(self.backend)
+        return _ONE if self.backend.price else price_factor(self.backend)
 
     async def secret(self) -> Secret | None:
         """What the next call is authorised with; TokenError when no token is to be had."""
@@ -74,7 +75,9 @@ class Site:
         bound = len(encoded.wire.body) + OVERHEAD_TOKENS
         most = 0 if self.backend.operation == "embeddings" else self.backend.max_output_tokens
         worst = self.prices.worst_case(self.backend, bound, most, at)
-        return None if worst is None else (worst * self._factor).quantize(_QUANTUM, rounding=ROUND_CEILING)
+        if worst is None or self._factor == 1:
+            return worst
+        return (worst * self._factor).quantize(_QUANTUM, rounding=ROUND_CEILING)
 
     def worst_tokens(self, encoded: EncodedRequest) -> int:
         """The most tokens that the call can take, in and out; see `worst_case`."""

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from schemas.failures import is_retryable
-from schemas.outcomes import FREE, ZERO, Basis, Charge, Outcome, SharedFrom, Usage
+from schemas.outcomes import FREE, NO_USAGE, ZERO, Basis, Charge, Outcome, SharedFrom, Usage
 from schemas.workload import HostedBackend
 from transforms.call.ledger import RecordedCall
 from transforms.call.request import CallRequest
@@ -36,7 +36,7 @@ class Tally:
     replayed: int = 0
     ambiguous: dict[str, int] = field(default_factory=dict)  # by backend
     ambiguous_amount: Decimal = ZERO
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     charge: Charge = FREE
     tried: list[str] = field(default_factory=list)
     request_sha256: str | None = None  # of the request as last sent
@@ -100,6 +100,10 @@ class Tally:
             request_sha256=self.request_sha256,
         )
 
+    def _chain_tried(self) -> tuple[str, ...]:
+        tried, chain = tuple(self.tried), self.request.assignment.chain
+        return chain if tried == chain else tried  # the same tuple for all rows of a route
+
     def _outcome(self, site: Site, **of_its_end: Any) -> Outcome:
         return Outcome(
             assignment=self.request.assignment,
@@ -113,7 +117,7 @@ class Tally:
             ambiguous_calls=sum(self.ambiguous.values()),
             ambiguous_amount=self.ambiguous_amount,
             replayed_calls=self.replayed,
-            chain_tried=tuple(self.tried),
+            chain_tried=self._chain_tried(),
             document_sha256=self.request.document_sha256,
             prompt_sha256=self.request.prompt_sha256 or None,
             shared_from=self.shared_from,

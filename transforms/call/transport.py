@@ -38,6 +38,7 @@ class _Head:
     address: Address
     data: bytes
     made_of: tuple[Mapping[str, str], Secret | None]  # kept alive, because heads are found by identity
+    idle: list[Connection]  # of the address; the one that was used last at the end
 
 
 class HttpTransport:
@@ -60,7 +61,7 @@ class HttpTransport:
         """The whole response; see `Transport`."""
         head = self._head(request, key)
         deadline = self._loop.time() + timeout_s
-        connection = self._kept(head.address) or await self._connect(head.address, timeout_s)
+        connection = self._kept(head.idle) or await self._connect(head.address, timeout_s)
         try:
             response = await connection.exchange(
                 b"%b%d\r\n\r\n%b" % (head.data, len(request.body), request.body), deadline
@@ -71,7 +72,7 @@ class HttpTransport:
             error = LostError("connection", f"{_where(head.address)}: {broken}")
         else:
             if connection.is_reusable:
-                self._idle.setdefault(head.address, []).append(connection)
+                head.idle.append(connection)
             else:
                 connection.abort()
             return response
@@ -105,11 +106,10 @@ class HttpTransport:
         if any(_UNPRINTABLE & set(line) for line in lines):
             raise NotSentError(f"{host}: a header holds a line break; nothing was sent", final=True)
         data = "\r\n".join([*lines, "content-length: "]).encode("latin-1")
-        return _Head(address, data, (request.headers, key))
+        return _Head(address, data, (request.headers, key), self._idle.setdefault(address, []))
 
-    def _kept(self, address: Address) -> Connection | None:
+    def _kept(self, idle: list[Connection]) -> Connection | None:
         """A connection that is still good; the one that was used last."""
-        idle = self._idle.get(address)
         oldest = self._loop.time() - KEEP_ALIVE_S
         while idle:
             connection = idle.pop()
@@ -181,7 +181,8 @@ class HttpTransport:
         """Closes every connection."""
         for connection in list(self._open):
             connection.abort()
-        self._idle.clear()
+        for idle in self._idle.values():
+            idle.clear()
 
 
 def _resolve(host: str, port: int) -> list[str]:

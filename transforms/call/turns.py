@@ -37,6 +37,13 @@ class Turns:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
+    def would_be_next(self, route: str, priority: int) -> bool:
+        """Whether who comes now goes before all who wait, without more ado."""
+        if not self._waiting:
+            return True
+        queue = self._waiting.get(route)
+        return queue is not None and len(self._waiting) == 1 and priority < queue[0][0]
+
     def join(self, route: str, priority: int, falls_back: bool, granted: asyncio.Future[Permit]) -> Turn:
         """Queues up."""
         turn = Turn(falls_back, granted)

@@ -148,6 +148,8 @@ def merged_parameters(codec: Codec, backend: HostedBackend, own: dict[str, Any])
     Raises:
         ConfigurationError: a parameter is one of the keys that Switchgear sets itself.
     """
+    if not backend.parameters:
+        return own
     clash = sorted((codec.own_keys | own.keys()) & backend.parameters.keys())
     if clash:
         raise ConfigurationError(

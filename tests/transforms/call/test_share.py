@@ -310,7 +310,7 @@ def test_memory_is_bounded_and_the_oldest_answers_go_first() -> None:
         for n in range(50):
             asking = await shares.turn(bytes([n]), lambda _: True, 60)
             assert isinstance(asking, Asking)
-            answer = SharedAnswer(SharedFrom("b1", n, "r", None), {"body": "x" * 500}, True)
+            answer = SharedAnswer.of(SharedFrom("b1", n, "r", None), {"body": "x" * 500}, fresh=True)
             shares.answered(asking, log, Place("b1", 0, 0), answer)
             await shares.leave(log)
         return [

@@ -185,3 +185,18 @@ def test_a_key_is_not_in_the_index(tmp_path: Path) -> None:
     locks = list((tmp_path / "shared").glob("asking.*.lock"))
     assert locks
     assert {lock.stat().st_size for lock in locks} == {0}
+
+
+def test_an_answer_is_found_among_slots_that_wrap_round_and_hold_what_looks_like_its_key(
+    tmp_path: Path, index: SharedAnswers
+) -> None:
+    """A batch id that is another's key, and a run of slots that goes on at the table's beginning."""
+    last = (1 << 14) - 1  # slots of the first table
+    names = [number.to_bytes(8, "big") + last.to_bytes(8, "little") for number in range(1, 40)]
+    for position, key in enumerate(names):
+        index.add(key, Place(names[-1 - position].hex(), position, 7))
+    fresh = SharedAnswers(str(tmp_path))
+    found = [fresh._find_place(key) for key in names]
+    assert found == [Place(names[-1 - n].hex(), n, 7) for n in range(len(names))]
+    assert fresh._find_place((99).to_bytes(8, "big") + last.to_bytes(8, "little")) is None
+    fresh.close()
