@@ -28,8 +28,10 @@ from infra.bench.calls.measure import Measured, measure
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-PEERS = ("openai_sdk", "daft_prompt", "ray_data", "curator_llm")
+PEERS = ("openai_sdk", "daft_prompt", "daft_func", "ray_data", "curator_llm")
+ENVIRONMENTS = {"daft_func": "daft_prompt"}  # of a contestant that shares another's
 OURS = "switchgear"
+TABLES = ("race", "in-flight", "memory")
 SENTENCE = "The quarterly report said that revenue rose while the costs of energy fell across the region. "
 # curator counts tokens with files that it would download; litellm, which it brings, has them.
 _COUNTERS = "lib/python3.11/site-packages/litellm/litellm_core_utils/tokenizers"
@@ -61,6 +63,7 @@ class Result:
 
 def install(build: Path, name: str) -> str:
     """Makes the contestant's environment; gives why it can't be had, or nothing."""
+    name = ENVIRONMENTS.get(name, name)
     home = build / name
     if (home / ".ready").exists():
         return ""
@@ -110,12 +113,13 @@ def run_one(name: str, options: argparse.Namespace, build: Path, latency_ms: flo
     target = build / "out" / f"{name}-{os.urandom(4).hex()}"
     target.parent.mkdir(parents=True, exist_ok=True)
     script = HERE / ("switchgear_run.py" if name == OURS else f"peers/{name}.py")
-    python = sys.executable if name == OURS else str(build / name / "bin/python")
+    home = build / ENVIRONMENTS.get(name, name)
+    python = sys.executable if name == OURS else str(home / "bin/python")
     environ = {
         "PATH": os.environ.get("PATH", ""),
         "HOME": str(build / "home"),
         "OPENAI_API_KEY": "none",
-        "TIKTOKEN_CACHE_DIR": str(build / name / _COUNTERS),
+        "TIKTOKEN_CACHE_DIR": str(home / _COUNTERS),
         "CURATOR_DISABLE_CACHE": "1",
         "DO_NOT_TRACK": "1",
         "TELEMETRY_ENABLED": "0",
@@ -166,6 +170,46 @@ def _remarks(results: list[Result]) -> str:
     return said + (f"  FAILED: {failed[0].measured.last_words}" if failed else "")
 
 
+def show_in_flight(options: argparse.Namespace, build: Path) -> None:
+    """Ours alone: how near it comes to the ideal, and how full the cores are, by calls in flight.
+
+    `cores` are those that the run itself kept busy while it called; its Python code runs on one at a
+    time. `machine` is how busy all of them were, whoever kept them so.
+    """
+    latency_ms = max(options.latency)
+    print(f"\nours alone, {latency_ms:g} ms latency, while calling")
+    print(f"{'in flight':>10}{'rows/s':>9}{'ideal':>8}{'of ideal':>10}{'cores':>8}{'machine':>9}")
+    for in_flight in (32, 64, 128, 256, 512):
+        rows = min(options.rows, 80 * in_flight)
+        asked = argparse.Namespace(**{**vars(options), "rows": rows, "in_flight": in_flight})
+        before = _machine()
+        result = run_one(OURS, asked, build, latency_ms)
+        busy, total = (after - was for after, was in zip(_machine(), before, strict=True))
+        cores = result.measured.cores(result.count["first_at"], result.count["last_at"])
+        ideal = in_flight / latency_ms * 1000
+        print(
+            f"{in_flight:10,}{result.calling_rate:9,.0f}{ideal:8,.0f}{result.calling_rate / ideal:10.0%}"
+            f"{cores:8.2f}{busy / total:9.0%}",
+            flush=True,
+        )
+
+
+def show_memory(options: argparse.Namespace, build: Path) -> None:
+    """Ours alone: peak memory and CPU by the number of rows."""
+    print(f"\nours alone, no latency, {options.in_flight} in flight")
+    print(f"{'rows':>10}{'peak MiB':>10}{'CPU s/1000':>12}")
+    for rows in (5_000, 50_000, 200_000):
+        asked = argparse.Namespace(**{**vars(options), "rows": rows, "limit": 10 * options.limit})
+        result = run_one(OURS, asked, build, 0.0)
+        print(f"{rows:10,}{result.measured.peak_mib:10,.0f}{result.cpu_per_1000:12.2f}", flush=True)
+
+
+def _machine() -> tuple[float, float]:
+    """Busy and all ticks of the machine's cores so far."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+
 def main() -> None:
     """Installs, runs, prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -174,10 +218,21 @@ def main() -> None:
     parser.add_argument("--latency", type=float, nargs="+", default=[50.0, 0.0], help="milliseconds")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=120.0, help="seconds for one contestant and round")
-    parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS), help="beside ours")
+    parser.add_argument("--only", nargs="*", choices=PEERS, default=list(PEERS), help="beside ours")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     options = parser.parse_args()
     build = ROOT / "build" / "bench"
     build.mkdir(parents=True, exist_ok=True)
+    if "race" in options.tables:
+        race(options, build)
+    if "in-flight" in options.tables:
+        show_in_flight(options, build)
+    if "memory" in options.tables:
+        show_memory(options, build)
+
+
+def race(options: argparse.Namespace, build: Path) -> None:
+    """Ours beside the others, latency by latency."""
     names = [OURS]
     for name in options.only:
         why_not = install(build, name)

@@ -21,7 +21,10 @@ _MARK = "SWITCHGEAR_BENCH_MARK"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a command took. `finished` is False when it was stopped at its time limit."""
+    """What a command took. `finished` is False when it was stopped at its time limit.
+
+    `samples` are instants of the monotonic clock with the CPU seconds used until then.
+    """
 
     finished: bool
     returncode: int
@@ -29,6 +32,23 @@ class Measured:
     cpu_s: float
     peak_mib: float
     last_words: str
+    samples: tuple[tuple[float, float], ...] = ()
+
+    def cores(self, start: float, end: float) -> float:
+        """How many cores were kept busy between two instants, on average."""
+        if end <= start:
+            return 0.0
+        return (self._cpu_at(end) - self._cpu_at(start)) / (end - start)
+
+    def _cpu_at(self, instant: float) -> float:
+        before = after = (0.0, 0.0)
+        for sample in self.samples:
+            before, after = after, sample
+            if sample[0] >= instant:
+                break
+        if after[0] <= before[0] or instant >= after[0]:
+            return after[1]
+        return before[1] + (after[1] - before[1]) * (instant - before[0]) / (after[0] - before[0])
 
 
 class _Watch:
@@ -38,6 +58,7 @@ class _Watch:
         self._mark = mark.encode()
         self._cpu: dict[tuple[int, str], float] = {}
         self.peak = 0
+        self.samples: list[tuple[float, float]] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -62,6 +83,7 @@ class _Watch:
             alive.append(int(folder.name))
             self._cpu[int(folder.name), fields[19]] = (int(fields[11]) + int(fields[12])) / _TICKS
         self.peak = max(self.peak, resident)
+        self.samples.append((time.monotonic(), sum(self._cpu.values())))
         return alive
 
     def end(self) -> float:
@@ -92,7 +114,13 @@ def measure(command: Sequence[str], environ: Mapping[str, str], limit_s: float, 
     )  # samples miss the last moments, the system's count strangers
     words = log.read_text(errors="replace").strip().splitlines()
     return Measured(
-        finished, process.returncode, wall, cpu, watch.peak / 2**20, words[-1][:160] if words else ""
+        finished,
+        process.returncode,
+        wall,
+        cpu,
+        watch.peak / 2**20,
+        words[-1][:160] if words else "",
+        tuple(watch.samples),
     )
 
 

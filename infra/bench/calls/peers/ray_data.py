@@ -1,6 +1,9 @@
 """Ray Data: the HTTP request processor of `ray.data.llm`, its way to call a hosted model.
 
 `python ray_data.py INPUT OUTPUT BASE_URL IN_FLIGHT`
+
+A worker of it sends the requests of a batch one after the other (ray 2.60: what `session.post` gives is
+awaited in turn), so that what is in flight is the number of workers, each a process: one per core here.
 """
 
 import sys
@@ -8,17 +11,18 @@ import sys
 import ray
 from ray.data.llm import HttpRequestProcessorConfig, build_processor
 
+WORKERS = 4
 SYSTEM = "Classify the document. Answer with one word: sports, politics, science or business."
 
 
-def main(source: str, target: str, base_url: str, in_flight: int) -> None:
+def main(source: str, target: str, base_url: str) -> None:
     """Read, ask, write."""
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=2 * WORKERS, include_dashboard=False, log_to_driver=False)
     config = HttpRequestProcessorConfig(
         url=f"{base_url}/chat/completions",
         headers={"Authorization": "Bearer none"},
-        batch_size=in_flight,
-        concurrency=1,
+        batch_size=64,
+        concurrency=WORKERS,
     )
 
     def ask(row: dict) -> dict:
@@ -34,4 +38,4 @@ def main(source: str, target: str, base_url: str, in_flight: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3])
