@@ -42,7 +42,7 @@ _HEX_DIGITS = 32
 _PROBES = 32
 _FIRST_SLOTS = 1 << 14
 _GROWTH = 8
-_GIVE_BACK_AFTER = 4096  # answers: their pages lie all over a table, 16 MiB at most
+_GIVE_BACK_AFTER = 512  # answers: they lie all over a table, and a fault may map 64 KiB
 _MOST_TABLES = 6  # of 2**14 to 2**29 slots
 # The system goes through all locks of a file to set one: spread over few files that costs a third.
 _LOCK_FILES = 32

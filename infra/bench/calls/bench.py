@@ -197,11 +197,13 @@ def show_in_flight(options: argparse.Namespace, build: Path) -> None:
 def show_memory(options: argparse.Namespace, build: Path) -> None:
     """Ours alone: peak memory and CPU by the number of rows."""
     print(f"\nours alone, no latency, {options.in_flight} in flight")
-    print(f"{'rows':>10}{'peak MiB':>10}{'CPU s/1000':>12}")
+    print(f"{'rows':>10}{'peak MiB':>10}{'private':>9}{'CPU s/1000':>12}")
     for rows in (5_000, 50_000, 200_000):
         asked = argparse.Namespace(**{**vars(options), "rows": rows, "limit": 10 * options.limit})
         result = run_one(OURS, asked, build, 0.0)
-        print(f"{rows:10,}{result.measured.peak_mib:10,.0f}{result.cpu_per_1000:12.2f}", flush=True)
+        measured = result.measured
+        line = f"{rows:10,}{measured.peak_mib:10,.0f}{measured.private_mib:9,.0f}"
+        print(f"{line}{result.cpu_per_1000:12.2f}", flush=True)
 
 
 def _machine() -> tuple[float, float]:

@@ -23,7 +23,8 @@ _MARK = "SWITCHGEAR_BENCH_MARK"
 class Measured:
     """What a command took. `finished` is False when it was stopped at its time limit.
 
-    `samples` are instants of the monotonic clock with the CPU seconds used until then.
+    `peak_mib` counts mapped files, too, which the system can drop; `private_mib` does not. `samples` are
+    instants of the monotonic clock with the CPU seconds used until then.
     """
 
     finished: bool
@@ -32,6 +33,7 @@ class Measured:
     cpu_s: float
     peak_mib: float
     last_words: str
+    private_mib: float = 0.0
     samples: tuple[tuple[float, float], ...] = ()
 
     def cores(self, start: float, end: float) -> float:
@@ -57,7 +59,7 @@ class _Watch:
     def __init__(self, mark: str) -> None:
         self._mark = mark.encode()
         self._cpu: dict[tuple[int, str], float] = {}
-        self.peak = 0
+        self.peak = self.private_peak = 0
         self.samples: list[tuple[float, float]] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -69,7 +71,7 @@ class _Watch:
 
     def look(self) -> list[int]:
         """One sample; gives the processes that are alive."""
-        resident, alive = 0, []
+        resident, private, alive = 0, 0, []
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit():
                 continue
@@ -77,12 +79,14 @@ class _Watch:
                 if self._mark not in (folder / "environ").read_bytes():
                     continue
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                resident += int((folder / "statm").read_text().split()[1]) * _PAGE
+                pages = [int(word) for word in (folder / "statm").read_text().split()[1:3]]
             except (OSError, IndexError):
                 continue
+            resident += pages[0] * _PAGE
+            private += (pages[0] - pages[1]) * _PAGE
             alive.append(int(folder.name))
             self._cpu[int(folder.name), fields[19]] = (int(fields[11]) + int(fields[12])) / _TICKS
-        self.peak = max(self.peak, resident)
+        self.peak, self.private_peak = max(self.peak, resident), max(self.private_peak, private)
         self.samples.append((time.monotonic(), sum(self._cpu.values())))
         return alive
 
@@ -120,6 +124,7 @@ def measure(command: Sequence[str], environ: Mapping[str, str], limit_s: float, 
         cpu,
         watch.peak / 2**20,
         words[-1][:160] if words else "",
+        watch.private_peak / 2**20,
         tuple(watch.samples),
     )
 
