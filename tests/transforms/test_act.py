@@ -204,7 +204,6 @@ def test_a_prompt_without_columns_is_asked_of_every_document(tmp_path: Path) -> 
         (pa.array([["a", None]] * 4), "['a', None]"),
         (pa.array([{"x": 1}] * 4), "{'x': 1}"),
         (pa.array([b"\xff"] * 4), "b'\\xff'"),
-        (pa.array([None] * 4, pa.null()), "None"),
     ],
 )
 def test_columns_of_other_types_can_be_shown(tmp_path: Path, values: pa.Array, shown: str) -> None:
