@@ -125,17 +125,32 @@ class Served:
 
         return dict(wait_for(look, f"run {run_id} never ended"))
 
+    def ended_on_a_server_that_comes_back(self, run_id: str) -> dict[str, Any]:
+        """The same, of a server that is away for a moment."""
 
-def processes(*words: str) -> list[int]:
-    """The processes whose command line has all of the words."""
+        def is_back() -> bool:
+            try:
+                self.state(run_id)
+            except OSError:
+                return False
+            return True
+
+        wait_for(is_back, "the server was never started again")
+        return self.ended(run_id)
+
+
+def processes(*words: str, parent: int | None = None, environ: str = "") -> list[int]:
+    """The processes whose command line has all of the words; of that parent, with that environment."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                above = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                around = (entry / "environ").read_bytes().decode(errors="replace") if environ else ""
             except OSError:
                 continue
-            if all(word in line for word in words):
+            if all(word in line for word in words) and parent in (None, above) and environ in around:
                 found.append(int(entry.name))
     return found
 
