@@ -65,7 +65,7 @@ def publish_artifacts(settled: Settled) -> None:
 def _publish(settled: Settled) -> None:
     manifest, lines = settled.manifest, settled.lines()
     run = f"{'Rehearsal' if manifest.rehearsal else 'Run'} {manifest.run_id}"
-    file = write_batch_file(lines, settled.output, manifest.run_id)
+    file = write_batch_file(lines, settled.output, manifest.run_id) if lines else ""
     groups = group_rows(settled.outcomes, settled.failed)
     spend, failures = spend_rows(manifest, compared(manifest, settled.output)), failure_rows(manifest)
     _table("enrich-batches", batch_rows(lines), f"{run}: {_batches_shown(len(lines))} All of them: {file}")

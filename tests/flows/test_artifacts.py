@@ -138,6 +138,16 @@ def test_ten_thousand_batches_make_tables_that_a_page_can_show_at_once(
     assert everything.column("state").to_pylist().count("failed") == 500
 
 
+def test_a_run_to_which_nothing_was_due_has_no_table_and_no_file_of_batches(
+    tmp_path: Path, manifest: Make, sent: dict[str, Any]
+) -> None:
+    publish_artifacts(Settled(manifest(), [], [], str(tmp_path)))
+
+    assert set(sent) == {"enrich-cost", "enrich-failures", "enrich-summary"}
+    assert "every batch" not in sent["enrich-summary"][0]
+    assert list(tmp_path.rglob("*.parquet")) == []
+
+
 def test_the_page_says_first_what_to_do_and_leads_to_the_form(tmp_path: Path, manifest: Make) -> None:
     settled = failing(tmp_path, manifest)
     groups = [
