@@ -126,15 +126,14 @@ class Ui:
         self.page.get_by_role("option", name=option, exact=True).click()
 
     def submit(self) -> str:
-        """Press *Submit* and open the run that it makes, by its place at the top of the list; its id."""
+        """Press *Submit* and open the run that it makes, from the list that comes up; its id."""
         with self.page.expect_response(lambda response: "/create_flow_run" in response.url) as made:
             self.page.get_by_role("button", name="Submit").click()
         assert made.value.status == 201, made.value.text()
-        self.page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+(\?|$)"))
-        run = self.page.locator("a[href*='/runs/flow-run/']").first
-        run.click()
-        self.page.wait_for_url(re.compile(r"/runs/flow-run/"))
-        return self.page.url.split("/flow-run/")[1].split("?")[0]
+        run_id = str(made.value.json()["id"])
+        self.page.locator(f"a[href*='/runs/flow-run/{run_id}']").first.click()
+        self.page.wait_for_url(re.compile(f"/runs/flow-run/{run_id}"))
+        return run_id
 
     def open_run(self, run_id: str) -> None:
         """The page of a flow run."""

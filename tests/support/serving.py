@@ -10,9 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +78,7 @@ class Served:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
+        return wait_for(lambda: _answer_to(request), f"{path} was never answered")[0]
 
     def submit(self, deployment: str, **parameters: Any) -> str:
         """Press *Run* in a deployment's form; the flow run's id."""
@@ -161,3 +162,14 @@ def make_workload(folder: Path, rows: int = 20, **changes: Any) -> None:
     workloads.write_workload(
         folder, **{"limits": {"batch_rows": 10}, "rehearsal": {"latency_ms": [1, 2]}, **changes}
     )
+
+
+def _answer_to(request: urllib.request.Request) -> tuple[Any] | None:
+    """The server's answer; None where it asks to come again (SQLite is busy), as Prefect's clients do."""
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return (json.loads(answer.read() or b"null"),)
+    except urllib.error.HTTPError as error:
+        if error.code == HTTPStatus.SERVICE_UNAVAILABLE:
+            return None
+        raise
