@@ -3,7 +3,7 @@
 A TPU keeps arrays in tiles of 128 lanes. `[rows, heads, length, 32]` is stored four times as large as it
 is, and the transposes to it and back cost more than the attention: on v5e all-MiniLM-L6-v2 around splash
 or flash attention takes four times the cycles that it takes around this kernel (see
-.github/adr/022-accelerators.md). So heads stay side by side in the lanes as the product before wrote
+.github/adr/019-accelerators.md). So heads stay side by side in the lanes as the product before wrote
 them, and a block of 128 lanes is worked on at a time: one head of 128, or several narrower ones, each
 with the others' lanes of the query set to zero. A whole row of keys and values is in the chip's vector
 memory, so softmax is the plain one.

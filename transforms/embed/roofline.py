@@ -11,7 +11,7 @@ FLOAT32_PASSES = 6
 """Products of bfloat16 that a TPU makes of one exact product of float32 (`jax.lax.Precision.HIGHEST`)."""
 LEAST_SHARE = 0.4
 """Share of the bound that is expected at least. Assumed, not measured: the compiler's own cycle counts for
-all-MiniLM-L6-v2 on v5e come to somewhat less than half of it, see .github/adr/022-accelerators.md."""
+all-MiniLM-L6-v2 on v5e come to somewhat less than half of it, see .github/adr/019-accelerators.md."""
 FILLED = 0.97
 """Share of a step's slots that hold tokens, as the packing reaches it on skewed lengths."""
 _HOUR, _MILLION = 3600, 1_000_000
