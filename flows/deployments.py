@@ -10,6 +10,7 @@ machine, worker and process all died is not shown as Running for ever, and *Retr
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -97,7 +98,7 @@ def pool_template(folder: Path | None = None) -> dict[str, Any]:
     template = ProcessWorker.get_default_base_job_template()
     if folder is not None:
         fields = template["variables"]["properties"]
-        fields["command"]["default"] = f"{sys.executable} -P -m prefect.engine"
+        fields["command"]["default"] = shlex.join([sys.executable, "-P", "-m", "prefect.engine"])
         fields["working_dir"]["default"] = str(folder)
     return template
 

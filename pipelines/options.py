@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import (
@@ -47,6 +48,7 @@ def pipeline_options(
     """
     options = PipelineOptions([*engine_flags(engine, flags, tpu=tpu)])
     _refuse_unknown(options)
+    _refuse_space(options)
     runner = str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1].lower()
     if runner in _REFUSED_RUNNERS:
         raise RunnerRefusedError(f"--runner={runner} is refused: {_REFUSED_RUNNERS[runner]}. {_ALLOWED}")
@@ -56,6 +58,15 @@ def pipeline_options(
             f"--direct_running_mode={mode} is refused: {_REFUSED_MODES[mode]}. {_ALLOWED}"
         )
     return options
+
+
+def _refuse_space(options: PipelineOptions) -> None:
+    multiple = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+    if multiple and " " in sys.executable:
+        raise ConfigurationError(
+            f"--direct_running_mode=multi_processing: Beam can't start workers with {sys.executable}, because "
+            "of the space in that path; make the environment elsewhere, or leave the flag out and use --workers"
+        )
 
 
 def works_here(options: PipelineOptions) -> bool:

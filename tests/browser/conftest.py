@@ -25,7 +25,7 @@ def served() -> Iterator[Served]:
         found.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # as long as it is there, no other event loop can run in this process
 def ui(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Ui]:
     """A browser before the server's UI."""
     profile = tmp_path_factory.mktemp("profile")

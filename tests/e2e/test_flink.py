@@ -77,7 +77,8 @@ def results(output: Path) -> list[dict[str, Any]]:
     table = ds.dataset(output / "results", format="parquet", partitioning="hive").to_table(_COLUMNS)
     found = table.sort_by("document_id").to_pylist()
     for row in found:
-        del row["lineage"]["run_id"]
+        for name in ("run_id", "latency_ms", "answered_at"):
+            del row["lineage"][name]
         del row["gen_ai"]["response"]["id"]
     return found
 

@@ -194,7 +194,15 @@ def test_two_groups_of_one_plan_do_all_of_it(tmp_path: Path) -> None:
     assert (manifest.state, manifest.results) == ("complete", 6)
 
 
+@pytest.fixture
+def spaceless_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beam starts these workers with a shell line that a space in this environment's path would break."""
+    (tmp_path / "environment").symlink_to(sys.prefix)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "environment" / "bin" / "python"))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("spaceless_python")
 def test_batches_of_workers_in_other_processes_are_told_of_from_what_they_leave(tmp_path: Path) -> None:
     planned = plan(tmp_path, files=2, **CLOSED)
     write(planned.place.folder / "in" / "b.parquet", rows(range(90, 96)))

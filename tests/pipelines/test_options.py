@@ -81,3 +81,10 @@ def test_a_flag_that_beam_does_not_know_is_refused_by_name(flags: list[str]) -> 
 def test_flags_of_beam_are_taken() -> None:
     options = pipeline_options(["--direct_runner_bundle_repeat=2", "--experiments=a", "--labels=k=v"])
     assert options.get_all_options()["direct_runner_bundle_repeat"] == 2
+
+
+def test_worker_processes_that_beam_could_not_start_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/with space/python")
+    with pytest.raises(ConfigurationError, match="because of the space in that path"):
+        pipeline_options(["--direct_running_mode=multi_processing"])
+    pipeline_options([])
