@@ -64,8 +64,9 @@ def _refuse_space(options: PipelineOptions) -> None:
     multiple = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
     if multiple and " " in sys.executable:
         raise ConfigurationError(
-            f"--direct_running_mode=multi_processing: Beam can't start workers with {sys.executable}, because "
-            "of the space in that path; make the environment elsewhere, or leave the flag out and use --workers"
+            f"--direct_running_mode=multi_processing: Beam can't start workers with {sys.executable}, "
+            "because of the space in that path; make the environment elsewhere, or leave the flag out and "
+            "use --workers"
         )
 
 

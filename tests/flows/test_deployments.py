@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ def test_prefects_own_deploy_takes_the_yaml(server: str, client: SyncPrefectClie
 def test_a_worker_here_runs_the_installed_flows_whatever_lies_in_its_folder(tmp_path: Path) -> None:
     fields = pool_template(tmp_path)["variables"]["properties"]
 
-    assert fields["command"]["default"] == f"{sys.executable} -P -m prefect.engine"
+    assert fields["command"]["default"] == shlex.join([sys.executable, "-P", "-m", "prefect.engine"])
     assert fields["working_dir"]["default"] == str(tmp_path)
 
 

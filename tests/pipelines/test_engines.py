@@ -92,7 +92,8 @@ def test_a_job_server_that_runs_already_needs_neither(environ: dict[str, str]) -
     )
 
 
-def test_what_stands_behind_the_dashes_comes_last_and_decides(environ: dict[str, str]) -> None:
+def test_what_stands_behind_the_dashes_comes_last_and_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/no/space/python")
     assert engine_flags("local", ["--x=1"])[-1] == "--x=1"
     assert works_here(pipeline_options([]))
     assert not works_here(pipeline_options(["--direct_running_mode=multi_processing"]))

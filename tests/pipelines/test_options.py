@@ -65,7 +65,10 @@ def test_a_shortened_flag_is_refused_and_chooses_nothing_unsafe() -> None:
         ["--direct_runner_bundle_repeat=2"],
     ],
 )
-def test_other_runners_and_options_are_the_users_choice(flags: list[str]) -> None:
+def test_other_runners_and_options_are_the_users_choice(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/no/space/python")
     options = pipeline_options(flags).get_all_options()
     for flag in flags:
         name, value = flag.removeprefix("--").split("=")
