@@ -145,9 +145,20 @@ class Ui:
         self.page.get_by_role("menuitem", name=choice, exact=True).click()
 
     def confirm(self, button: str) -> None:
-        """Press a button of the dialog that has opened."""
+        """Press a button of the dialog that has opened; again, as a person would, while it stays open.
+
+        A server on SQLite that is busy refuses now and then, and the UI then leaves the dialog as it is.
+        """
         dialog = self.page.get_by_role("alertdialog").or_(self.page.get_by_role("dialog"))
-        dialog.get_by_role("button", name=button, exact=True).click()
+        pressed = dialog.get_by_role("button", name=button, exact=True)
+        for _ in range(2):
+            pressed.click()
+            try:
+                expect(dialog).to_be_hidden(timeout=PATIENCE_MS / 3)
+            except AssertionError:
+                continue
+            return
+        pressed.click()
         expect(dialog).to_be_hidden()
 
     def tab(self, name: str) -> None:
