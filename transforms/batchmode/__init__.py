@@ -7,6 +7,7 @@
     jobs.py       one batch at a provider: its durable records, and where it stands by them
     packing.py    which tickets go into which job, within the provider's bounds
     leaders.py    who is sent of several that ask the same, and its answer for the others
+    genai_jobs.py what Gemini and Vertex have in common
     clients.py    what a provider's batch API is asked; openai_api.py, anthropic_api.py, gemini_api.py,
                   vertex_api.py: through the SDKs
     results.py    a provider's result lines as ends of calls, and the spool that they are kept in

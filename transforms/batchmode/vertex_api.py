@@ -7,8 +7,7 @@ Predictions repeat the requests, in any order and without ids: a label in each r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from datetime import datetime
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -16,47 +15,23 @@ import orjson
 from schemas.errors import StoreError
 from schemas.failures import FailureClass
 from schemas.workload import HostedBackend
-from transforms.batchmode.clients import BatchLostError, BatchRefusedError, Finding, Request, Standing
-from transforms.batchmode.gemini_api import (
-    check_list,
-    each_line,
-    find_job,
-    name_of,
-    raised_by_genai,
-    split_version,
-    standing_of,
-)
+from transforms.batchmode.clients import BatchLostError, BatchRefusedError, Request
+from transforms.batchmode.genai_jobs import GenaiJobs, each_line, name_of, standing_of
 from transforms.batchmode.results import VERTEX_ID_LABEL, ResultLine, vertex_line
-from transforms.batchmode.sdk import TIMEOUT_S, Asker, http_client
 from transforms.call.site import Place
 from transforms.store import Store
 
 
-class VertexBatches:
+class VertexBatches(GenaiJobs):
     """The batch API of one location, for one model. `bucket` is where the files lie: `batch_bucket`."""
 
     def __init__(self, place: Place, backend: HostedBackend, credentials: Any, bucket: Store) -> None:
-        from google import genai
-
         assert backend.batch_bucket is not None  # a workload without one is refused
-        self._asker = Asker("vertex", raised_by_genai(), None)
+        who = {"credentials": credentials, "project": backend.project, "location": backend.location}
+        super().__init__(place, "vertex", None, vertexai=True, **who)
         self._model = backend.model
         self._bucket = bucket
         self._address = backend.batch_bucket.rstrip("/")
-        self._http = http_client(place, [check_list])
-        base_url, version = split_version(place.base_url)
-        self._client = genai.Client(
-            vertexai=True,
-            credentials=credentials,
-            project=backend.project,
-            location=backend.location,
-            http_options=genai.types.HttpOptions(
-                base_url=base_url,
-                api_version=version,
-                httpx_client=self._http,
-                timeout=round(TIMEOUT_S * 1000),
-            ),
-        )
 
     def submit(self, tag: str, requests: Iterable[Request]) -> str:
         """Put the requests into the bucket and make a job of them; see `BatchClient`."""
@@ -77,20 +52,6 @@ class VertexBatches:
                 )
             )
         )
-
-    def find(
-        self,
-        tag: str,
-        requests: int,  # noqa: ARG002
-        since: datetime,
-        known: Collection[str],  # noqa: ARG002
-    ) -> Finding:
-        """The job whose display name is the tag; see `BatchClient`."""
-        return find_job(self._asker, self._client, tag, since)
-
-    def standing(self, batch_id: str) -> Standing:
-        """Where a job stands; see `BatchClient`."""
-        return self._asker.ask(lambda: standing_of(self._client.batches.get(name=batch_id)))
 
     def results(self, batch_id: str) -> Iterator[ResultLine]:
         """The lines of all files of predictions; see `BatchClient`."""
@@ -117,14 +78,6 @@ class VertexBatches:
         if not directory.startswith(f"{self._address}/"):
             raise ValueError("another bucket")
         return str(directory).removeprefix(f"{self._address}/").rstrip("/")
-
-    def cancel(self, batch_id: str) -> None:
-        """Ask for the end; see `BatchClient`."""
-        self._asker.ask(lambda: self._client.batches.cancel(name=batch_id))
-
-    def close(self) -> None:
-        """Close connections."""
-        self._http.close()
 
 
 def _line(request: Request) -> bytes:
