@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -175,8 +176,10 @@ def _show_files(backstage: Backstage, loaded: LoadedWorkload, run_id: str) -> No
         Text(f"  results    {output}/results/route=*/*.parquet"),
         Text(f"  failures   {output}/failures/*.parquet"),
         Text(f"  report     {output}/runs/{run_id}/report.html"),
-        Text(f"Look around: switchgear status {output}, switchgear failures {output}, "),
-        Text(f"             switchgear search {output} 'your words'. Run the demo again: nothing is due."),
+        Text(f"Look around: switchgear status {quote(output)}, switchgear failures {quote(output)}, "),
+        Text(
+            f"             switchgear search {quote(output)} 'your words'. Run the demo again: nothing is due."
+        ),
     )
 
 
