@@ -79,6 +79,10 @@ class _StageDoFn(beam.DoFn):
         The batch has left the chain: another process may have it.
         """
         self.worker.give_back(report.batch_id)
+        return self.told(report)
+
+    def told(self, report: BatchReport) -> TaggedOutput:
+        """Tell of a batch that this stage never had, whose claim is somebody else's to end."""
         self.worker.report(report)
         return TaggedOutput(REPORTS, report)
 
@@ -118,13 +122,16 @@ class _ReadDoFn(_StageDoFn):
         yield from self._read(ref)
 
     def _read_when_free(self, ref: BatchRef, until: float) -> Iterator[Any]:
-        while time.monotonic() < until:
+        while True:
             try:
                 self.worker.claim(ref.batch_id, self)
                 break
-            except BatchClaimedError:
-                time.sleep(_LOOK_AGAIN_S)
-        self.worker.claim(ref.batch_id, self)
+            except BatchClaimedError as error:
+                if time.monotonic() >= until:
+                    sentence = f"{place(ref)}: {first_line(error)}"
+                    yield self.told(BatchReport(ref.batch_id, ref.attempt, "failed", sentence))
+                    return
+            time.sleep(_LOOK_AGAIN_S)
         yield from self._read(ref)
 
     def _read(self, ref: BatchRef) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that
 
+from pipelines.enrich import build
 from pipelines.options import pipeline_options
 from schemas.batches import BatchReport
 from schemas.errors import BatchClaimedError, LedgerError
@@ -247,6 +248,35 @@ def test_a_batch_that_a_forgotten_worker_of_this_process_has_is_waited_for(tmp_p
     reports = run_pipeline(config, plan.refs, FakeOpeners(), patience_s=60)
     assert sorted(report.state for report in reports) == ["committed", "committed"]
     assert [batch.batch_id for batch in engine.asked] == [free.batch_id, kept.batch_id]
+
+
+def test_who_waited_in_vain_for_a_batch_does_not_end_the_claim_of_who_has_it(tmp_path: Path) -> None:
+    place = hosted(tmp_path, {"a": rows(range(2))})
+    plan = place.run(refs=[]).plan
+    schema = read_plan(LocalStore(str(place.output)), plan.plan_uri)[1].serialize().to_pybytes()
+    loaded = place.loaded
+    context = run_context(loaded.output_uri, workload_sha256=loaded.workload.digest())
+    config = WorkerConfig(loaded.workload, str(loaded.base_dir), context, schema)
+    (kept,) = plan.refs
+    worker = worker_of(config, FakeOpeners())
+    worker.claim(kept.batch_id, object())
+    said: list[BatchReport] = []
+
+    def look(report: BatchReport) -> None:
+        with pytest.raises(BatchClaimedError):
+            worker.claim(kept.batch_id, object())
+        said.append(report)
+
+    worker.on_report = look
+    try:
+        pipeline = beam.Pipeline(options=pipeline_options([]))
+        build(pipeline, plan.refs, config, patience_s=0.0)
+        pipeline.run().wait_until_finish()
+    finally:
+        forget_worker(config)
+    (report,) = said
+    assert (report.batch_id, report.state) == (kept.batch_id, "failed")
+    assert "is being worked on by another thread of this process" in report.error
 
 
 def test_a_batch_is_claimed_until_it_is_committed(tmp_path: Path) -> None:
