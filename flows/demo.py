@@ -168,7 +168,7 @@ def _show_searches(backstage: Backstage, found: Mapping[str, list[Found]]) -> No
 
 
 def _show_files(backstage: Backstage, loaded: LoadedWorkload, run_id: str) -> None:
-    output = loaded.output_uri
+    output, shown = loaded.output_uri, quote(loaded.output_uri)
     backstage.show(
         Text("Where the files are", style="bold"),
         Text(f"  workload   {loaded.path}"),
