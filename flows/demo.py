@@ -176,10 +176,8 @@ def _show_files(backstage: Backstage, loaded: LoadedWorkload, run_id: str) -> No
         Text(f"  results    {output}/results/route=*/*.parquet"),
         Text(f"  failures   {output}/failures/*.parquet"),
         Text(f"  report     {output}/runs/{run_id}/report.html"),
-        Text(f"Look around: switchgear status {quote(output)}, switchgear failures {quote(output)}, "),
-        Text(
-            f"             switchgear search {quote(output)} 'your words'. Run the demo again: nothing is due."
-        ),
+        Text(f"Look around: switchgear status {shown}, switchgear failures {shown}, "),
+        Text(f"             switchgear search {shown} 'your words'. Run the demo again: nothing is due."),
     )
 
 
