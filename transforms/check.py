@@ -94,7 +94,7 @@ def check_workload(loaded: LoadedWorkload, *, environment: Mapping[str, str] = o
         )
         for n, b in workload.embedder_backends().items()
     )
-    rows = sum(file.rows for file in found.files)
+    rows = found.files.rows
     if rows == 0:
         raise InputError(f"input {loaded.input_uri}: {len(found.files)} files, but no row in any of them")
     return CheckReport(

@@ -1,66 +1,40 @@
-"""Finding the input files and reading their footers, in parallel and before anything is paid."""
+"""Finding the input files and reading their footers, many at a time and before anything is paid.
+
+Two stages, each in the files' order and with a bounded number of files in it: what is needed of a file is
+fetched in threads (here: its digest is taken; from Cloud Storage: its end), and reader processes read the
+footers. So planning takes about as many round trips as there are files, divided by `OBJECTS_AT_ONCE`, and
+memory does not grow with what is on its way.
+"""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TypeVar
 
 from schemas.errors import InputError, StoreError, first_line
 from schemas.workload import Input
+from transforms.input_files import Files, InputFile, InputFiles, RowGroup
+from transforms.input_schema import common_schema, listing
 from transforms.probe import ReaderError
 from transforms.probe_footer import Footer
-from transforms.probe_footers import read_footers
+from transforms.probe_footers import Located, read_footers
+from transforms.side_by_side import in_order
 from transforms.store import is_remote
 
-_THREADS = 16
+FILES_AT_ONCE = 16
+"""Local files whose digests are taken at a time."""
+
+OBJECTS_AT_ONCE = 64
+"""Objects whose ends are fetched at a time: as many as a process has connections to Cloud Storage."""
+
+_AHEAD = 4  # times as many are begun and not yet read
 _READ_BYTES = 1 << 20
-_LISTED = 10
-
-
-@dataclass(frozen=True, slots=True)
-class RowGroup:
-    """One row group: its rows, and the uncompressed bytes of the columns that are read."""
-
-    index: int
-    rows: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class InputFile:
-    """One readable Parquet file, as its footer describes it.
-
-    `generation` is `sha256:` and 32 digits of the content's digest: a copied or touched file is
-    the same, a changed one never is. In Cloud Storage it is `gcs:` and the generation that it gives.
-    """
-
-    uri: str
-    generation: str
-    size: int
-    mtime_ns: int
-    schema: pa.Schema
-    row_groups: tuple[RowGroup, ...]
-
-    @property
-    def rows(self) -> int:
-        """Rows of the whole file."""
-        return sum(group.rows for group in self.row_groups)
-
-
-@dataclass(frozen=True, slots=True)
-class InputFiles:
-    """All input files by name, their common schema, and the files that were skipped with the reason."""
-
-    files: tuple[InputFile, ...]
-    schema: pa.Schema
-    skipped: tuple[str, ...]
+T = TypeVar("T")
 
 
 def find_input(uri: str, settings: Input) -> InputFiles:
@@ -70,15 +44,22 @@ def find_input(uri: str, settings: Input) -> InputFiles:
         InputError: nothing matches, files can't be read (all of them are named, unless
             `unreadable_files` is `skip`), a needed column is missing or of an unusable type.
     """
-    if is_remote(uri):
-        described = _describe_objects(uri, settings.needed_columns)
-    else:
-        described = describe_all(list_files(uri), settings.needed_columns)
-    broken = [d for d in described if isinstance(d, str)]
-    files = tuple(d for d in described if isinstance(d, InputFile))
+    columns = settings.needed_columns
+    described = describe_objects(uri, columns) if is_remote(uri) else describe_files(list_files(uri), columns)
+    return collect_files(described, settings)
+
+
+def collect_files(described: Iterable[InputFile | str], settings: Input) -> InputFiles:
+    """The input made of what was found of each file, in order; see `find_input`."""
+    files, broken = Files(), []
+    for found in described:
+        if isinstance(found, str):
+            broken.append(found)
+        else:
+            files.append(found)
     if broken and (settings.unreadable_files == "fail" or not files):
         raise InputError(
-            _listing(f"{len(broken)} of {len(described)} input files can't be used:", broken)
+            listing(f"{len(broken)} of {len(broken) + len(files)} input files can't be used:", broken)
             + '\nRestore or remove them, or set input.unreadable_files = "skip"'
         )
     return InputFiles(files, common_schema(files, settings), tuple(broken))
@@ -108,96 +89,83 @@ def _is_document_file(path: Path, folder: str) -> bool:
     return not hidden and not path.is_dir()
 
 
-def describe_all(paths: Sequence[str], columns: Sequence[str]) -> list[InputFile | str]:
-    """Each file's description, or the sentence that says why it can't be used.
+def describe_files(paths: Iterable[str], columns: Sequence[str]) -> Iterator[InputFile | str]:
+    """Each local file's description, or the sentence that says why it can't be used, in order.
 
     Footers are read in reader processes while the contents' digests are taken here.
     """
-    stats = [_stat(path) for path in paths]
-    usable = [
-        (path, stat.st_size) for path, stat in zip(paths, stats, strict=True) if not isinstance(stat, str)
-    ]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        digests = pool.map(_content_digest, [path for path, _ in usable])
-        footers = read_footers(usable, columns)
-        found = {path: (d, f) for (path, _), d, f in zip(usable, digests, footers, strict=True)}
-    return [
-        stat if isinstance(stat, str) else _described(path, stat, *found[path])
-        for path, stat in zip(paths, stats, strict=True)
-    ]
+    return describe(paths, _locate, columns, FILES_AT_ONCE)
 
 
-def _describe_objects(uri: str, columns: Sequence[str]) -> list[InputFile | str]:
-    """The same for an address in Cloud Storage: a listing says sizes and generations, ends are fetched."""
+def describe_objects(uri: str, columns: Sequence[str]) -> Iterator[InputFile | str]:
+    """The same for an address in Cloud Storage: one listing says sizes and generations, ends are fetched."""
     if not uri.startswith("gs://"):
         raise InputError(f"input {uri}: no such kind of input; give a path, or gs://BUCKET/FOLDER")
-    from transforms.gcs.inputs import GENERATION_PREFIX, Tails, find_objects
+    from transforms.gcs.inputs import find_objects, locate_in, store_of
+    from transforms.gcs.objects import ObjectInfo, split_address
+
+    def listed() -> Iterator[ObjectInfo]:
+        found = None
+        try:
+            for found in find_objects(uri):
+                yield found
+        except StoreError as error:
+            raise InputError(f"input {uri}: {error}") from None
+        if found is None:
+            raise InputError(
+                f"input {uri}: no object has that name, and as a folder or a glob it holds no Parquet files. "
+                "Give an object, a folder of *.parquet, or a glob"
+            )
 
     try:
-        objects = find_objects(uri)
+        fetch = store_of(f"gs://{split_address(uri)[0]}").read_range
     except StoreError as error:
         raise InputError(f"input {uri}: {error}") from None
-    if not objects:
-        raise InputError(
-            f"input {uri}: no object has that name, and as a folder or a glob it holds no Parquet files. "
-            "Give an object, a folder of *.parquet, or a glob"
-        )
-    usable = [(found.path, found.size) for found in objects if found.size]
-    footers = dict(
-        zip(
-            (path for path, _ in usable),
-            read_footers(usable, columns, elsewhere=Tails(objects)),
-            strict=True,
-        )
-    )
-    return [
-        _from_footer(found.path, f"{GENERATION_PREFIX}{found.generation}", found.size, 0, footers[found.path])
-        if found.size
-        else f"{found.path}: the object is empty (0 bytes)"
-        for found in objects
-    ]
+    return describe(listed(), locate_in(fetch), columns, OBJECTS_AT_ONCE)
 
 
-def _stat(path: str) -> os.stat_result | str:
+def describe(
+    found: Iterable[T], locate: Callable[[T], Located | str], columns: Sequence[str], at_once: int
+) -> Iterator[InputFile | str]:
+    """What the footers of some files say, in order; or why a file can't be used.
+
+    `locate` does what takes time before a footer can be read; `at_once` of them are under way at a time.
+    """
+    with ThreadPoolExecutor(at_once, thread_name_prefix="input") as pool:
+        located = in_order(pool, locate, found, _AHEAD * at_once)
+        for looked in read_footers(located, columns):
+            yield looked if isinstance(looked, str) else _described(*looked)
+
+
+def _locate(path: str) -> Located | str:
     shown = path.encode(errors="backslashreplace").decode()
     if shown != path:  # lineage names the file, in columns of UTF-8
         return f"{shown}: the file's name is not valid UTF-8: rename it"
     try:
         stat = os.stat(path)
+        if not stat.st_size:
+            return f"{path}: the file is empty (0 bytes)"
+        return Located(path, stat.st_size, _content_digest(path), stat.st_mtime_ns)
     except (OSError, ValueError) as error:
         return _unreadable(path, first_line(error))
-    return stat if stat.st_size else f"{path}: the file is empty (0 bytes)"
 
 
-def _described(
-    path: str, stat: os.stat_result, digest: str | OSError, footer: Footer | ReaderError
-) -> InputFile | str:
-    if isinstance(digest, OSError):
-        return _unreadable(path, first_line(digest))
-    return _from_footer(path, digest, stat.st_size, stat.st_mtime_ns, footer)
-
-
-def _from_footer(
-    uri: str, generation: str, size: int, mtime_ns: int, footer: Footer | ReaderError
-) -> InputFile | str:
+def _described(file: Located, footer: Footer | ReaderError) -> InputFile | str:
     if isinstance(footer, ReaderError):
-        return _unreadable(uri, first_line(footer))
+        return _unreadable(file.path, first_line(footer))
     groups = tuple(RowGroup(index, rows, size) for index, (rows, size) in enumerate(footer.groups))
-    return InputFile(uri, generation, size, mtime_ns, footer.schema, groups)
+    return InputFile(file.path, file.generation, file.size, file.mtime_ns, footer.schema, groups)
 
 
 def _unreadable(path: str, reason: str) -> str:
     return f"{path}: no readable Parquet file ({reason})"
 
 
-def _content_digest(path: str) -> str | OSError:
+def _content_digest(path: str) -> str:
     digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as stream:
-            while block := stream.read(_READ_BYTES):
-                digest.update(block)
-    except OSError as error:
-        return error
+    with open(path, "rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
     return f"sha256:{digest.hexdigest()[:32]}"
 
 
@@ -207,10 +175,10 @@ def refuse_own_results(found: InputFiles, output: str) -> None:
     Raises:
         InputError: an input file lies in the output folder.
     """
-    for file in found.files:
-        if _is_inside(file.uri, output):
+    for uri in found.files.uris:
+        if _is_inside(uri, output):
             raise InputError(
-                f"input file {file.uri} lies in the output folder {output}: results would be read as "
+                f"input file {uri} lies in the output folder {output}: results would be read as "
                 "documents. Give an output folder outside the input, or an input glob that leaves it out"
             )
 
@@ -219,83 +187,3 @@ def _is_inside(uri: str, output: str) -> bool:
     if is_remote(uri) or is_remote(output):
         return uri.startswith(f"{output.rstrip('/')}/")
     return Path(uri).is_relative_to(output)
-
-
-def common_schema(files: Sequence[InputFile], settings: Input) -> pa.Schema:
-    """The schema of the needed columns that all files can be read as.
-
-    Raises:
-        InputError: a column is missing somewhere, or its types can't be brought together.
-    """
-    wrong = [
-        f"{f.uri}: {'no' if count == 0 else count} column{'s' if count else ''} {name!r} "
-        f"(has: {', '.join(f.schema.names[:20])})"
-        for f in files
-        for name in settings.needed_columns
-        if (count := f.schema.names.count(name)) != 1
-    ]
-    if wrong:
-        raise InputError(
-            _listing("columns that the workload names are missing, or stand twice:", wrong)
-            + "\nMend input.id, input.text or input.columns, or the files"
-        )
-    _require_type(files, "input.text", settings.text, "string", _is_string)
-    _require_type(
-        files,
-        "input.id",
-        settings.id,
-        "string or integer",
-        lambda kind: _is_string(kind) or pa.types.is_integer(kind),
-    )
-    return pa.schema([_common_field(files, name) for name in settings.needed_columns])
-
-
-def _require_type(
-    files: Sequence[InputFile], key: str, name: str, wanted: str, is_wanted: Callable[[pa.DataType], bool]
-) -> None:
-    """A file in which all values are null may have the column as null, if another one has its type."""
-    kinds = [(file.uri, _plain(file.schema.field(name).type)) for file in files]
-    wrong = [(uri, kind) for uri, kind in kinds if not (is_wanted(kind) or pa.types.is_null(kind))]
-    if not wrong and all(pa.types.is_null(kind) for _, kind in kinds):
-        wrong = kinds
-    if wrong:
-        uri, kind = wrong[0]
-        raise InputError(
-            f"{key} column {name!r} is {kind} in {uri}; it must be {wanted}. Name another column, or cast it"
-        )
-
-
-def _common_field(files: Sequence[InputFile], name: str) -> pa.Field:
-    first, field = files[0], None
-    for file in files:
-        found = pa.field(name, _plain(file.schema.field(name).type))
-        try:
-            schemas = [pa.schema([found])] if field is None else [pa.schema([field]), pa.schema([found])]
-            field = pa.unify_schemas(schemas, promote_options="permissive").field(0)
-        except pa.ArrowException:
-            raise InputError(
-                f"column {name!r} changes its type between files: {field.type if field else '?'} up to "
-                f"{first.uri}, {found.type} in {file.uri}. Write the files with one schema"
-            ) from None
-        first = file
-    assert field is not None
-    return pa.field(name, field.type)
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Dictionary and view encodings are how values are stored, not what they are."""
-    if pa.types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    if kind in (pa.large_string(), pa.string_view(), pa.string()):
-        return pa.large_string()
-    return kind
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _listing(head: str, lines: Sequence[str]) -> str:
-    shown = "".join(f"\n  {line}" for line in lines[:_LISTED])
-    more = f"\n  … and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
-    return f"{head}{shown}{more}"

@@ -28,7 +28,8 @@ from transforms.batchmode.tickets import batches_waiting
 from transforms.commit import recover
 from transforms.duplicates import IdRun, find_duplicates
 from transforms.expressions import compile_condition
-from transforms.files import InputFile, InputFiles, find_input, refuse_own_results
+from transforms.files import find_input, refuse_own_results
+from transforms.input_files import InputFile, InputFiles
 from transforms.layout import newest_commits, read_commits, run_path
 from transforms.spend import start_caps
 from transforms.store import Store, open_store
@@ -84,7 +85,7 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
         run_id=run.run_id,
         refs=due,
         rows_due=sum(work.rows(ref) for ref in due),
-        rows_total=sum(file.rows for file in found.files),
+        rows_total=found.files.rows,
         batches_total=len(every),
         batches_committed=sum(ref.batch_id in commits for ref in every),
         files=len(found.files),

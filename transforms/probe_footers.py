@@ -5,78 +5,81 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
-from typing import Protocol
+from itertools import chain, islice
 
 from schemas.errors import StoreError
 from transforms.probe import Elsewhere, Reader, ReaderError, ReaderLimits, leave_reader, take_reader
 from transforms.probe_footer import Footer
+from transforms.side_by_side import in_order
 
 _PROCESSES = 8
 _FILES_A_PROCESS = 500  # a process takes 0.2 s to start, a footer 0.4 ms to read
-_CHUNK = 100
+_CHUNK = 25
+_CHUNKS_BEGUN = 2  # for each process
 
 
-class Prepared(Elsewhere, Protocol):
-    """Files elsewhere, of which some may be prepared together."""
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A file whose footer is wanted; `elsewhere` is where its ranges come from if it has no path here."""
 
-    def prepare(self, uris: Iterable[str]) -> None:
-        """Fetch what their footers need."""
+    path: str
+    size: int
+    generation: str = ""
+    mtime_ns: int = 0
+    elsewhere: Elsewhere | None = None
+
+
+Looked = tuple[Located, Footer | ReaderError] | str
+"""A file with its footer or with what is wrong with it; or a sentence about one that was never looked at."""
 
 
 def read_footers(
-    files: Sequence[tuple[str, int]],
-    columns: Sequence[str],
-    limits: ReaderLimits | None = None,
-    elsewhere: Prepared | None = None,
-) -> list[Footer | ReaderError]:
-    """The footers of files (path and size), or what is wrong with them, in the files' order.
+    files: Iterable[Located | str], columns: Sequence[str], limits: ReaderLimits | None = None
+) -> Iterator[Looked]:
+    """The footers of files, or what is wrong with them, in the files' order; sentences pass through.
 
-    `elsewhere` is where those are fetched from that have no path here.
-
+    Files are taken as there is room for them: of any number of them some hundreds are in memory.
     A file that its reader dies of is the only one that comes to harm: another reader goes on.
     """
-    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-    processes = min(_PROCESSES, os.cpu_count() or 1, 1 + len(files) // _FILES_A_PROCESS)
-    read = partial(_read_chunk, columns=tuple(columns), limits=limits or ReaderLimits(), elsewhere=elsewhere)
-    if processes == 1:
-        return list(chain.from_iterable(map(read, chunks)))
-    with ThreadPoolExecutor(processes) as pool:
-        return list(chain.from_iterable(pool.map(read, chunks)))
+    left = iter(files)
+    first = list(islice(left, _FILES_A_PROCESS))
+    processes = 1 if len(first) < _FILES_A_PROCESS else min(_PROCESSES, os.cpu_count() or 1)
+    read = partial(_read_chunk, columns=tuple(columns), limits=limits or ReaderLimits())
+    chunks = _chunks(chain(first, left))
+    del first
+    with ThreadPoolExecutor(processes, thread_name_prefix="footers") as pool:
+        yield from chain.from_iterable(in_order(pool, read, chunks, _CHUNKS_BEGUN * processes))
+
+
+def _chunks(files: Iterator[Located | str]) -> Iterator[list[Located | str]]:
+    while chunk := list(islice(files, _CHUNK)):
+        yield chunk
 
 
 def _read_chunk(
-    files: Sequence[tuple[str, int]],
-    columns: tuple[str, ...],
-    limits: ReaderLimits,
-    elsewhere: Prepared | None,
-) -> list[Footer | ReaderError]:
-    if elsewhere is not None:
-        elsewhere.prepare(path for path, _ in files)
-    return list(_footers(files, columns, limits, elsewhere))
-
-
-def _footers(
-    files: Sequence[tuple[str, int]],
-    columns: tuple[str, ...],
-    limits: ReaderLimits,
-    elsewhere: Prepared | None,
-) -> Iterator[Footer | ReaderError]:
+    files: Sequence[Located | str], columns: tuple[str, ...], limits: ReaderLimits
+) -> list[Looked]:
+    found: list[Looked] = []
     reader = take_reader(limits)
     try:
-        for path, size in files:
+        for file in files:
+            if isinstance(file, str):
+                found.append(file)
+                continue
             if not reader.alive:
                 reader = take_reader(limits)
-            reader.elsewhere = elsewhere
-            yield _footer(reader, path, size, columns)
+            reader.elsewhere = file.elsewhere
+            found.append((file, _footer(reader, file, columns)))
     finally:
         leave_reader(reader)
+    return found
 
 
-def _footer(reader: Reader, path: str, size: int, columns: tuple[str, ...]) -> Footer | ReaderError:
+def _footer(reader: Reader, file: Located, columns: tuple[str, ...]) -> Footer | ReaderError:
     try:
-        return Footer(*reader.footer(path, size, columns))
+        return Footer(*reader.footer(file.path, file.size, columns))
     except ReaderError as error:
         return error
     except (StoreError, OSError) as error:

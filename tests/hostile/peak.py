@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from schemas.workload import Input, Limits
-from transforms.files import common_schema, describe_all
+from transforms.files import describe_files
+from transforms.input_files import Files
+from transforms.input_schema import common_schema
 from transforms.plan import cut_batches
 from transforms.probe import Reader, ReaderError
 
@@ -12,9 +14,9 @@ def peak_of(reader: Reader, path: Path, settings: Input) -> int:
     """Let a reader read a file's footer and all batches until one fails; its peak in bytes so far."""
     try:
         reader.footer(str(path), path.stat().st_size, tuple(settings.needed_columns))
-        (file,) = describe_all([str(path)], settings.needed_columns)
+        (file,) = describe_files([str(path)], settings.needed_columns)
         if not isinstance(file, str):
-            schema = common_schema([file], settings)
+            schema = common_schema(Files.of([file]), settings)
             for ref in cut_batches(file, Limits()):
                 reader.rows(schema, ref.uri, ref.row_group, ref.first_row, ref.row_count)
     except ReaderError:

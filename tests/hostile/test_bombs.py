@@ -10,7 +10,8 @@ from tests.hostile import bombs
 from tests.hostile.peak import peak_of
 from tests.support.documents import rows, write
 from tests.support.runs import Place
-from transforms.files import InputFile, find_input
+from transforms.files import find_input
+from transforms.input_files import InputFile
 from transforms.plan import cut_batches
 from transforms.probe import READER_BYTES, READER_SECONDS, borrowed_reader
 from transforms.probe import ReaderLimits as Limited

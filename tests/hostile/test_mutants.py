@@ -9,7 +9,9 @@ from schemas.workload import Input, Limits
 from tests.hostile.mutants import ROWS, SOUND, mutant
 from tests.support.documents import rows, write
 from transforms.duplicates import IdRun, find_duplicates
-from transforms.files import InputFile, common_schema, describe_all, find_input
+from transforms.files import describe_files, find_input
+from transforms.input_files import Files, InputFile
+from transforms.input_schema import common_schema
 from transforms.plan import cut_batches
 from transforms.probe import Reader, ReaderDiedError, ReaderLimits
 from transforms.read import BatchReader
@@ -34,7 +36,7 @@ def outcome(described: InputFile | str) -> str:
     if isinstance(described, str):
         return "refused"
     try:
-        schema = common_schema([described], SETTINGS)
+        schema = common_schema(Files.of([described]), SETTINGS)
     except InputError:
         return "refused"
     reader, refs, unreadable = BatchReader(schema), list(cut_batches(described, Limits(batch_rows=30))), 0
@@ -53,7 +55,7 @@ def outcome(described: InputFile | str) -> str:
 @pytest.mark.parametrize("start", range(FIRST, FIRST + MUTANTS, A_TIME))
 def test_every_mutant_ends_as_a_refusal_a_failed_batch_or_rows(tmp_path: Path, start: int) -> None:
     paths = plant(tmp_path / "in", range(start, start + A_TIME))
-    ends = Counter(outcome(described) for described in describe_all(paths, SETTINGS.needed_columns))
+    ends = Counter(outcome(described) for described in describe_files(paths, SETTINGS.needed_columns))
     assert sum(ends.values()) == A_TIME
     assert min(ends[end] for end in ("refused", "read", "partly", "unreadable")) > 0, ends
 
@@ -61,7 +63,7 @@ def test_every_mutant_ends_as_a_refusal_a_failed_batch_or_rows(tmp_path: Path, s
 @pytest.mark.parametrize("data", SOUND, ids=range(len(SOUND)))
 def test_the_files_that_mutants_are_made_of_are_sound(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.parquet").write_bytes(data)
-    (described,) = describe_all([str(tmp_path / "a.parquet")], SETTINGS.needed_columns)
+    (described,) = describe_files([str(tmp_path / "a.parquet")], SETTINGS.needed_columns)
     assert isinstance(described, InputFile)
     assert described.rows == ROWS
     assert outcome(described) == "read"

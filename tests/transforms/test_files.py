@@ -8,7 +8,8 @@ import pytest
 from schemas.errors import InputError
 from schemas.workload import Input
 from tests.support.documents import rows, with_bad_utf8, write
-from transforms.files import InputFiles, RowGroup, find_input, list_files, refuse_own_results
+from transforms.files import find_input, list_files, refuse_own_results
+from transforms.input_files import InputFiles, RowGroup
 
 
 def settings(**changes: Any) -> Input:

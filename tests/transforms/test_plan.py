@@ -20,7 +20,7 @@ from tests.support.documents import rows, write
 from tests.support.records import answered, failed, run_context
 from tests.support.workloads import load
 from transforms.commit import commit
-from transforms.files import InputFile, RowGroup
+from transforms.input_files import InputFile, RowGroup
 from transforms.plan import Plan, cut_batches, find_due, group_slice, plan_bytes, plan_run, read_plan
 from transforms.previous import load_previous
 from transforms.store import LocalStore

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from transforms.probe import (
     leave_reader,
     take_reader,
 )
-from transforms.probe_footers import read_footers
+from transforms.probe_footer import Footer
+from transforms.probe_footers import Located, read_footers
 
 SCHEMA = pa.schema([("id", pa.large_string()), ("text", pa.large_string()), ("size", pa.int64())])
 OWN = ReaderLimits(seconds=59.0)  # no other test asks for it, so its readers are this file's
@@ -35,6 +37,13 @@ def path(tmp_path: Path) -> str:
 
 def size_of(path: str) -> int:
     return os.stat(path).st_size
+
+
+def footers_of(*paths: str, columns: Sequence[str] = ("id",)) -> list[Footer | ReaderError]:
+    files = [Located(path, size_of(path)) for path in paths]
+    found = list(read_footers(files, columns, OWN))
+    assert [looked[0] for looked in found] == files
+    return [looked[1] for looked in found]  # type: ignore[misc]
 
 
 # ---- what a reader gives
@@ -51,7 +60,7 @@ def test_a_footer_is_the_schema_and_the_rows_of_each_group(path: str) -> None:
 def test_files_of_one_schema_and_of_others_keep_their_own(tmp_path: Path) -> None:
     tables = [rows([1]), rows([1]), rows([1], more=[1.5]), rows([1]), rows([1], more=["x"])]
     paths = [str(write(tmp_path / f"{i}.parquet", table)) for i, table in enumerate(tables)]
-    footers = read_footers([(path, size_of(path)) for path in paths], ["id"], OWN)
+    footers = footers_of(*paths)
     assert [footer.schema.names[4:] for footer in footers] == [[], [], ["more"], [], ["more"]]
     assert [str(f.schema.field("more").type) for f in (footers[2], footers[4])] == ["double", "string"]
 
@@ -228,10 +237,10 @@ def test_a_reader_is_not_handed_on_in_the_middle_of_an_answer() -> None:
 
 def test_many_files_are_read_by_several_readers_in_their_order(tmp_path: Path) -> None:
     data = Path(write(tmp_path / "a.parquet", rows([1]))).read_bytes()
-    files = [(str(tmp_path / f"{i}.parquet"), len(data)) for i in range(1200)]
-    for number, (path, _) in enumerate(files):
+    paths = [str(tmp_path / f"{i}.parquet") for i in range(1200)]
+    for number, path in enumerate(paths):
         Path(path).write_bytes(data if number % 100 else b"broken")
-    footers = read_footers(files, ["id"], OWN)
+    footers = footers_of(*paths)
     assert [i for i, footer in enumerate(footers) if isinstance(footer, ReaderError)] == list(
         range(0, 1200, 100)
     )
@@ -247,7 +256,7 @@ def test_honest_footers_are_believed(tmp_path: Path, compression: str, version: 
     path = str(
         write(tmp_path / "a.parquet", repeated, 50_000, compression=compression, data_page_version=version)
     )
-    (footer,) = read_footers([(path, size_of(path))], SCHEMA.names, OWN)
+    (footer,) = footers_of(path, columns=SCHEMA.names)
     assert not isinstance(footer, ReaderError)
     assert sum(rows for rows, _ in footer.groups) == 200_000
     metadata = pq.read_metadata(path)
@@ -259,9 +268,7 @@ def test_a_million_rows_of_nothing_are_believed_and_no_more_of_a_small_file(tmp_
     for name, count in (("few", 1_000_000), ("many", 3_000_000)):
         nulls = pa.table({"id": pa.nulls(count, pa.int64())})
         write(tmp_path / f"{name}.parquet", nulls, compression="zstd")
-    few, many = (
-        read_footers([(str(p), size_of(str(p)))], ["id"], OWN)[0] for p in sorted(tmp_path.iterdir())
-    )
+    few, many = footers_of(*(str(p) for p in sorted(tmp_path.iterdir())))
     assert not isinstance(few, ReaderError)
     assert isinstance(many, ReaderError)
     assert "its footer claims 3,000,000 rows" in str(many)

@@ -7,14 +7,14 @@ that it wants of that one file.
 from __future__ import annotations
 
 import re
-import threading
 from collections import OrderedDict
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 from schemas.errors import StoreError
-from transforms.gcs.objects import ObjectInfo, split_address
+from transforms.gcs.objects import Fetch, ObjectInfo, split_address
 from transforms.gcs.store import GcsStore
+from transforms.probe_footers import Located
 
 GENERATION_PREFIX = "gcs:"
 BLOCK_BYTES = 4 << 20
@@ -22,29 +22,38 @@ BLOCK_BYTES = 4 << 20
 
 _BLOCKS = 8
 _TAIL_BYTES = 64 << 10  # what pyarrow reads first of a file's end
-_MOST_TAILS = 256
-_AT_ONCE = 32
+MOST_END_BYTES = 256 << 10
+"""Of a longer footer the reader asks for the rest when it comes to it."""
+
 _GLOB = re.compile(r"[*?\[]")
 
 
-def find_objects(uri: str) -> list[ObjectInfo]:
+def find_objects(uri: str) -> Iterator[ObjectInfo]:
     """The objects behind an input address, by name: one object, a folder's *.parquet, or a glob.
 
-    Their paths are whole gs:// addresses. Names that begin with `_` or `.` are left out of folders.
+    Their paths are whole gs:// addresses. Names that begin with `_` or `.` are left out of folders. They
+    come as the listing's pages do: a long one is never in memory as a whole.
     """
     bucket, name = split_address(uri)
     store, root = store_of(f"gs://{bucket}"), f"gs://{bucket}/"
-    if _GLOB.search(name):
-        fixed = name[: _GLOB.search(name).start()].rpartition("/")[0]  # type: ignore[union-attr]
+    found: Iterable[ObjectInfo]
+    if glob := _GLOB.search(name):
         pattern = re.compile(_translate(name))
-        found: Iterable[ObjectInfo] = (o for o in store.entries(fixed) if pattern.fullmatch(o.path))
+        folder = name[: glob.start()].rpartition("/")[0]
+        found = (o for o in store.entries(folder) if pattern.fullmatch(o.path))
     else:
+        found = _object_or_folder(store, name)
+    return (ObjectInfo(f"{root}{o.path}", o.size, o.generation) for o in found)
+
+
+def _object_or_folder(store: GcsStore, name: str) -> Iterator[ObjectInfo]:
+    if name:
         try:
-            found = [store.info(name)] if name else []
+            yield store.info(name)
+            return
         except FileNotFoundError:
-            found = []
-        found = found or [o for o in store.entries(name) if _is_document_file(o.path, name)]
-    return [ObjectInfo(f"{root}{o.path}", o.size, o.generation) for o in found]
+            pass
+    yield from (o for o in store.entries(name) if _is_document_file(o.path, name))
 
 
 def _is_document_file(path: str, folder: str) -> bool:
@@ -134,44 +143,58 @@ class Ranges:
         return block
 
 
-class Tails:
-    """The ends of many objects, fetched side by side before their footers are read one by one."""
+class ObjectEnd:
+    """A listed object whose end was fetched ahead, so that its footer is read without another request.
 
-    def __init__(self, objects: Iterable[ObjectInfo]) -> None:
-        self._objects = {found.path: found for found in objects}
-        self._tails: dict[str, bytes] = {}
-        self._lock = threading.Lock()
+    `fetch` is that of a bucket: name, start, length, generation. Of a footer that does not fit into what
+    is fetched first, the rest is fetched too, up to `MOST_END_BYTES`.
+    """
 
-    def prepare(self, uris: Iterable[str]) -> None:
-        """Fetch the ends of some of them; what can't be had is said when it is asked for."""
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            fetched = dict(pool.map(self._tail, uris))
-        with self._lock:
-            if len(self._tails) > _MOST_TAILS * _AT_ONCE:
-                self._tails.clear()
-            self._tails.update({uri: tail for uri, tail in fetched.items() if tail is not None})
+    def __init__(self, found: ObjectInfo, fetch: Fetch) -> None:
+        self._size, self._generation = found.size, found.generation
+        self._fetch = fetch
+        self._end = b""
+        with suppress(StoreError, OSError):  # what can't be had is said when it is asked for
+            first = min(_TAIL_BYTES, found.size)
+            self._end = self._range(found.path, found.size - first, first)
+            wanted = min(_footer_bytes(self._end), found.size)
+            if first < wanted <= MOST_END_BYTES:
+                self._end = self._range(found.path, found.size - wanted, wanted - first) + self._end
 
-    def _tail(self, uri: str) -> tuple[str, bytes | None]:
-        size = self._objects[uri].size
-        start = max(0, size - _TAIL_BYTES)
-        try:
-            return uri, self._range(uri, start, size - start)
-        except (StoreError, OSError):
-            return uri, None
-
-    def size(self, uri: str) -> int:
-        """The size of an object."""
-        return self._objects[uri].size
+    def size(self, _uri: str) -> int:
+        """The size of the object."""
+        return self._size
 
     def fetch(self, uri: str, start: int, length: int) -> bytes:
-        """A range, of the end that was prepared if it lies in it; see `Ranges.fetch`."""
-        size = self._objects[uri].size
-        end = min(start + length, size)
-        tail = self._tails.get(uri)
-        if tail is not None and start >= size - len(tail):
-            return tail[start - size + len(tail) : end - size + len(tail)]
+        """A range, of the end that was fetched if it lies in it; see `Ranges.fetch`."""
+        end = min(start + length, self._size)
+        before = self._size - len(self._end)
+        if self._end and start >= before:
+            return self._end[start - before : end - before]
         return self._range(uri, start, end - start)
 
     def _range(self, uri: str, start: int, length: int) -> bytes:
-        bucket, name = split_address(uri)
-        return store_of(f"gs://{bucket}").read_range(name, start, length, self._objects[uri].generation)
+        data = self._fetch(split_address(uri)[1], start, length, self._generation)
+        if len(data) != length:
+            raise StoreError(f"{uri}: {len(data)} of {length} bytes came from {start} on")
+        return data
+
+
+def locate_in(fetch: Fetch) -> Callable[[ObjectInfo], Located | str]:
+    """Fetches the ends of listed objects of a bucket, for `transforms.files.describe`."""
+
+    def locate(found: ObjectInfo) -> Located | str:
+        if not found.size:
+            return f"{found.path}: the object is empty (0 bytes)"
+        generation = f"{GENERATION_PREFIX}{found.generation}"
+        return Located(found.path, found.size, generation, elsewhere=ObjectEnd(found, fetch))
+
+    return locate
+
+
+def _footer_bytes(end: bytes) -> int:
+    """How long a Parquet file says that its footer is, with what stands behind it; 0 if it is none.
+
+    https://parquet.apache.org/docs/file-format/: four bytes of length, little endian, and `PAR1`.
+    """
+    return 8 + int.from_bytes(end[-8:-4], "little") if end[-4:] == b"PAR1" and len(end) >= 8 else 0

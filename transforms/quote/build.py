@@ -71,7 +71,7 @@ def quote_workload(
         workload_sha256=workload.digest(),
         made_at=now.isoformat(),
         input_files=len(work.found.files),
-        rows_total=sum(file.rows for file in work.found.files),
+        rows_total=work.found.files.rows,
         rows_due=ground.rows_due,
         batches_total=len(work.every),
         batches_due=len(work.refs),

@@ -81,7 +81,7 @@ def survey_ground(loaded: LoadedWorkload, retry_classes: tuple[str, ...]) -> Gro
     notes = [note] if note else []
     work = find_due(loaded, store, retry_classes)
     require_usable(loaded, work.found.schema)
-    if sum(file.rows for file in work.found.files) <= MOST_IDS:
+    if work.found.files.rows <= MOST_IDS:
         work = mark_duplicates(loaded, work)
     else:
         notes.append(f"repeated ids were not looked for: the input has more than {MOST_IDS:,} rows")

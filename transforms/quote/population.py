@@ -120,7 +120,7 @@ def _is_cheap(work: DueWork, rules: Rules) -> bool:
         return False
     if rules.workload.input.text not in _expression_columns(rules):
         return True
-    size = sum(group.bytes for file in work.found.files for group in file.row_groups)
+    size = work.found.files.bytes
     return size <= _SURVEY_TEXT_BYTES
 
 
