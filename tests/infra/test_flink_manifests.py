@@ -1,8 +1,13 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.peers.google_schema import SCHEMAS
 
 MANIFEST = Path(__file__).parents[2] / "infra/flink/kubernetes/flink.yaml"
 
@@ -74,3 +79,34 @@ def test_flink_is_the_version_that_the_job_server_speaks(
         image = containers(objects["Deployment", f"flink-{name}"])[name]["image"]
         version = image.removeprefix("flink:").split("-")[0]
         assert f"beam-runners-flink-{version}<" in pom
+
+
+def strictly(manifest: Path) -> subprocess.CompletedProcess[str]:
+    """What the validator says of a manifest: unknown fields are errors."""
+    if not (SCHEMAS / "kubernetes_validate").exists():
+        pytest.skip("Kubernetes' schemas are missing: make infra")
+    return subprocess.run(
+        [sys.executable, "-m", "kubernetes_validate", "--strict", str(manifest)],
+        env={**os.environ, "PYTHONPATH": str(SCHEMAS)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.peer
+def test_kubernetes_takes_the_manifest() -> None:
+    done = strictly(MANIFEST)
+    assert (done.returncode, done.stdout.count(" passed for ")) == (0, 4), done.stdout + done.stderr
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("replicas: 2", "replica: 2"), ("port: 8081", "port: web"), ("selector:\n    app", "chooser:\n    app")],
+)
+def test_kubernetes_finds_what_it_does_not_know(tmp_path: Path, right: str, wrong: str) -> None:
+    text = MANIFEST.read_text("utf-8")
+    assert right in text
+    (tmp_path / "wrong.yaml").write_text(text.replace(right, wrong))
+    assert strictly(tmp_path / "wrong.yaml").returncode == 1

@@ -1,6 +1,9 @@
+import json
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,28 @@ import pytest
 
 from pipelines.dataflow import dataflow_flags
 from pipelines.engines import given_flags
+from tests.peers.google_provider import running
+from tests.peers.google_schema import SCHEMAS, read_schema
 
-FOLDER = Path(__file__).parents[2] / "infra/dataflow/terraform"
+REPOSITORY = Path(__file__).parents[2]
+FOLDER = REPOSITORY / "infra/dataflow/terraform"
+MISTAKES = """
+resource "google_storage_bucket" "wrong" {
+  name          = "wrong"
+  locatoin      = "here"
+  force_destroy = "perhaps"
+  verzioning {}
+  versioning { enabled = true }
+  versioning { enabled = true }
+}
+resource "google_storage_bukket" "wrong" {}
+resource "google_secret_manager_secret" "wrong" {
+  secret_id = "wrong"
+}
+output "wrong" {
+  value = google_storage_bucket.data.urll
+}
+"""
 _UNUSED_BY_REFERENCE = {"google_project_service.needed"}
 
 
@@ -109,10 +132,70 @@ def test_the_flags_that_are_printed_are_all_that_a_job_needs(files: dict[str, di
     assert dataflow_flags(given_flags(printed), None)
 
 
+@pytest.fixture(scope="module")
+def terraform() -> str:
+    built = REPOSITORY / "build/peers/bin/terraform"
+    found = shutil.which("terraform") or shutil.which("tofu") or (str(built) if built.exists() else None)
+    if found is None:
+        pytest.skip("terraform is missing: make infra (needs Go), or install Terraform or OpenTofu")
+    return found
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[dict[str, str]]:
+    """The Google provider's schema, served; what Terraform's environment has to say for it."""
+    if not SCHEMAS.exists():
+        pytest.skip("the Google provider's schema is missing: make infra")
+    text = "\n".join(path.read_text("utf-8") for path in FOLDER.glob("*.tf")) + MISTAKES
+    kinds = re.findall(r'^(resource|data) "(\w+)"', text, re.MULTILINE)
+    schema = read_schema(
+        {name for kind, name in kinds if kind == "resource"}, {name for kind, name in kinds if kind == "data"}
+    )
+    with running(schema) as environment:
+        yield environment
+
+
+def validated(terraform: str, provider: dict[str, str], folder: Path) -> tuple[bool, str]:
+    """What `terraform validate` says of a folder: whether it is valid, and its complaints."""
+    done = subprocess.run(
+        [terraform, f"-chdir={folder}", "validate", "-json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **provider, "CHECKPOINT_DISABLE": "1", "TF_CLI_CONFIG_FILE": os.devnull},
+    )
+    assert done.stdout, done.stderr
+    said = json.loads(done.stdout)
+    return said["valid"], "\n".join(f"{d['summary']}: {d.get('detail')}" for d in said["diagnostics"])
+
+
 @pytest.mark.peer
-def test_the_files_are_formatted_as_terraform_formats_them() -> None:
-    terraform = shutil.which("terraform") or shutil.which("tofu")
-    if terraform is None:
-        pytest.skip("terraform is missing: install Terraform or OpenTofu")
+def test_the_files_are_formatted_as_terraform_formats_them(terraform: str) -> None:
     done = subprocess.run([terraform, "fmt", "-check", "-diff", str(FOLDER)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.peer
+def test_terraform_takes_the_files_by_the_providers_schema(terraform: str, provider: dict[str, str]) -> None:
+    assert validated(terraform, provider, FOLDER) == (True, "")
+
+
+@pytest.mark.peer
+def test_terraform_finds_what_the_provider_does_not_know(
+    terraform: str, provider: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "mistakes.tf").write_text(MISTAKES)
+    valid, said = validated(terraform, provider, tmp_path)
+    assert not valid
+    for complaint in (
+        'The argument "location" is required',
+        'An argument named "locatoin" is not expected here',
+        'Blocks of type "verzioning" are not expected here',
+        'Inappropriate value for attribute "force_destroy": a bool is required',
+        'No more than 1 "versioning" blocks are allowed',
+        'At least 1 "replication" blocks are required',
+        'no argument, nested block, or exported attribute named "urll"',
+        'does not support resource type "google_storage_bukket"',
+    ):
+        assert complaint in re.sub(r"\s+", " ", said), said
