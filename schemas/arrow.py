@@ -157,6 +157,74 @@ PLAN_SCHEMA = pa.schema(
 )
 
 
+_COUNTS = pa.map_(pa.string(), pa.int64())
+COMMITS_SCHEMA = pa.schema(
+    [
+        _described("batch_id", pa.binary(16), "the batch"),
+        _described("attempt", pa.int32(), "the attempt that was committed, from 1"),
+        _described("record_digest", pa.binary(16), "first half of the SHA-256 of the commit record's bytes"),
+        _described("run_id", pa.string(), "run that committed it"),
+        _described("uri", pa.string(), "input file"),
+        _described("generation", pa.string(), "its content"),
+        _described("rows_in", pa.int64(), "rows of the batch"),
+        _described("rows_skipped", pa.int64(), "rows that a filter left out"),
+        _described("assignments", pa.int64(), "pairs of a document and a route"),
+        _described("results", pa.int64(), "results of this attempt"),
+        _described("failures", pa.int64(), "failures that stand after this attempt"),
+        _described("failures_by_class", _COUNTS, "the same by class"),
+        _described("failures_by_route", _COUNTS, "the same by route"),
+        _described("results_by_route", _COUNTS, "results by route"),
+        _described("refused", pa.map_(pa.string(), pa.string()), "by cap: the least amount that it refused"),
+        _described("duplicate_rows", pa.list_(pa.int64()), "rows whose id stood in an earlier batch"),
+        _described("rehearsal", pa.bool_(), "whether it was rehearsed"),
+        _described(
+            "totals",
+            pa.list_(
+                pa.struct(
+                    [
+                        _described("route", pa.string(), "route"),
+                        _described("backend", pa.string(), "the last backend that was tried"),
+                        _described("documents", pa.int64(), "documents of this attempt"),
+                        _described("results", pa.int64(), "of them results"),
+                        _described("calls", pa.int64(), "calls"),
+                        _described("replayed", pa.int64(), "of them taken from the ledger"),
+                        _described("ambiguous", pa.int64(), "calls without a known end"),
+                        _described("ambiguous_amount", MONEY, "the most that those may have cost"),
+                        _described("input_tokens", pa.int64(), "input tokens"),
+                        _described("output_tokens", pa.int64(), "output tokens"),
+                        _described("amount", MONEY, "what is billed"),
+                        _described("list_amount", MONEY, "at list price"),
+                        _described("unknown", pa.int64(), "documents of unknown price"),
+                        _described("device_seconds", pa.float64(), "device time"),
+                        _described("basis", pa.string(), "as in `cost.basis`"),
+                        _described("shared", pa.int64(), "documents that took another one's answer"),
+                    ]
+                )
+            ),
+            "what this attempt spent, by route and backend",
+        ),
+        _described(
+            "ambiguous",
+            pa.list_(
+                pa.struct(
+                    [
+                        _described("row", pa.int64(), "row in the row group"),
+                        _described("route", pa.string(), "route"),
+                        _described("backend", pa.string(), "backend"),
+                        _described("cause", pa.string(), "why its end is not known"),
+                        _described("worst_amount", pa.string(), "the most that it can have cost"),
+                        _described("sent_at", pa.string(), "when it was sent"),
+                        _described("worst_tokens", pa.int64(), "the most tokens that it can have used"),
+                    ]
+                )
+            ),
+            "calls that were sent and whose end is not known",
+        ),
+    ],
+    metadata={"switchgear.schema": f"commits/{SCHEMA_VERSION}"},
+)
+
+
 def chat_schema(columns: list[pa.Field], output: pa.DataType | None) -> pa.Schema:
     """Schema of the results of a hosted route: id, copied columns, answer, typed output, the structs."""
     fields = [_described("document_id", pa.string(), "the document's id"), *columns]

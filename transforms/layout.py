@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
 
 from schemas.batches import CommitRecord
-from transforms.side_by_side import side_by_side
 from transforms.store import Store
 
 STAGING = "_staging"
@@ -16,6 +14,7 @@ COMMITS = "commits"
 FAILURES = "failures"
 RESULTS = "results"
 LEDGER = "ledger"
+_BATCH_ID = re.compile(r"[0-9a-f]{32}")
 _OF_AN_ATTEMPT = re.compile(r"(?P<batch>[0-9a-f]{32})\.(?P<attempt>\d{4,})\.(?P<rest>\w+)")
 
 
@@ -60,6 +59,11 @@ def parse_name(name: str) -> tuple[str, int, str] | None:
     return (found["batch"], int(found["attempt"]), found["rest"]) if found else None
 
 
+def is_batch_id(name: str) -> bool:
+    """Whether a name is that of a batch."""
+    return _BATCH_ID.fullmatch(name) is not None
+
+
 def list_commits(store: Store) -> dict[str, list[int]]:
     """The committed attempts of every batch in order, from the names of the commit records alone."""
     attempts: dict[str, list[int]] = defaultdict(list)
@@ -73,15 +77,6 @@ def list_commits(store: Store) -> dict[str, list[int]]:
 def newest_commits(store: Store) -> dict[str, int]:
     """The newest committed attempt of every batch."""
     return {batch: attempts[-1] for batch, attempts in list_commits(store).items()}
-
-
-def read_commits(store: Store, attempts: Mapping[str, int]) -> dict[str, CommitRecord]:
-    """The commit records of one attempt of each batch."""
-
-    def read(batch: tuple[str, int]) -> CommitRecord:
-        return read_commit(store, *batch)
-
-    return {record.batch_id: record for record in side_by_side(store, read, attempts.items())}
 
 
 def read_commit(store: Store, batch_id: str, attempt: int) -> CommitRecord:

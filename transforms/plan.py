@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.arrow import PLAN_SCHEMA
-from schemas.batches import BatchRef, CommitRecord, ref_from_dict
+from schemas.batches import BatchRef, ref_from_dict
 from schemas.errors import InputError, OutputError
 from schemas.failures import FailureClass, is_retryable
 from schemas.ids import batch_id
@@ -26,11 +26,13 @@ from schemas.run import RunContext
 from schemas.workload import Limits
 from transforms.batchmode.tickets import batches_waiting
 from transforms.commit import recover
+from transforms.commit_index import CommitIndex, no_commits, read_index
+from transforms.committed import Committed, Standing
 from transforms.duplicates import IdRun, find_duplicates
 from transforms.expressions import compile_condition
 from transforms.files import find_input, refuse_own_results
 from transforms.input_files import InputFile, InputFiles
-from transforms.layout import newest_commits, read_commits, run_path
+from transforms.layout import run_path
 from transforms.spend import start_caps
 from transforms.store import Store, open_store
 
@@ -75,7 +77,7 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
     work = only_batches(find_due(loaded, store, retry_classes), run.only_batches)
     work = mark_duplicates(loaded, work)
     found, commits, due, every = work.found, work.commits, work.refs, work.every
-    left = start_caps(loaded.workload, store, commits, due, run.run_id, datetime.now(UTC))
+    left = start_caps(loaded.workload, store, work.index, run.run_id, datetime.now(UTC))
     beyond = [ref for ref in due if work.is_beyond(ref, left)]
     due = tuple(ref for ref in due if not work.is_beyond(ref, left))
     plan_uri = run_path(run.run_id, "plan.parquet")
@@ -100,15 +102,20 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
 class DueWork:
     """What there is to do, before anything is written: all batches, those that are due, what is committed.
 
-    `commits` are the newest commit records by batch, `left_out` how many are due and not to be worked on.
+    `index` has all commits, `left_out` is how many batches are due and not to be worked on.
     """
 
     found: InputFiles
-    commits: dict[str, CommitRecord]
+    index: CommitIndex
     every: tuple[BatchRef, ...]
     refs: tuple[BatchRef, ...]
     retry_classes: tuple[str, ...]
     left_out: int = 0
+
+    @property
+    def commits(self) -> Committed:
+        """How every batch stands of which anything is committed."""
+        return self.index.committed
 
     def rows(self, ref: BatchRef) -> int:
         """Rows of a batch that is due: all of a new one, else the failures that are tried again."""
@@ -119,13 +126,13 @@ class DueWork:
 
         Trying again would refuse it again, and write the same failures once more.
         """
-        record = self.commits.get(ref.batch_id)
-        if record is None or not record.refused:
+        standing = self.commits.get(ref.batch_id)
+        if standing is None or not standing.refused:
             return False
-        refused = record.failures_by_class.get(FailureClass.BUDGET_EXHAUSTED.value, 0)
-        if refused != _failures_to_retry(record, self.retry_classes):
+        refused = standing.failures_by_class.get(FailureClass.BUDGET_EXHAUSTED.value, 0)
+        if refused != _failures_to_retry(standing, self.retry_classes):
             return False
-        return all(cap in left and left[cap] < Decimal(need) for cap, need in record.refused.items())
+        return all(cap in left and left[cap] < Decimal(need) for cap, need in standing.refused.items())
 
 
 def find_due(loaded: LoadedWorkload, store: Store | None, retry_classes: Sequence[str] = ()) -> DueWork:
@@ -139,15 +146,15 @@ def find_due(loaded: LoadedWorkload, store: Store | None, retry_classes: Sequenc
     """
     found = find_input(loaded.input_uri, loaded.workload.input)
     refuse_own_results(found, loaded.output_uri)
-    newest = {} if store is None else newest_commits(store)
-    commits = {} if store is None else read_commits(store, newest)
+    index = no_commits() if store is None else read_index(store)
+    commits = index.committed
     _refuse_changed_input(found, commits)
     every = [ref for file in found.files for ref in cut_batches(file, loaded.workload.limits)]
     due = [ref for ref in (_due(ref, commits.get(ref.batch_id), retry_classes) for ref in every) if ref]
     if store is not None:
         waiting = batches_waiting(store)
         due = [ref for ref in due if not _only_waits(commits.get(ref.batch_id), waiting, retry_classes)]
-    return DueWork(found, commits, tuple(every), tuple(due), tuple(retry_classes))
+    return DueWork(found, index, tuple(every), tuple(due), tuple(retry_classes))
 
 
 def only_batches(work: DueWork, wanted: Sequence[str]) -> DueWork:
@@ -196,51 +203,47 @@ def cut_batches(file: InputFile, limits: Limits) -> Iterator[BatchRef]:
             )
 
 
-def _due(ref: BatchRef, record: CommitRecord | None, retry_classes: Sequence[str]) -> BatchRef | None:
+def _due(ref: BatchRef, standing: Standing | None, retry_classes: Sequence[str]) -> BatchRef | None:
     """The attempt that is due for a batch; None if nothing is."""
-    if record is None:
+    if standing is None:
         return ref
-    if not _failures_to_retry(record, retry_classes):
+    if not _failures_to_retry(standing, retry_classes):
         return None
     return replace(
         ref,
-        attempt=record.attempt + 1,
-        previous_attempt=record.attempt,
-        duplicate_rows=record.ref.duplicate_rows,
+        attempt=standing.attempt + 1,
+        previous_attempt=standing.attempt,
+        duplicate_rows=standing.duplicate_rows,
         retry_classes=tuple(sorted(set(retry_classes))),
     )
 
 
-def _only_waits(record: CommitRecord | None, waiting: Set[str], retry_classes: Sequence[str]) -> bool:
+def _only_waits(standing: Standing | None, waiting: Set[str], retry_classes: Sequence[str]) -> bool:
     """Whether all that a batch has left to try again is in provider batches that have not come back."""
-    if record is None or record.batch_id not in waiting:
+    if standing is None or standing.batch_id not in waiting:
         return False
-    awaiting = record.failures_by_class.get(FailureClass.AWAITING_BATCH.value, 0)
-    return _failures_to_retry(record, retry_classes) == awaiting
+    awaiting = standing.failures_by_class.get(FailureClass.AWAITING_BATCH.value, 0)
+    return _failures_to_retry(standing, retry_classes) == awaiting
 
 
-def _failures_to_retry(record: CommitRecord, retry_classes: Sequence[str]) -> int:
-    return sum(
-        count
-        for name, count in record.failures_by_class.items()
-        if name in retry_classes or name in RETRYABLE_CLASSES
-    )
+def _failures_to_retry(standing: Standing, retry_classes: Sequence[str]) -> int:
+    return standing.failures_in(RETRYABLE_CLASSES.union(retry_classes))
 
 
-def _rows_due(ref: BatchRef, commits: dict[str, CommitRecord], retry_classes: Sequence[str]) -> int:
-    record = commits.get(ref.batch_id)
-    return ref.row_count if record is None else _failures_to_retry(record, retry_classes)
+def _rows_due(ref: BatchRef, commits: Committed, retry_classes: Sequence[str]) -> int:
+    standing = commits.get(ref.batch_id)
+    return ref.row_count if standing is None else _failures_to_retry(standing, retry_classes)
 
 
-def _refuse_changed_input(found: InputFiles, commits: dict[str, CommitRecord]) -> None:
+def _refuse_changed_input(found: InputFiles, commits: Committed) -> None:
     """Results of two versions of one file must not stand side by side."""
     generations = {file.uri: file.generation for file in found.files}
-    for record in commits.values():
-        now = generations.get(record.ref.uri, record.ref.generation)
-        if now != record.ref.generation:
+    for answered in commits.files():
+        now = generations.get(answered.uri, answered.generation)
+        if now != answered.generation:
             raise OutputError(
-                f"input {record.ref.uri} was replaced after run {record.run_id} had answered documents of it "
-                f"(content {record.ref.generation} then, {now} now). Restore the file, or give a new output "
+                f"input {answered.uri} was replaced after run {answered.run_id} had answered documents of it "
+                f"(content {answered.generation} then, {now} now). Restore the file, or give a new output "
                 "folder: results of both versions would stand side by side"
             )
 
@@ -250,7 +253,7 @@ def _mark_duplicates(
     schema: pa.Schema,
     every: Sequence[BatchRef],
     due: Sequence[BatchRef],
-    commits: dict[str, CommitRecord],
+    commits: Committed,
 ) -> list[BatchRef]:
     """Note in each new batch the rows whose id stood before; committed rows come first."""
     if all(ref.batch_id in commits for ref in due):
@@ -266,7 +269,7 @@ def _mark_duplicates(
     ]
 
 
-def _id_runs(every: Sequence[BatchRef], commits: dict[str, CommitRecord]) -> list[IdRun]:
+def _id_runs(every: Sequence[BatchRef], commits: Committed) -> list[IdRun]:
     """The row groups in input order, with what is committed of them."""
     groups: dict[tuple[str, int], list[BatchRef]] = defaultdict(list)
     for ref in every:
@@ -275,7 +278,8 @@ def _id_runs(every: Sequence[BatchRef], commits: dict[str, CommitRecord]) -> lis
     for (uri, row_group), refs in groups.items():
         done = [ref for ref in refs if ref.batch_id in commits]
         ranges = tuple((ref.first_row, ref.first_row + ref.row_count) for ref in done)
-        known = frozenset(row for ref in done for row in commits[ref.batch_id].ref.duplicate_rows)
+        standings = (commits.get(ref.batch_id) for ref in done)
+        known = frozenset(row for standing in standings if standing for row in standing.duplicate_rows)
         runs.append(IdRun(uri, row_group, ranges, known))
     return runs
 

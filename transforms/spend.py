@@ -7,12 +7,14 @@ run, and leases of workers that died with an earlier one are void.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from schemas.batches import BatchRef, CommitRecord
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from schemas.outcomes import ZERO
 from schemas.workload import Workload
 from transforms.batchmode.standing import reserved
@@ -20,7 +22,9 @@ from transforms.call.budget_file import open_budget, read_budget
 from transforms.call.caps import AMOUNT, CapSpec, cap_specs
 from transforms.call.caps_file import start_cap_records, start_centre
 from transforms.call.ledgers import read_spent
-from transforms.layout import LEDGER, read_commit
+from transforms.commit_index import CommitIndex
+from transforms.commit_totals import entries
+from transforms.layout import LEDGER, is_batch_id
 from transforms.store import Store
 
 
@@ -44,12 +48,7 @@ class Spending:
 
 
 def start_caps(
-    workload: Workload,
-    store: Store,
-    commits: Mapping[str, CommitRecord],
-    due: Iterable[BatchRef],
-    run_id: str,
-    now: datetime,
+    workload: Workload, store: Store, index: CommitIndex, run_id: str, now: datetime
 ) -> dict[str, Decimal]:
     """Write the records of all caps for a run that is about to start; what each has left, by its name.
 
@@ -59,7 +58,7 @@ def start_caps(
     budget, specs = workload.budget, cap_specs(workload)
     if budget.amount is None and not specs and budget.cost_centre is None:
         return {}
-    spending = count_spending(workload, store, commits, due)
+    spending = count_spending(workload, store, index)
     left = {}
     if budget.amount is not None:
         open_budget(store.root, budget.amount, spending.amount)
@@ -72,34 +71,26 @@ def start_caps(
     return left
 
 
-def spent_so_far(
-    workload: Workload, store: Store, commits: Mapping[str, CommitRecord], due: Iterable[BatchRef]
-) -> Decimal:
+def spent_so_far(workload: Workload, store: Store, index: CommitIndex) -> Decimal:
     """What counts against the budget already, at list price; see `start_caps`. Writes nothing."""
-    return count_spending(workload, store, commits, due).amount
+    return count_spending(workload, store, index).amount
 
 
-def count_spending(
-    workload: Workload, store: Store, commits: Mapping[str, CommitRecord], due: Iterable[BatchRef]
-) -> Spending:
+def count_spending(workload: Workload, store: Store, index: CommitIndex) -> Spending:
     """What counts against all caps already. Writes nothing.
 
-    A batch whose failures an earlier run tried again and did not commit may have cost something,
-    whether or not it is due now. Requests that wait for a provider's batch count at their worst case.
-    A batch with answers that nobody could price counts by its ledger, which has their worst case.
+    An attempt that an earlier run began and did not commit may have cost something, whether or not it is
+    due now. Requests that wait for a provider's batch count at their worst case. A batch with answers that
+    nobody could price counts by its ledger, which has their worst case.
     """
-    hosted = frozenset(workload.hosted_backends())
-    spending = Spending()
-    records = list(every_attempt(store, commits))
-    unpriced = {record.batch_id for record in records if _is_unpriced(record, hosted)}
-    for record in records:
-        if record.batch_id not in unpriced:
-            _add_committed(spending, record, hosted)
-    attempts = {batch: record.attempt + 1 for batch, record in commits.items() if record.failures}
-    attempts.update((ref.batch_id, ref.attempt) for ref in due)
-    attempts.update(dict.fromkeys(unpriced, 1))
-    begun = {name for name in store.folders(LEDGER) if name not in commits}
-    totals = read_spent(store.root, begun | attempts.keys(), attempts)
+    hosted = pa.array(sorted(workload.hosted_backends()), pa.string())
+    spending, unpriced = Spending(), _unpriced(index, hosted)
+    for table in index.tables(("batch_id", "totals", "ambiguous")):
+        counted = pc.invert(pc.is_in(table.column("batch_id"), value_set=unpriced))
+        _add_committed(spending, table.filter(counted), hosted)
+    attempts = dict(_begun(store, index))
+    attempts.update((batch.hex(), 1) for batch in unpriced.to_pylist())
+    totals = read_spent(store.root, attempts, attempts)
     spending.amount += totals.spent
     for need in reserved(store).values():
         spending.amount += need.amount
@@ -112,27 +103,39 @@ def count_spending(
     return spending
 
 
-def every_attempt(store: Store, newest: Mapping[str, CommitRecord]) -> Iterable[CommitRecord]:
-    """The commit records of all attempts, given the newest of each batch."""
-    for record in newest.values():
-        yield record
-        for attempt in range(1, record.attempt):
-            yield read_commit(store, record.batch_id, attempt)
+def _begun(store: Store, index: CommitIndex) -> Mapping[str, int]:
+    """The attempts whose ledgers may hold what no commit record accounts for, by batch."""
+    if index.begun is not None:
+        return index.begun
+    found = {batch: index.committed.get(batch) for batch in store.folders(LEDGER) if is_batch_id(batch)}
+    return {
+        batch: 1 if standing is None else standing.attempt + 1
+        for batch, standing in found.items()
+        if standing is None or standing.failures_by_class
+    }
 
 
-def _is_unpriced(record: CommitRecord, hosted: frozenset[str]) -> bool:
-    """Whether some of its answers came without the tokens that they used, or without a price."""
-    every = (item for backends in record.totals.values() for item in backends.items())
-    return any(name in hosted and totals.unknown for name, totals in every)
+def _unpriced(index: CommitIndex, hosted: pa.Array) -> pa.Array:
+    """The batches of which an attempt had answers without the tokens that they used, or without a price."""
+    found = []
+    for table in index.tables(("batch_id", "totals")):
+        totals, rows = entries(table, "totals")
+        unknown = pc.greater(totals.column("unknown"), 0)
+        of_hosted = pc.is_in(totals.column("backend"), value_set=hosted)
+        found.append(table.column("batch_id").take(rows.filter(pc.and_(unknown, of_hosted).combine_chunks())))
+    chunks = [chunk for column in found for chunk in column.chunks]
+    return pc.unique(pa.chunked_array(chunks, pa.binary(16)))
 
 
-def _add_committed(spending: Spending, record: CommitRecord, hosted: frozenset[str]) -> None:
-    for route, backends in record.totals.items():
-        for name, totals in backends.items():
-            if name in hosted:
-                amount = Decimal(totals.list_amount) + Decimal(totals.ambiguous_amount)
-                spending.amount += amount
-                spending.by_route[route] += amount
-                spending.tokens_by_route[route] += totals.input_tokens + totals.output_tokens
-    for call in record.ambiguous:
-        spending.tokens_by_route[call.route] += call.worst_tokens
+def _add_committed(spending: Spending, table: pa.Table, hosted: pa.Array) -> None:
+    totals, _ = entries(table, "totals")
+    totals = totals.filter(pc.is_in(totals.column("backend"), value_set=hosted))
+    names = ("list_amount", "ambiguous_amount", "input_tokens", "output_tokens")
+    for row in totals.group_by("route").aggregate([(name, "sum") for name in names]).to_pylist():
+        amount = row["list_amount_sum"] + row["ambiguous_amount_sum"]
+        spending.amount += amount
+        spending.by_route[row["route"]] += amount
+        spending.tokens_by_route[row["route"]] += row["input_tokens_sum"] + row["output_tokens_sum"]
+    calls, _ = entries(table, "ambiguous")
+    for row in calls.group_by("route").aggregate([("worst_tokens", "sum")]).to_pylist():
+        spending.tokens_by_route[row["route"]] += row["worst_tokens_sum"]

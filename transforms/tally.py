@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from itertools import pairwise
 
 from schemas.batches import AmbiguousCall, BackendTotals, CommitRecord
 from schemas.errors import ReconcileError, StoreError
-from schemas.outcomes import money_text
 from schemas.run import RunContext
+from transforms.commit_totals import add_totals
 from transforms.layout import list_commits, read_commit
 from transforms.side_by_side import side_by_side
 from transforms.store import Store
@@ -116,27 +115,3 @@ def _check_chain(records: Sequence[CommitRecord]) -> None:
 def _add_counts(into: dict[str, int], counts: Mapping[str, int]) -> None:
     for name, count in counts.items():
         into[name] += count
-
-
-def add_totals(left: BackendTotals, right: BackendTotals) -> BackendTotals:
-    """The sum of two totals; amounts are added as decimals."""
-    return BackendTotals(
-        documents=left.documents + right.documents,
-        results=left.results + right.results,
-        calls=left.calls + right.calls,
-        replayed=left.replayed + right.replayed,
-        ambiguous=left.ambiguous + right.ambiguous,
-        ambiguous_amount=_add_amounts(left.ambiguous_amount, right.ambiguous_amount),
-        input_tokens=left.input_tokens + right.input_tokens,
-        output_tokens=left.output_tokens + right.output_tokens,
-        amount=_add_amounts(left.amount, right.amount),
-        list_amount=_add_amounts(left.list_amount, right.list_amount),
-        unknown=left.unknown + right.unknown,
-        device_seconds=left.device_seconds + right.device_seconds,
-        basis=right.basis if left.basis in ("none", "shared") else left.basis,
-        shared=left.shared + right.shared,
-    )
-
-
-def _add_amounts(left: str, right: str) -> str:
-    return money_text(Decimal(left) + Decimal(right))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
 from typing import Any
+
+import pyarrow as pa
 
 from schemas.outcomes import ZERO, money
 from tests.simulator.planting import defect, swap
@@ -12,6 +15,7 @@ from transforms import spend
 from transforms.call import budget_file
 from transforms.call.budget import BudgetState, LeasedBudget
 from transforms.call.ledger import LedgerTotals
+from transforms.commit_index import CommitIndex
 
 CAP = "spend never passes the cap"
 LEASES = "leases never pass the cap"
@@ -101,7 +105,14 @@ def a_new_run_forgets_calls_without_a_known_end(replaced: ExitStack) -> None:
 
 @defect("budget", CAP)
 def a_new_run_counts_the_newest_attempts_only(replaced: ExitStack) -> None:
-    swap(replaced, spend, "every_attempt", lambda store, newest: newest.values())
+    def tables(self: CommitIndex, columns: Sequence[str]) -> Iterator[pa.Table]:
+        for table in before(self, tuple({*columns, "batch_id", "attempt"})):
+            ids = [batch.hex() for batch in table.column("batch_id").to_pylist()]
+            attempts = table.column("attempt").to_pylist()
+            newest = [self.committed.attempt_of(b) == a for b, a in zip(ids, attempts, strict=True)]
+            yield table.filter(pa.array(newest)).select(columns)
+
+    before = swap(replaced, CommitIndex, "tables", tables)
 
 
 @defect("budget", CAP)

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from pathlib import Path
 
-from schemas.batches import BatchRef, CommitRecord
+from schemas.batches import BatchRef
 from schemas.errors import StoreError
 from schemas.load import LoadedWorkload
 from schemas.run import Manifest
@@ -19,7 +19,7 @@ from tests.simulator.worker import Worker
 from tests.simulator.world import Process
 from transforms import commit as commits
 from transforms import plan, spend
-from transforms.layout import newest_commits, read_commit
+from transforms.commit_index import CommitIndex, read_index
 from transforms.plan import Plan
 from transforms.settle import settle_run
 
@@ -51,15 +51,15 @@ async def one_run(job: Job) -> bool:
 def plan_run(job: Job, store: ProcessStore) -> list[BatchRef]:
     """Recover, see what is due, and start the budget."""
     commits.recover(store)
-    records = {b: read_commit(store, b, attempt) for b, attempt in newest_commits(store).items()}
-    found = [plan._due(ref, records.get(ref.batch_id), ()) for ref in job.refs]
+    index = read_index(store)
+    found = [plan._due(ref, index.committed.get(ref.batch_id), ()) for ref in job.refs]
     due = [ref for ref in found if ref is not None]
     if job.around.shape.every_cap():
-        _start_caps(job, store, records, due)
+        _start_caps(job, store, index)
     return due
 
 
-def _start_caps(job: Job, store: ProcessStore, records: dict[str, CommitRecord], due: list[BatchRef]) -> None:
+def _start_caps(job: Job, store: ProcessStore, index: CommitIndex) -> None:
     """The production code's, on real files: it reads ledgers and writes the records, one after the other."""
     shutil.rmtree(job.scratch, ignore_errors=True)
     for name, inode in job.around.disk.ledgers.items():
@@ -74,7 +74,7 @@ def _start_caps(job: Job, store: ProcessStore, records: dict[str, CommitRecord],
             path.parent.mkdir(parents=True, exist_ok=True)
             booted = record.booted == job.around.world.power_cuts
             path.write_bytes(record.data if booted else after_power_cut(file, record.data))
-    spend.start_caps(job.around.shape.workload(), store, records, due, job.context.run_id, EPOCH)
+    spend.start_caps(job.around.shape.workload(), store, index, job.context.run_id, EPOCH)
     for file, record in job.around.records.items():
         if store._process.world.step(store._process, "budget", f"opened {file}"):
             raise StoreError("the budget record can't be written")

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -6,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from schemas.batches import BackendTotals, BatchRef, CommitRecord
+from schemas.batches import BackendTotals, CommitRecord
 from tests.support.records import REF, commit_record
 from tests.support.workloads import EMBEDDER, workload
 from transforms.call.budget_file import record_path
 from transforms.call.ledger import encode_frame, header
 from transforms.call.ledger_file import ledger_path
+from transforms.commit_index import no_commits, read_index
 from transforms.layout import commit_path
 from transforms.spend import spent_so_far, start_caps
 from transforms.store import LocalStore
@@ -49,41 +49,35 @@ def ledger(store: LocalStore, batch_id: str, *attempts: int) -> None:
     path.write_bytes(b"".join(map(encode_frame, frames)))
 
 
-def spent(store: LocalStore, *newest: CommitRecord, due: tuple[BatchRef, ...] = ()) -> Decimal:
-    return spent_so_far(CAPPED, store, {r.batch_id: r for r in newest}, due)
+def spent(store: LocalStore) -> Decimal:
+    return spent_so_far(CAPPED, store, read_index(store))
 
 
 def test_a_new_output_has_spent_nothing(store: LocalStore) -> None:
-    assert spent(store, due=(REF,)) == 0
+    assert spent(store) == 0
 
 
 def test_every_committed_attempt_counts_at_list_price_with_its_ambiguous_calls(store: LocalStore) -> None:
     committed(store, 1, "3")
-    assert spent(store, committed(store, 2, "4", failures=0, failures_by_class={})) == 7
+    committed(store, 2, "4", failures=0, failures_by_class={})
+    assert spent(store) == 7
 
 
 def test_a_batch_that_was_begun_and_not_committed_counts_from_its_ledger(store: LocalStore) -> None:
     ledger(store, BATCH, 1)
-    assert spent(store, due=(REF,)) == Decimal("0.5")
-    assert spent(store) == Decimal("0.5")  # its file is gone: nothing of it is due, but it was paid
+    assert spent(store) == Decimal("0.5")
 
 
 def test_of_a_further_attempt_the_ledger_counts_once_and_the_commit_once(store: LocalStore) -> None:
     ledger(store, BATCH, 1, 2)
-    record = committed(store, 1, "3")
-    again = replace(REF, attempt=2, previous_attempt=1)
-    assert spent(store, record, due=(again,)) == Decimal("3.5")
-
-
-def test_a_further_attempt_that_is_no_longer_due_was_paid_all_the_same(store: LocalStore) -> None:
-    """A run that was asked to retry refusals was killed; this one is not asked to."""
-    ledger(store, BATCH, 1, 2)
-    assert spent(store, committed(store, 1, "3")) == Decimal("3.5")
+    committed(store, 1, "3")
+    assert spent(store) == Decimal("3.5")
 
 
 def test_a_batch_that_is_through_counts_by_its_commit_alone(store: LocalStore) -> None:
     ledger(store, BATCH, 1)
-    assert spent(store, committed(store, 1, "3", failures=0, failures_by_class={})) == 3
+    committed(store, 1, "3", failures=0, failures_by_class={})
+    assert spent(store) == 3
 
 
 def test_an_answer_without_usage_counts_at_its_worst_after_its_commit_too(store: LocalStore) -> None:
@@ -92,15 +86,24 @@ def test_an_answer_without_usage_counts_at_its_worst_after_its_commit_too(store:
     totals = {"ask": {"mini": BackendTotals(calls=1, unknown=1)}}
     record = commit_record(attempt=1, totals=totals)
     store.create(commit_path(BATCH, 1), record.to_json())
-    assert spent(store, record) == 1
-    again = replace(REF, attempt=2, previous_attempt=1)
-    assert spent(store, record, due=(again,)) == 1
+    assert spent(store) == 1
+
+
+def test_an_attempt_that_was_priced_counts_by_the_ledger_too_when_another_of_its_batch_was_not(
+    store: LocalStore,
+) -> None:
+    ledger(store, BATCH, 1, 2)
+    committed(store, 1, "3")
+    totals = {"ask": {"mini": BackendTotals(calls=1, unknown=1)}}
+    record = commit_record(attempt=2, totals=totals, failures=0, failures_by_class={})
+    store.create(commit_path(BATCH, 2), record.to_json())
+    assert spent(store) == 1
 
 
 def test_only_a_workload_with_a_cap_has_a_budget_record(store: LocalStore) -> None:
     now = datetime(2026, 11, 22, tzinfo=UTC)
-    assert start_caps(workload(), store, {}, (), "run-1", now) == {}
+    assert start_caps(workload(), store, no_commits(), "run-1", now) == {}
     assert not record_path(store.root).exists()
     ledger(store, BATCH, 1)
-    assert start_caps(CAPPED, store, {}, (REF,), "run-1", now) == {"amount": Decimal("9.5")}
+    assert start_caps(CAPPED, store, read_index(store), "run-1", now) == {"amount": Decimal("9.5")}
     assert record_path(store.root).exists()

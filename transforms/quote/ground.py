@@ -13,22 +13,29 @@ from schemas.load import LoadedWorkload
 from schemas.outcomes import ZERO, money
 from transforms.batchmode.standing import open_batches
 from transforms.check import require_usable
+from transforms.commit_index import sample_commits
 from transforms.output import read_marker
 from transforms.plan import DueWork, find_due, mark_duplicates
 from transforms.quote.budget import money_words
 from transforms.quote.history import baseline_of
 from transforms.quote.values import Baseline
 from transforms.route import Rules, compile_rules
-from transforms.spend import Spending, count_spending, every_attempt
+from transforms.spend import Spending, count_spending
 from transforms.store import Store, is_remote, open_store
 
 MOST_IDS = 20_000_000
 """With more rows than this, repeated ids are not looked for: it takes 16 bytes a row."""
 
+MOST_COMMITS = 256
+"""Commit records that are read to see what answers took so far, spread over all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What there is. `store` is the output that a run would go on in; None when it would start afresh."""
+    """What there is. `store` is the output that a run would go on in; None when it would start afresh.
+
+    `commits` are the newest commit records of batches, at most `MOST_COMMITS` of them.
+    """
 
     loaded: LoadedWorkload
     work: DueWork
@@ -36,6 +43,7 @@ class Ground:
     store: Store | None
     notes: tuple[str, ...]
     waiting: int = 0
+    commits: tuple[CommitRecord, ...] = ()
 
     @property
     def batches_new(self) -> int:
@@ -46,27 +54,22 @@ class Ground:
     def batches_collected(self) -> int:
         """Batches that are due because what they waited for has come back from a provider."""
         due = (self.work.commits.get(ref.batch_id) for ref in self.work.refs)
-        return sum(c is not None and FailureClass.AWAITING_BATCH.value in c.failures_by_class for c in due)
+        return sum(s is not None and FailureClass.AWAITING_BATCH.value in s.failures_by_class for s in due)
 
     @property
     def rows_due(self) -> int:
         """Rows of new batches, and failures that are tried again."""
         return sum(self.work.rows(ref) for ref in self.work.refs)
 
-    @property
-    def commits(self) -> tuple[CommitRecord, ...]:
-        """The newest commit record of every batch."""
-        return tuple(self.work.commits.values())
-
     def spending(self) -> Spending:
         """What counts against the caps already."""
         if self.store is None:
             return Spending()
-        return count_spending(self.loaded.workload, self.store, self.work.commits, self.work.refs)
+        return count_spending(self.loaded.workload, self.store, self.work.index)
 
     def baseline(self) -> Mapping[str, Baseline]:
         """What each route has cost so far, over all attempts."""
-        return {} if self.store is None else baseline_of(every_attempt(self.store, self.work.commits))
+        return baseline_of(self.work.index)
 
 
 def survey_ground(loaded: LoadedWorkload, retry_classes: tuple[str, ...]) -> Ground:
@@ -95,7 +98,8 @@ def survey_ground(loaded: LoadedWorkload, retry_classes: tuple[str, ...]) -> Gro
     if work.found.skipped:
         notes.append(f"{len(work.found.skipped):,} input files can't be read and are left out")
     waiting = sum(job.requests for job in jobs)
-    return Ground(loaded, work, compile_rules(loaded.workload), store, tuple(notes), waiting)
+    commits = () if store is None else sample_commits(store, work.commits, MOST_COMMITS)
+    return Ground(loaded, work, compile_rules(loaded.workload), store, tuple(notes), waiting, commits)
 
 
 def _usable_output(loaded: LoadedWorkload) -> tuple[Store | None, str]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
+import pyarrow as pa
+
 from schemas.batches import BackendTotals, CommitRecord
 from schemas.errors import BatchError
+from transforms.commit_index import CommitIndex
+from transforms.commit_totals import sum_totals
 from transforms.decide import decide
-from transforms.plan import DueWork
 from transforms.quote.estimate import Cluster, Estimate, estimate_total
 from transforms.quote.sampling import Measure
 from transforms.quote.tokens import TokenRatio
@@ -85,16 +88,21 @@ def _mean(pairs: Sequence[tuple[int, int | Fraction]]) -> Estimate:
 
 
 def measured_ratio(
-    work: DueWork, rules: Rules, route: str, backend: str, measure: Measure
+    commits: Sequence[CommitRecord],
+    schema: pa.Schema,
+    rules: Rules,
+    route: str,
+    backend: str,
+    measure: Measure,
 ) -> TokenRatio | None:
     """Bytes per input token, from batches that were answered whole; None if there is no such batch.
 
     Renders the requests of a few committed batches again: those of which this backend answered every
     document of the route with one call. So bytes and billed tokens are of the same requests.
     """
-    whole = [c for c in work.commits.values() if _is_whole(c, route, backend)]
+    whole = [c for c in commits if _is_whole(c, route, backend)]
     step = max(1, len(whole) // _RATIO_BATCHES)
-    reader = BatchReader(work.found.schema)
+    reader = BatchReader(schema)
     try:
         pairs = [_sizes(c, reader, rules, route, measure) for c in whole[::step][:_RATIO_BATCHES]]
     finally:
@@ -145,12 +153,12 @@ def _sizes(
     return sum(m.text_bytes for m in measured if m is not None)
 
 
-def baseline_of(records: Iterable[CommitRecord]) -> dict[str, Baseline]:
+def baseline_of(index: CommitIndex) -> dict[str, Baseline]:
     """What each route has cost so far, over all attempts."""
     sums: dict[str, Baseline] = {}
-    for record in records:
-        for route, backends in record.totals.items():
-            sums[route] = add_baseline(sums.get(route, Baseline()), backends)
+    for table in index.tables(("totals",)):
+        for (route, backend), totals in sum_totals(table).items():
+            sums[route] = add_baseline(sums.get(route, Baseline()), {backend: totals})
     return sums
 
 

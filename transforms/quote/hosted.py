@@ -82,7 +82,9 @@ class HostedRoute:
 
     def _model(self, name: str, backend: HostedBackend) -> BackendModel:
         ground, route = self.ground, self.route.name
-        measured = measured_ratio(ground.work, ground.rules, route, name, self.measure)
+        measured = measured_ratio(
+            ground.commits, ground.work.found.schema, ground.rules, route, name, self.measure
+        )
         ratio = measured or ratio_of(backend.provider)
         prompt = None if self.measure.prompt is None else self.measure.prompt.prompt
         answer = _NO_OUTPUT

@@ -13,6 +13,7 @@ import pyarrow as pa
 from schemas.batches import BatchRef
 from schemas.errors import BatchError
 from transforms.expressions import evaluate
+from transforms.layout import failures_path, read_commit
 from transforms.plan import DueWork
 from transforms.previous import Previous, load_previous
 from transforms.quote.values import Routing
@@ -58,16 +59,18 @@ class Population:
     sentence: str
 
 
-def previous_of(work: DueWork, store: Store | None, ref: BatchRef) -> Previous | None:
+def previous_of(store: Store | None, ref: BatchRef) -> Previous | None:
     """What the batch's previous attempt left; None for a first attempt.
 
     A killed run may have left its failures committed and not yet published; they are read where they are.
     """
     if store is None or ref.previous_attempt is None:
         return None
-    parts = work.commits[ref.batch_id].parts
-    where = next(part for part in parts if part.kind == "failures")
-    return load_previous(store, ref, where.final if store.exists(where.final) else where.staged)
+    final = failures_path(ref.batch_id, ref.previous_attempt)
+    if store.exists(final):
+        return load_previous(store, ref, final)
+    parts = read_commit(store, ref.batch_id, ref.previous_attempt).parts
+    return load_previous(store, ref, next(part.staged for part in parts if part.kind == "failures"))
 
 
 def find_population(work: DueWork, rules: Rules, store: Store | None, seed: int) -> Population:
@@ -132,7 +135,7 @@ def _survey(work: DueWork, rules: Rules, store: Store | None) -> dict[str, list[
     sizes: dict[str, list[int]] = {name: [] for name in names}
     try:
         for ref in work.refs:
-            counts = _counts(previous_of(work, store, ref), ref, rules, reader)
+            counts = _counts(previous_of(store, ref), ref, rules, reader)
             for name in names:
                 sizes[name].append(ref.row_count if counts is None else counts.get(name, 0))
     finally:

@@ -114,7 +114,7 @@ class Sampler:
             for route, size in wanted.items():
                 sample.observed[route].append(Observed(size, 0, ()))
             return
-        batch = decide(self.rules, ref, table, previous_of(self.work, self.store, ref))
+        batch = decide(self.rules, ref, table, previous_of(self.store, ref))
         sample.rows_read += table.num_rows
         for outcome in batch.outcomes:
             sample.not_sent[str(outcome.failure)] += 1

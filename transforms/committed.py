@@ -1,0 +1,183 @@
+"""What is committed in an output, by batch: its newest attempt and what that left undone.
+
+Columns instead of records: a few dozen bytes a batch, so that a million batches are looked up in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.arrow import COMMITS_SCHEMA
+from schemas.batches import CommitRecord
+from transforms.commit_rows import commit_rows
+
+Ids = npt.NDArray[np.bytes_]
+Rows = npt.NDArray[np.int64]
+_ID_BYTES = 16
+_KEPT = ("batch_id", "attempt", "run_id", "uri", "generation", "failures", "failures_by_class", "refused")
+LOOKED_UP = (*_KEPT, "duplicate_rows")
+"""The columns of `COMMITS_SCHEMA` that are kept of each batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one batch stands: its newest committed attempt, and the failures that this left.
+
+    `refused` has, by cap, the least amount that it refused; `duplicate_rows` are rows whose id stood in an
+    earlier batch.
+    """
+
+    batch_id: str
+    attempt: int
+    failures_by_class: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    duplicate_rows: tuple[int, ...] = ()
+
+    def failures_in(self, classes: Collection[str]) -> int:
+        """The failures of some classes."""
+        return sum(count for name, count in self.failures_by_class.items() if name in classes)
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredFile:
+    """An input file of which documents were answered: its content then, and a run that did."""
+
+    uri: str
+    generation: str
+    run_id: str
+
+
+class Committed:
+    """The newest committed attempt of every batch of an output.
+
+    For one batch there is `get`; for many, `rows_of` gives the places of all of them at once, and `attempts`
+    and `failures_in` are arrays over those places.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        """Of a table with the columns `LOOKED_UP`, one row an attempt, in any order."""
+        table = _newest(_encoded(table.select(LOOKED_UP)))
+        self.ids: Ids = unpacked(table.column("batch_id"))
+        """The batches, ascending, 16 bytes each."""
+        self.attempts: npt.NDArray[np.int32] = table.column("attempt").to_numpy()
+        """The newest attempt of each."""
+        self.failures: npt.NDArray[np.int64] = table.column("failures").to_numpy()
+        """The failures that it left."""
+        self._table = table
+
+    @classmethod
+    def of(cls, records: Iterable[CommitRecord]) -> Committed:
+        """What some records come to."""
+        return cls(commit_rows(records))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return int(self._table.nbytes)
+
+    def __len__(self) -> int:
+        """How many batches."""
+        return len(self.ids)
+
+    def __contains__(self, batch_id: str) -> bool:
+        """Whether anything of a batch is committed."""
+        return self._row(batch_id) >= 0
+
+    def __iter__(self) -> Iterator[str]:
+        """The batches, ascending."""
+        return (bytes(batch).ljust(_ID_BYTES, b"\0").hex() for batch in self.ids)
+
+    def get(self, batch_id: str) -> Standing | None:
+        """How a batch stands; None if nothing of it is committed."""
+        row = self._row(batch_id)
+        return None if row < 0 else self.standing(row)
+
+    def attempt_of(self, batch_id: str) -> int:
+        """The newest attempt of a batch; 0 if nothing of it is committed."""
+        row = self._row(batch_id)
+        return 0 if row < 0 else int(self.attempts[row])
+
+    def standing(self, row: int) -> Standing:
+        """The batch at a place."""
+        batch_id = bytes(self.ids[row]).ljust(_ID_BYTES, b"\0").hex()
+        duplicates = self._table.column("duplicate_rows")[row].as_py() or ()
+        if not self.failures[row]:
+            return Standing(batch_id, int(self.attempts[row]), duplicate_rows=tuple(duplicates))
+        return Standing(
+            batch_id,
+            int(self.attempts[row]),
+            dict(self._table.column("failures_by_class")[row].as_py()),
+            dict(self._table.column("refused")[row].as_py()),
+            tuple(duplicates),
+        )
+
+    def rows_of(self, ids: Ids) -> Rows:
+        """The places of many batches (see `packed_ids`); -1 of those of which nothing is committed."""
+        if not len(self):
+            return np.full(len(ids), -1, np.int64)
+        found = np.searchsorted(self.ids, ids)
+        found[found == len(self)] = 0
+        return np.where(self.ids[found] == ids, found, -1)
+
+    def failures_in(self, classes: Collection[str]) -> Rows:
+        """Of each batch, how many failures of some classes it has left; by place."""
+        column = self._table.column("failures_by_class").combine_chunks()
+        of_class = pc.is_in(column.keys, value_set=pa.array(sorted(classes), pa.string()))
+        counts = np.where(of_class.to_numpy(zero_copy_only=False), column.items.to_numpy(), 0)
+        sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+        offsets = column.offsets.to_numpy()
+        return sums[offsets[1:]] - sums[offsets[:-1]]
+
+    def files(self) -> Iterator[AnsweredFile]:
+        """The input files of which something is committed, each content of one once."""
+        columns = [self._table.column(name).combine_chunks() for name in ("uri", "generation", "run_id")]
+        uris, generations = (column.indices.to_numpy().astype(np.int64) for column in columns[:2])
+        _, first = np.unique(uris << 32 | generations, return_index=True)
+        for row in first:
+            yield AnsweredFile(*(column[int(row)].as_py() for column in columns))
+
+    def _row(self, batch_id: str) -> int:
+        return int(self.rows_of(packed_ids([batch_id]))[0])
+
+
+def packed_ids(batch_ids: Sequence[str]) -> Ids:
+    """Batch ids as arrays that compare fast, 16 bytes each."""
+    return np.frombuffer(bytes.fromhex("".join(batch_ids)), f"S{_ID_BYTES}")
+
+
+def unpacked(column: pa.ChunkedArray) -> Ids:
+    """A column of binary batch ids, in the form of `packed_ids`."""
+    array = column.combine_chunks()
+    whole = array.chunk(0) if isinstance(array, pa.ChunkedArray) and array.num_chunks else array
+    if not len(whole):
+        return np.empty(0, f"S{_ID_BYTES}")
+    return np.frombuffer(whole.buffers()[1], f"S{_ID_BYTES}", len(whole), whole.offset * _ID_BYTES)
+
+
+def _encoded(table: pa.Table) -> pa.Table:
+    """With the names of files and runs kept once instead of once a batch."""
+    for name in ("run_id", "uri", "generation"):
+        column = table.column(name)
+        if not pa.types.is_dictionary(column.type):
+            table = table.set_column(table.schema.get_field_index(name), name, column.dictionary_encode())
+    return table.unify_dictionaries()
+
+
+def _newest(table: pa.Table) -> pa.Table:
+    """Of each batch the row of its newest attempt, by batch; the same attempt may stand more than once."""
+    table = table.take(pc.sort_indices(table, [("batch_id", "ascending"), ("attempt", "ascending")]))
+    ids = unpacked(table.column("batch_id"))
+    is_last = np.ones(len(ids), bool)
+    is_last[:-1] = ids[:-1] != ids[1:]
+    return table.filter(pa.array(is_last)).combine_chunks()
+
+
+def none_committed() -> Committed:
+    """Of a new output."""
+    return Committed(COMMITS_SCHEMA.empty_table())
