@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui simulate-scale
+.PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui simulate-scale bench-scale bench-workers
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -132,6 +132,12 @@ simulate-scale: $(INSTALLED) ## simulate 1 to 2,000 workers and print what holds
 
 bench-memory: $(INSTALLED) ## peak memory over 100,000 and 1,000,000 documents (about 15 minutes; SIZES=)
 	@$(BIN)/python infra/bench/memory.py
+
+bench-scale: $(INSTALLED) ## wall, CPU, memory, store operations at 10 k to 10 M documents (hours; ARGS="--sizes 10000,100000")
+	@$(BIN)/python -m infra.bench.scale.sizes $(ARGS)
+
+bench-workers: $(INSTALLED) ## what each further worker process adds (minutes; on a quiet machine)
+	@$(BIN)/python -m infra.bench.scale.workers $(ARGS)
 
 bench-embed: $(INSTALLED) ## race our embedder against its peers (first time: installs them; ARGS="--device gpu")
 	@$(BIN)/python infra/bench/embed/race.py $(ARGS)

@@ -27,7 +27,7 @@ from schemas.run import Progress, RunContext
 from transforms.plan import group_slice
 
 MAX_GROUPS = 200  # the Prefect server keeps records of 200 task runs in a flow run without trouble
-_BATCHES_PER_GROUP = 64  # a process costs seconds to start and to compile for: give it minutes of work
+_BATCHES_PER_GROUP = 128  # a process costs seconds to start and to compile for: give it minutes of work
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,12 @@ class GroupOutcome:
 
 
 def default_groups(batches: int, parallel: int) -> int:
-    """How many groups: enough for all processes, few enough for each to earn its start-up, at most 200."""
-    wanted = max(parallel, -(-batches // _BATCHES_PER_GROUP))
-    return max(1, min(batches, wanted, MAX_GROUPS))
+    """How many groups: enough for all processes, few enough for each to earn its start-up, at most 200.
+
+    As many for each process: with one more than that, all but one would stand idle while it is worked on.
+    """
+    rounds = -(-batches // (parallel * _BATCHES_PER_GROUP))
+    return max(1, min(batches, parallel * min(rounds, MAX_GROUPS // parallel)))
 
 
 def worker_arguments(job: GroupJob) -> tuple[str, ...]:
@@ -216,7 +219,8 @@ def work_on_group(
     Beam may run a bundle again, so a batch may be spoken of more than once: it counts once, and a
     commit counts more than a failure.
     """
-    spoken: dict[str, tuple[BatchLine, BatchReport]] = {}
+    spoken: dict[str, BatchLine] = {}
+    failed: dict[str, BatchReport] = {}
 
     def on_event(event: Event) -> None:
         if event["event"] == "progress":
@@ -224,10 +228,13 @@ def work_on_group(
         elif event["event"] == "batch":
             report = BatchReport.from_dict(event["report"])
             before = spoken.get(report.batch_id)
-            if before is None or before[0].is_failed:
-                spoken[report.batch_id] = batch_line(job.group, report), report
+            if before is None or before.is_failed:
+                line = spoken[report.batch_id] = batch_line(job.group, report)
+                failed.pop(report.batch_id, None)
+                if line.is_failed:
+                    failed[report.batch_id] = report
             if before is None:
-                on_batch(spoken[report.batch_id][0])
+                on_batch(spoken[report.batch_id])
 
     command = WorkerCommand(
         arguments=tuple(arguments),
@@ -236,9 +243,7 @@ def work_on_group(
         environment=(("PYTHONPATH", _import_path()),),
     )
     end = crew.run(command, on_event)
-    lines = tuple(line for line, _ in spoken.values())
-    failed = tuple(report for line, report in spoken.values() if line.is_failed)
-    return GroupOutcome(job.group, lines, failed, end)
+    return GroupOutcome(job.group, tuple(spoken.values()), tuple(failed.values()), end)
 
 
 def priced(outcome: GroupOutcome, refs: Sequence[BatchRef], worst_of_a_row: Decimal | None) -> GroupOutcome:

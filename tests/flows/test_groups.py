@@ -64,7 +64,16 @@ def test_groups_are_never_more_than_the_server_records_nor_than_there_are_batche
 
 
 def test_a_small_run_is_one_group_and_a_large_one_many() -> None:
-    assert [default_groups(n, 1) for n in (1, 64, 65, 640, 100_000)] == [1, 1, 2, 10, 200]
+    assert [default_groups(n, 1) for n in (1, 128, 129, 1280, 100_000)] == [1, 1, 2, 10, 200]
+
+
+@given(st.integers(1, 2_000_000), st.integers(1, 64))
+def test_every_process_gets_as_many_groups_so_that_none_stands_idle_at_the_end(
+    batches: int, parallel: int
+) -> None:
+    groups = default_groups(batches, parallel)
+
+    assert groups % parallel == 0 or groups == batches < parallel
 
 
 def test_the_command_line_of_a_worker_names_its_group_and_ends_with_the_flags_for_beam(
