@@ -21,6 +21,7 @@ from flows.tables import (
     failure_rows,
     group_rows,
     spend_rows,
+    time_against_quote,
     worst_first,
 )
 from flows.words import batches as batches_text
@@ -72,7 +73,9 @@ def _publish(settled: Settled) -> None:
     _table("enrich-groups", groups, f"{run}: groups of batches, those that are not through first.")
     _table("enrich-cost", spend, f"{run}: cost by route and backend, against quote and budget.")
     _table("enrich-failures", failures, f"{run}: documents without a result, by reason.")
-    page = summary_markdown(manifest, Shown(groups, failures, spend, settled.output, settled.repair, file))
+    timed = time_against_quote(manifest, settled.output)
+    shown = Shown(groups, failures, spend, settled.output, settled.repair, file, timed)
+    page = summary_markdown(manifest, shown)
     create_markdown_artifact(page, key="enrich-summary", description=run)
     _link("enrich-repair", settled.repair, "Repair this run", f"{run}: the form that repairs it.")
     _link("enrich-output", output_url(settled.output) or "", settled.output, f"{run}: its output.")

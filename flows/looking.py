@@ -12,14 +12,24 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.groups import default_groups
 from flows.outputs import read_status
 from flows.parameters import QuoteParameters, ReportParameters, SweepParameters
-from flows.quote_command import due_sentence, price_row, size_row, total_row
+from flows.quote_command import (
+    basis_lines,
+    due_sentence,
+    price_row,
+    run_time_rows,
+    size_row,
+    time_row,
+    time_sentence,
+    total_row,
+)
 from flows.repair_link import repair_link
 from flows.report import end_sentence
 from flows.standing import end_with_worker
 from flows.summary import Shown, plain, summary_markdown
-from flows.tables import compared, failure_rows, spend_rows
+from flows.tables import compared, failure_rows, spend_rows, time_against_quote
 from flows.words import count
 from schemas.errors import OutputBusyError, OutputError, SwitchgearError
 from schemas.load import load_workload
@@ -42,11 +52,12 @@ def quote(parameters: QuoteParameters) -> State[Any]:
         loaded = load_workload(
             Path(parameters.workload), input_uri=parameters.input, output_uri=parameters.output
         )
-        found = quote_workload(loaded, datetime.now(UTC), sample=parameters.sample)
+        found = quote_workload(loaded, datetime.now(UTC), sample=parameters.sample, grouping=default_groups)
     except SwitchgearError as error:
         return _failed(error)
     _show_quote(found)
-    return Completed(message=f"{due_sentence(found)} {found.budget.sentence}")
+    said = (due_sentence(found), found.budget.sentence, time_sentence(found))
+    return Completed(message=" ".join(filter(None, said)))
 
 
 @flow(name="report", description="Shows where an output stands, from its files.", persist_result=False)
@@ -118,15 +129,25 @@ def outputs_in(folder: str) -> list[str]:
 def _show_quote(found: Quote) -> None:
     rows = [{**size_row(route), **price_row(route)} for route in found.routes]
     create_table_artifact(table=rows, key="quote-routes", description=f"Quote for {found.workload}: by route")
+    times = [time_row(route) for route in found.routes] + run_time_rows(found)
+    create_table_artifact(table=times, key="quote-time", description=f"Quote for {found.workload}: how long")
     totals = [f"- {name}: {value}" for row in total_row(found) for name, value in row.items()]
-    lines = [f"# Quote for {found.workload}", due_sentence(found), plain(found.budget.sentence), *totals]
+    lines = [f"# Quote for {found.workload}", due_sentence(found), plain(found.budget.sentence)]
+    lines += [
+        time_sentence(found),
+        *totals,
+        "## What it rests on",
+        *(f"- {plain(x)}" for x in basis_lines(found)),
+    ]
     create_markdown_artifact("\n\n".join(lines), key="quote-summary", description="No call was made.")
 
 
 def _show_report(manifest: Manifest, output: str) -> None:
     failures, spend = failure_rows(manifest), spend_rows(manifest, compared(manifest, output))
     link = "" if manifest.state == "complete" else repair_link(output, manifest.run_id)
-    page = summary_markdown(manifest, Shown([], failures, spend, output, link))
+    page = summary_markdown(
+        manifest, Shown([], failures, spend, output, link, time=time_against_quote(manifest, output))
+    )
     create_markdown_artifact(page, key="report-summary", description=f"Run {manifest.run_id}")
     for key, rows in (("report-failures", failures), ("report-cost", spend)):
         if rows:

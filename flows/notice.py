@@ -9,7 +9,7 @@ behind it, and is about the flow run and the run.
 | `switchgear.budget.50`, `.80`, `.100` | so much of the cap is spent; at 100 the cap has refused calls |
 | `switchgear.failures.1`, `.5`, `.20`, `.50` | more than so many percent of documents have failed |
 | `switchgear.run.dearer` | the run has cost more than the quote's likely most |
-| `switchgear.run.slower` | its embeddings took longer than the quote's likely most |
+| `switchgear.run.slower` | it works, or its embeddings took, longer than the quote's likely most |
 | `switchgear.run.incomplete`, `.complete` | the run has ended |
 """
 
@@ -28,6 +28,7 @@ from flows.words import count, duration, usd
 from schemas.batches import BackendTotals
 from schemas.failures import NO_FAULT
 from schemas.run import Manifest
+from transforms.quote.compare import seconds_of
 from transforms.quote.values import Quote
 from transforms.settle import against_caps
 
@@ -48,7 +49,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a run is held to. None: nothing was said. Money is in USD at list price, as caps count it."""
+    """What a run is held to. None: nothing was said. Money is in USD at list price, as caps count it.
+
+    `quoted_seconds` are device seconds of embeddings, `quoted_run_seconds` those of the run's whole work.
+    """
 
     cap: Decimal | None = None
     spent_before: Decimal = Decimal(0)
@@ -56,6 +60,7 @@ class Terms:
     quoted_seconds: float | None = None
     seconds_before: float = 0.0
     amount_before: Decimal = Decimal(0)
+    quoted_run_seconds: float | None = None
 
     @classmethod
     def of(cls, quote: Quote | None) -> Terms:
@@ -71,15 +76,23 @@ class Terms:
             quoted_seconds=sum(timed) if timed else None,
             seconds_before=sum(b.device_seconds for b in quote.baseline.values()),
             amount_before=sum((b.list_amount for b in quote.baseline.values()), Decimal(0)),
+            quoted_run_seconds=None if quote.run_seconds is None else quote.run_seconds.high,
         )
 
 
 class Notices:
-    """Watches a run and sends each notice once. Methods may be called from several threads."""
+    """Watches a run and sends each notice once. Methods may be called from several threads.
 
-    def __init__(self, terms: Terms, send: Callable[[Notice], None]) -> None:
+    `elapsed` gives the seconds since the run was started. A run that waits for a person has ended, and is
+    another one afterwards, with a quote of its own for what is left: so no such wait is ever in it.
+    """
+
+    def __init__(
+        self, terms: Terms, send: Callable[[Notice], None], elapsed: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self._terms = terms
         self._send = send
+        self._elapsed = elapsed
         self._guard = threading.Lock()
         self._sent: set[str] = set()
         self._documents = 0
@@ -95,6 +108,7 @@ class Notices:
         """Send what is due while the run goes on."""
         self._spent(self._terms.spent_before + standing.amount, refused=False)
         self._dearer(standing.amount)
+        self._late(self._elapsed(), "has been at work for")
         with self._guard:
             documents, failures = self._documents, self._failures
         if documents >= MIN_DOCUMENTS:
@@ -107,6 +121,7 @@ class Notices:
         self._spent(against_caps(manifest.totals), refused=refused)
         self._dearer(Decimal(manifest.list_amount) - self._terms.amount_before)
         self._slower(_device_seconds(every) - self._terms.seconds_before)
+        self._late(seconds_of(manifest), "took")
         faults = sum(g.count for g in manifest.failure_groups if g.error_class not in NO_FAULT)
         self._failing(faults, manifest.assignments)
         self._once(Notice(f"switchgear.run.{manifest.state}", sentence, {"reason": manifest.reason_class}))
@@ -143,6 +158,15 @@ class Notices:
             sentence = (
                 f"Embedding took {duration(seconds)} of device time; the quote said {duration(high)} at "
                 "most was likely."
+            )
+            figures = {"seconds": f"{seconds:.1f}", "quoted": f"{high:.1f}"}
+            self._once(Notice("switchgear.run.slower", sentence, figures))
+
+    def _late(self, seconds: float | None, took: str) -> None:
+        high = self._terms.quoted_run_seconds
+        if high is not None and seconds is not None and seconds > high:
+            sentence = (
+                f"The run {took} {duration(seconds)}; its quote said {duration(high)} at most was likely."
             )
             figures = {"seconds": f"{seconds:.1f}", "quoted": f"{high:.1f}"}
             self._once(Notice("switchgear.run.slower", sentence, figures))

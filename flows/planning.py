@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -83,7 +84,7 @@ class PlannedRun:
 def planned(order: Order, around: Surroundings) -> Iterator[PlannedRun]:
     """Load, check, lock and plan; the lock is held and the scratch folder stays while the block runs."""
     steps, log, parameters = around.steps, get_run_logger(), order.parameters
-    started = steps.now()
+    started, began = steps.now(), time.monotonic()
     loaded = load_for(parameters, steps)
     for line in steps.check(loaded).lines():
         log.info(line)
@@ -98,12 +99,12 @@ def planned(order: Order, around: Surroundings) -> Iterator[PlannedRun]:
         changed = with_changes(loaded, context)
         classes = [c.value for c in parameters.retry_classes]
         plan = steps.plan(changed, context, classes)
+        wanted = parameters.groups or limits.groups or default_groups(len(plan.refs), parallel)
         if plan.refs:
-            steps.quote(changed, context, classes)
+            steps.quote(_sized(changed, wanted, parallel), context, classes)
         quote = read_quote(open_store(context.output), context.run_id)
         around.ending.plan, around.ending.output = plan, loaded.output_uri
         _note_launch(parameters, loaded, context)
-        wanted = parameters.groups or limits.groups or default_groups(len(plan.refs), parallel)
         around.watcher.planned(plan, parameters.rehearsal)
         log.info(_planned_line(plan, context))
         yield PlannedRun(
@@ -116,7 +117,7 @@ def planned(order: Order, around: Surroundings) -> Iterator[PlannedRun]:
             scratch=Path(scratch),
             started_at=started,
             runner_flags=parameters.runner_flags,
-            notices=_notices(quote, changed, context),
+            notices=_notices(quote, changed, context, began, parameters.engine),
             engine=parameters.engine,
             tpu=parameters.tpu,
             quote=quote,
@@ -148,7 +149,15 @@ def _context(order: Order, loaded: LoadedWorkload, started: datetime, parallel: 
     )
 
 
-def _notices(quote: Quote | None, loaded: LoadedWorkload, context: RunContext) -> Notices:
+def _sized(loaded: LoadedWorkload, groups: int, parallel: int) -> LoadedWorkload:
+    """The workload with the processes of this run, for how long it will take."""
+    limits = loaded.workload.limits.model_copy(update={"groups": groups, "parallel_groups": parallel})
+    return replace(loaded, workload=loaded.workload.model_copy(update={"limits": limits}))
+
+
+def _notices(
+    quote: Quote | None, loaded: LoadedWorkload, context: RunContext, began: float, engine: Engine
+) -> Notices:
     subject = Subject(
         run_id=context.run_id,
         workload=loaded.workload.name,
@@ -156,7 +165,10 @@ def _notices(quote: Quote | None, loaded: LoadedWorkload, context: RunContext) -
         rehearsal=context.rehearsal,
         flow_run_id=str(flow_run.id),
     )
-    return Notices(Terms.of(quote), subject.emit)
+    terms = Terms.of(quote)
+    if engine != "local":  # a cluster's processes and their start are not in the quote
+        terms = replace(terms, quoted_run_seconds=None)
+    return Notices(terms, subject.emit, lambda: time.monotonic() - began)
 
 
 def _planned_line(plan: Plan, context: RunContext) -> str:

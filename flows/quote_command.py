@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
+from flows.groups import default_groups
 from flows.report import table
 from flows.tables import Row
-from flows.words import batches, count, duration, usd
+from flows.words import batches, count, duration, span, usd
 from schemas.load import LoadedWorkload
 from schemas.workload import EmbedderBackend
 from transforms.quote.build import SAMPLE, quote_workload
 from transforms.quote.embedding import Calibrate, Throughput, calibrate
-from transforms.quote.values import Alternative, Price, Quote, Range, RouteQuote
+from transforms.quote.values import Alternative, Price, Quote, Range, RouteQuote, Seconds
 
 if TYPE_CHECKING:
     from flows.backstage import Backstage
@@ -50,7 +51,11 @@ def run_quote(
     steps = backstage.steps()
     loaded = steps.load(workload, input_uri, output_uri)
     quote = quote_workload(
-        loaded, steps.now(), sample=sample, calibrate=calibrator(loaded) if measure_embedders else None
+        loaded,
+        steps.now(),
+        sample=sample,
+        calibrate=calibrator(loaded) if measure_embedders else None,
+        grouping=default_groups,
     )
     if as_json:
         backstage.answer(quote.to_dict())
@@ -84,6 +89,8 @@ def quote_parts(quote: Quote) -> list[RenderableType]:
         table("Documents and tokens", [size_row(route) for route in quote.routes]),
         table("Price in USD", [price_row(route) for route in quote.routes] + total_row(quote)),
     ]
+    if quote.rows_due:
+        parts.append(table("Time", [time_row(route) for route in quote.routes] + run_time_rows(quote)))
     alternatives = [_alternative_row(route, way) for route in quote.routes for way in route.alternatives]
     if alternatives:
         parts.append(table("The same documents another way", alternatives))
@@ -112,6 +119,7 @@ def basis_lines(quote: Quote) -> list[str]:
     for route in quote.routes:
         lines += [f"{route.route}: input tokens: {route.input_basis}"]
         lines += [f"{route.route}: output tokens: {route.output_basis}"] if route.kind == "hosted" else []
+        lines += [f"{route.route}: time: {route.wall_basis}"] if route.wall_basis else []
         lines += [f"{route.route}: {note}" for note in route.notes]
     if quote.not_sent:
         kinds = ", ".join(f"{name} {number:,}" for name, number in quote.not_sent.items())
@@ -146,6 +154,46 @@ def size_row(route: RouteQuote) -> Row:
         "output tokens": range_text(route.output_tokens),
         "device time": "" if seconds is None else f"{duration(seconds.low)} … {duration(seconds.high)}",
     }
+
+
+def time_row(route: RouteQuote) -> Row:
+    """How long a route takes if it runs alone, as a row of a table."""
+    at_a_time = "" if route.calls_at_a_time is None else f"{route.calls_at_a_time:,}"
+    calls = "" if route.calls is None else range_text(route.calls)
+    return {
+        "route": route.route,
+        "calls": calls,
+        "calls at a time": at_a_time,
+        **_time_cells(route.wall_seconds),
+    }
+
+
+def run_time_rows(quote: Quote) -> list[Row]:
+    """How long the run takes; and, with provider batches, how long it is until all answers are there."""
+    nothing: Row = {"calls": "", "calls at a time": ""}
+    rows: list[Row] = [{"route": "the run", **nothing, **_time_cells(quote.run_seconds)}]
+    if quote.wall_seconds != quote.run_seconds:
+        rows.append({"route": "all answers", **nothing, **_time_cells(quote.wall_seconds)})
+    return rows
+
+
+def time_sentence(quote: Quote) -> str:
+    """`The run takes about 3 min 05 s (likely 40 s to 1 h 10 min).`; nothing where it is not known."""
+    seconds = quote.run_seconds
+    if seconds is None or not quote.rows_due:
+        return ""
+    text = f"The run takes about {duration(seconds.expected)} (likely {span(seconds.low, seconds.high)})."
+    if quote.wall_seconds is None or quote.wall_seconds == seconds:
+        return text
+    return f"{text} Answers of provider batches come within {duration(quote.wall_seconds.high)}."
+
+
+def _time_cells(seconds: Seconds | None) -> Row:
+    names = ("likely least", "expected", "likely most")
+    if seconds is None:
+        return dict.fromkeys(names, "unknown")
+    times = (seconds.low, seconds.expected, seconds.high)
+    return {name: duration(value) for name, value in zip(names, times, strict=True)}
 
 
 def price_row(route: RouteQuote) -> Row:

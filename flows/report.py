@@ -9,7 +9,16 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flows.tables import Row, cost_rows, device_rows, failure_rows, quote_rows, recompiled, route_rows
+from flows.tables import (
+    Row,
+    cost_rows,
+    device_rows,
+    failure_rows,
+    quote_rows,
+    recompiled,
+    route_rows,
+    time_against_quote,
+)
 from flows.words import batches as batches_text
 from flows.words import count, usd
 from schemas.batches import AmbiguousCall
@@ -67,6 +76,9 @@ def report(manifest: Manifest, output: str, *, nothing_due: bool = False) -> Ren
     if quoted:
         parts.append(table("Quote against actual, at list price", quoted))
     parts.append(Text(cost_sentence(manifest)))
+    timed = time_against_quote(manifest, output)
+    if timed:
+        parts.append(Text(timed))
     if manifest.skipped_files:
         parts.append(Text(f"Skipped files: {', '.join(manifest.skipped_files[:5])}"))
     if manifest.ambiguous:

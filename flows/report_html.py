@@ -8,7 +8,7 @@ from __future__ import annotations
 from jinja2 import Environment, StrictUndefined
 
 from flows.report import cost_sentence, end_sentence
-from flows.tables import Row, cost_rows, device_rows, failure_rows, quote_rows, route_rows
+from flows.tables import Row, cost_rows, device_rows, failure_rows, quote_rows, route_rows, time_against_quote
 from flows.words import batches as batches_text
 from flows.words import usd
 from schemas.run import Manifest
@@ -76,6 +76,7 @@ def _facts(manifest: Manifest, output: str) -> list[tuple[str, str]]:
         ("output", output),
         ("started", manifest.started_at),
         ("ended", manifest.ended_at),
+        ("time", time_against_quote(manifest, output) or "not quoted"),
         (
             "documents",
             f"{manifest.rows_in:,} in {manifest.input_files:,} files, {manifest.rows_skipped:,} skipped",

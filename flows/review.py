@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field
 from flows.orders import Approval, Order
 from flows.parameters import Usd
 from flows.planning import PlannedRun
+from flows.quote_command import time_sentence
 from flows.words import count, usd
 from schemas.errors import ReviewNeededError
 from schemas.run import Manifest
@@ -192,7 +193,7 @@ def _due_fact(run: PlannedRun) -> str:
     price = run.quote.total
     return (
         f"{due} Quote: {usd(price.expected)}, likely {usd(price.low)} to {usd(price.high)}, at most "
-        f"{usd(price.worst)}. {run.quote.budget.sentence}"
+        f"{usd(price.worst)}. {run.quote.budget.sentence} {time_sentence(run.quote)}".rstrip()
     )
 
 

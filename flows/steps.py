@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.groups import BatchLine, GroupJob, worker_arguments
+from flows.groups import BatchLine, GroupJob, default_groups, worker_arguments
 from flows.parameters import EnrichParameters
 from pipelines.engines import Engine
 from pipelines.stages import require_engine
@@ -190,7 +190,13 @@ def _keep_quote(loaded: LoadedWorkload, run: RunContext, classes: Sequence[str])
     from transforms.store import open_store
 
     store = open_store(run.output)
-    quote = quote_workload(loaded, datetime.now(UTC), retry_classes=tuple(classes))
+    quote = quote_workload(
+        loaded,
+        datetime.now(UTC),
+        retry_classes=tuple(classes),
+        only_batches=run.only_batches,
+        grouping=default_groups,
+    )
     quote = replace(quote, workload_sha256=run.workload_sha256)  # a decision makes no other version
     store_quote(store, run.run_id, quote_to_hold(store, run.run_id, quote))
 

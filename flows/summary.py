@@ -27,6 +27,7 @@ class Shown:
     output: str
     repair: str = ""
     batch_file: str = ""
+    time: str = ""
 
 
 def summary_markdown(manifest: Manifest, shown: Shown) -> str:
@@ -40,6 +41,7 @@ def summary_markdown(manifest: Manifest, shown: Shown) -> str:
         *_failed_groups(shown.groups),
         *_reasons(shown.failures),
         *_costs(manifest, shown.spend),
+        *([plain(shown.time)] if shown.time else []),
         *_routes(manifest),
         *_places(manifest, shown),
     ]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from flows.groups import BatchLine, GroupOutcome
-from flows.words import shortened, usd
+from flows.words import duration, shortened, span, usd
 from schemas.batches import BackendTotals, BatchReport
 from schemas.run import Manifest
-from transforms.quote.compare import Comparison, compare, read_quote
+from transforms.quote.compare import Comparison, compare, compare_time, read_quote
 from transforms.settle import against_caps
 from transforms.store import open_store
 
@@ -117,6 +117,17 @@ def quote_rows(manifest: Manifest, output: str) -> list[Row]:
         }
         for line in compared(manifest, output)
     ]
+
+
+def time_against_quote(manifest: Manifest, output: str) -> str:
+    """How long the run took against its quote; nothing without one."""
+    quote = read_quote(open_store(output), manifest.run_id)
+    found = None if quote is None else compare_time(quote, manifest)
+    if found is None:
+        return ""
+    quoted = f"{duration(found.quoted.expected)} (likely {span(found.quoted.low, found.quoted.high)})"
+    real = " of a real run" if manifest.rehearsal else ""
+    return f"It took {duration(found.seconds)}; the quote{real} said {quoted}: {found.verdict}."
 
 
 def cost_rows(manifest: Manifest) -> list[Row]:

@@ -45,6 +45,12 @@ def duration(seconds: float | None) -> str:
     return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02d} min"
 
 
+def span(low: float, high: float) -> str:
+    """`42 s to 3 min 05 s`; one time where both ends are written alike."""
+    ends = dict.fromkeys((duration(low), duration(high)))
+    return " to ".join(ends)
+
+
 def shortened(text: str, limit: int) -> str:
     """The text on one line, cut to `limit` characters with an ellipsis."""
     line = " ".join(text.split())

@@ -128,6 +128,12 @@ class HostedBackend(Section):
     max_in_flight: int = Field(
         256, ge=1, le=4096, description="calls to it at a time, of all worker processes"
     )
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="what may be sent a minute, of all worker processes; none: what it allows"
+    )
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="the same of input and output tokens together"
+    )
     mode: Literal["online", "batch"] = Field(
         "online",
         description="`batch`: documents go out in the provider's batches (OpenAI files and batches, "
@@ -540,6 +546,8 @@ _NO_PART_OF_THE_ANSWER = (
     "tensor_parallel",
     "step_tokens",
     "max_in_flight",
+    "requests_per_minute",
+    "tokens_per_minute",
     "mode",
     "batch_bucket",
     "api_key_env",

@@ -115,6 +115,42 @@ def test_a_run_that_is_dearer_or_slower_than_its_quote_is_told(manifest: Make) -
     assert heard.sent[1].figures == {"seconds": "2.5", "quoted": "2.0"}
 
 
+def test_a_run_that_works_longer_than_its_quote_is_told_while_it_goes_on_and_once(manifest: Make) -> None:
+    now = 0.0
+    told: list[Notice] = []
+    notices = Notices(Terms(quoted_run_seconds=59.0), told.append, lambda: now)
+
+    notices.look(standing())
+    now = 59.0
+    notices.look(standing())
+    assert told == [], "the upper end itself was quoted"
+    now = 75.0
+    notices.look(standing())
+    notices.look(standing())
+    notices.settled(manifest(), "Complete.")  # after 60 s, by its own figures
+
+    assert [notice.event for notice in told] == ["switchgear.run.slower", "switchgear.run.complete"]
+    assert told[0].sentence == (
+        "The run has been at work for 1 min 15 s; its quote said 59 s at most was likely."
+    )
+    assert told[0].figures == {"seconds": "75.0", "quoted": "59.0"}
+
+
+def test_a_run_that_was_too_slow_between_two_looks_is_told_at_its_end(manifest: Make) -> None:
+    heard = Heard(Terms(quoted_run_seconds=59.0))
+    heard.notices.settled(manifest(), "Complete.")
+    assert heard.names() == ["run.slower", "run.complete"]
+    assert heard.sent[0].sentence == "The run took 1 min 00 s; its quote said 59 s at most was likely."
+
+
+def test_without_a_figure_in_the_quote_no_run_is_too_slow(manifest: Make) -> None:
+    told: list[Notice] = []
+    notices = Notices(Terms(), told.append, lambda: 1e9)
+    notices.look(standing())
+    notices.settled(manifest(ended_at="2027-11-22T09:16:00+00:00"), "Complete.")
+    assert [notice.event for notice in told] == ["switchgear.run.complete"]
+
+
 def test_a_run_within_its_quote_is_only_told_to_have_ended(manifest: Make) -> None:
     heard = Heard(Terms(quoted_high=Decimal("1.25"), quoted_seconds=3.5))
     heard.notices.look(standing("1.25"))
@@ -140,6 +176,7 @@ def test_terms_are_what_the_quote_states(quote: Any) -> None:
         quoted_seconds=30.0,
         seconds_before=4.0,
         amount_before=Decimal("0.75"),
+        quoted_run_seconds=90.0,
     )
 
 
@@ -170,6 +207,7 @@ def quote() -> Any:
         "w", "a" * 64, "", 1, 1, 1, 1, 1, 1, 1, "sample", "", "", 0, 1, (route,),
         Price(Decimal(1), Decimal("1.5"), Decimal(2)), BudgetQuote("yes", "", caps),
         baseline={"v": Baseline(device_seconds=4.0, list_amount=Decimal("0.75"))},
+        run_seconds=Seconds(1.0, 45.0, 90.0),
     )  # fmt: skip
 
 
@@ -206,6 +244,47 @@ def test_an_event_is_about_the_run_and_its_flow_run(monkeypatch: pytest.MonkeyPa
             },
         }
     ]
+
+
+def _hosted_run(
+    folder: Path, manifest: Manifest, high: float | None, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Notice], Any]:
+    """A run over two groups whose quote says so many seconds at the most; what was told, and its state."""
+    from flows.enrich import enrich
+    from flows.parameters import EnrichParameters
+    from flows.steps import Surroundings, bound
+    from tests.flows.fake_run import FakeRun
+    from tests.flows.test_review import quote_of
+    from transforms.quote.compare import store_quote
+    from transforms.quote.values import Seconds
+    from transforms.store import open_store
+
+    told: list[Notice] = []
+    monkeypatch.setattr(Subject, "emit", lambda _, notice: told.append(notice))
+    fake = FakeRun(folder, 2, manifest)
+
+    def quote(_loaded: Any, run: Any, _classes: Any) -> None:
+        times = None if high is None else Seconds(0.0, 0.0, high)
+        store_quote(open_store(run.output), run.run_id, replace(quote_of("12"), run_seconds=times))
+
+    with bound(Surroundings(fake.steps(quote=quote))):
+        state = enrich(
+            EnrichParameters(workload=str(fake.workload), rehearsal=True, groups=2), return_state=True
+        )
+    return told, state
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(("high", "is_slow"), [(0.0, True), (1e6, False), (None, False)])
+def test_a_run_of_hosted_routes_is_told_to_be_slower_than_its_quote_when_it_is(
+    high: float | None, is_slow: bool, tmp_path: Path, manifest: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, state = _hosted_run(tmp_path, manifest(), high, monkeypatch)
+
+    assert state.is_completed()
+    slow = [notice for notice in told if notice.event == "switchgear.run.slower"]
+    assert len(slow) == is_slow
+    assert all(notice.sentence.startswith("The run has been at work for ") for notice in slow)
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,13 @@ from typer.testing import CliRunner
 
 from flows.backstage import Backstage
 from flows.cli import app
-from flows.quote_command import basis_lines, calibrator, due_sentence, range_text
+from flows.quote_command import basis_lines, calibrator, due_sentence, range_text, time_sentence
 from flows.report import console
 from flows.steps import Ending
 from tests.support.documents import rows, write
 from tests.support.workloads import HOSTED, write_workload
 from tests.transforms.embed.tiny_model import write_tiny_model
-from transforms.quote.values import Quote, Range
+from transforms.quote.values import Quote, Range, Seconds
 
 DEAR = {**HOSTED, "price": {"input_per_million": "1000", "output_per_million": "10000"}}
 Run = Callable[..., Result]
@@ -55,6 +56,16 @@ def test_it_needs_no_key_prints_every_price_and_ends_with_the_budget(run: Run) -
     for words in ("likely least", "expected", "likely most", "worst case", "$0.051", "assumed:", "method:"):
         assert words in text
     assert text.rstrip().endswith("are left.")
+
+
+def test_it_says_how_long_each_route_and_the_run_take_and_what_that_rests_on(run: Run) -> None:
+    text = run().stdout
+    assert re.search(r"^ *ask +10 +256 +\d+ s +\d+ s +\d min \d\d s *$", text, re.MULTILINE)
+    assert re.search(r"^ *the run +\d+ s +\d+ s +\d min \d\d s *$", text, re.MULTILINE)
+    assert "all answers" not in text
+    assert "ask: time: assumed, not measured: a call takes 0.3 to 5 s" in text
+    batch = run(backends__mini={"provider": "openai", "model": "gpt-5-mini", "mode": "batch"}).stdout
+    assert re.search(r"^ *all answers +5 min 00 s +1 h 00 min +24 h 00 min *$", batch, re.MULTILINE)
 
 
 def test_with_json_standard_output_holds_the_quote_and_nothing_else(run: Run) -> None:
@@ -164,6 +175,19 @@ def test_sentences_follow_the_quote(run: Run) -> None:
     assert "note: remark" in lines
     exact = basis_lines(replace(quote, not_sent={"null_text": 3}))
     assert "will not be sent: null_text 3" in exact
+
+
+def test_a_sentence_says_how_long_the_run_takes(run: Run) -> None:
+    quote = Quote.from_json(run("--json").stdout)
+    known = replace(
+        quote, run_seconds=Seconds(40.0, 185.0, 4200.0), wall_seconds=Seconds(40.0, 185.0, 4200.0)
+    )
+    said = "The run takes about 3 min 05 s (likely 40 s to 1 h 10 min)."
+    assert time_sentence(known) == said
+    waits = replace(known, wall_seconds=Seconds(300.0, 3600.0, 86400.0))
+    assert time_sentence(waits) == f"{said} Answers of provider batches come within 24 h 00 min."
+    assert time_sentence(replace(quote, run_seconds=None)) == ""
+    assert time_sentence(replace(known, rows_due=0)) == ""
 
 
 def test_help_says_what_it_does() -> None:

@@ -39,3 +39,6 @@ def test_a_run_is_held_to_the_quote_that_was_made_for_it(tmp_path: Path) -> None
     assert isinstance(console.file, io.StringIO)
     assert "Quote against actual" in console.file.getvalue()
     assert "Quote against actual" in report_html(manifest, output)
+    for page in (console.file.getvalue(), report_html(manifest, output)):
+        assert "It took " in page
+        assert "; the quote of a real run said " in page

@@ -154,6 +154,30 @@ def test_a_quote_above_the_limit_waits_before_anything_is_sent_and_goes_on_when_
     assert approval["what"] == "its quote of likely up to $12.50 is above $10.00"
 
 
+def test_the_time_for_which_a_run_waits_is_no_time_of_the_run(
+    fake: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is held to the seconds since its own start: after the approval it is another one."""
+    from flows import planning
+
+    began: list[float] = []
+
+    class Noted(planning.Notices):  # type: ignore[misc]
+        def __init__(self, terms: Any, send: Any, elapsed: Callable[[], float]) -> None:
+            super().__init__(terms, send, elapsed)
+            began.append(planning.time.monotonic() - elapsed())
+
+    monkeypatch.setattr(planning, "Notices", Noted)
+    run = Reviewed(fake, "quote_above = 10")
+    run.run()
+    waited_until = planning.time.monotonic()
+    run.answer(**ANSWER)
+
+    assert run.run().is_completed()
+    assert began[-1] >= waited_until
+    assert began[0] < waited_until
+
+
 def test_a_retry_after_the_approval_does_not_ask_again(fake: FakeRun) -> None:
     from prefect.client.orchestration import get_client
     from prefect.states import AwaitingRetry

@@ -116,6 +116,10 @@ class Lane:
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = math.inf  # uvloop's handles don't always know it
 
+    def state_limit(self, kind: str, per_minute: float) -> None:
+        """Hold calls to a limit that the workload states; `kind` is one of `quota.KINDS`."""
+        self._quota.state(kind, per_minute, self._clock.monotonic())
+
     async def acquire(
         self, route: str, priority: int, *, falls_back: bool = False, within_s: float = math.inf
     ) -> Permit:

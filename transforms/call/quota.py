@@ -1,5 +1,8 @@
 """What providers say about their limits in every answer, kept as buckets that fill up again. Pure.
 
+Limits that the workload states are buckets of their own, which no answer replaces: of one second's worth, so
+that what is sent is spread evenly and no minute holds more than was stated.
+
 Sources: Anthropic's page on rate limits (`anthropic-ratelimit-*`: limit, remaining, and the instant at
 which the bucket is full again) and OpenAI's (`x-ratelimit-*`: the same, with the time until then). Both
 are token buckets: what is missing, divided by the time until it is full, is the rate at which it fills.
@@ -112,21 +115,32 @@ class Quota:
 
     def __init__(self) -> None:
         self._buckets: dict[int, _Bucket] = {}  # by place in KINDS
+        self._stated: dict[int, _Bucket] = {}  # the same, of the workload
         self._asked = [0.0] * len(KINDS)  # in all, as estimated
         self._cost = [1.0, 0.0, 0.0, 0.0]  # of a call
         self._newest = 0  # serial of the call whose answer was read last
 
+    def state(self, kind: str, per_minute: float, now: float) -> None:
+        """Holds calls to a limit of one of KINDS, whatever the provider allows; the least of several."""
+        place, rate = KINDS.index(kind), per_minute / _MINUTE_S
+        known = self._stated.get(place)
+        if known is None or rate < known.rate:
+            self._stated[place] = _Bucket(rate, rate, rate, now)
+
     def wait(self, now: float) -> float:
         """Seconds until the next call fits into every bucket."""
-        if not self._buckets:
+        if not self._buckets and not self._stated:
             return 0.0
-        return max(bucket.wait(self._cost[place], now) for place, bucket in self._buckets.items())
+        return max(bucket.wait(self._cost[place], now) for place, bucket in self._every())
+
+    def _every(self) -> tuple[tuple[int, _Bucket], ...]:
+        return (*self._buckets.items(), *self._stated.items())
 
     def sent(self, now: float) -> tuple[float, ...]:
         """A call goes out; gives what has been asked of each bucket so far, this call included."""
         for place, cost in enumerate(self._cost):
             self._asked[place] += cost
-        for place, bucket in self._buckets.items():
+        for place, bucket in self._every():
             bucket.fill(now)
             bucket.level -= self._cost[place]
         return tuple(self._asked)

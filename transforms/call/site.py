@@ -155,6 +155,12 @@ def build_sites(
         limit = max(1, backend.max_in_flight // processes)
         lane = lanes.setdefault(key, Lane(key, limit, clock, shares))
         lane.limit = min(lane.limit, limit)
+        for kind, stated in (
+            ("requests", backend.requests_per_minute),
+            ("tokens", backend.tokens_per_minute),
+        ):
+            if stated is not None:
+                lane.state_limit(kind, stated / processes)
         codec = codec_of(backend)
         sites[name] = Site(
             name=name,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
+from fractions import Fraction
 
 from schemas.load import LoadedWorkload
 from schemas.workload import Route
@@ -17,6 +20,16 @@ from transforms.quote.measure import RequestSizes, TextTokens, keyless_sites, me
 from transforms.quote.population import Frame, find_population
 from transforms.quote.sampling import Sample, Sampler
 from transforms.quote.values import Quote, RouteQuote
+from transforms.quote.wall_time import (
+    Floor,
+    RouteWork,
+    Three,
+    route_seconds,
+    run_seconds,
+    three,
+    until_answered,
+)
+from transforms.store import is_remote
 
 SAMPLE = 1000
 """Documents that are measured for each route unless said otherwise."""
@@ -29,8 +42,15 @@ ASSUMPTIONS = (
     "thinking tokens are billed as output: they are in measured lengths and in the upper figures",
     "worst: one token for each byte sent, the longest answer, the dearest reading of the price",
     "identical requests are priced each, though a run may pay for them once",
+    "time: routes run side by side, so a run takes as long as the longest bound of places for calls, stated "
+    "calls and tokens a minute, device time, and documents a second of its processes; refused and failed "
+    "calls, and waits for a person, are not in it",
     "prices are those in force when the quote was made; taxes and discounts of your own are not known",
 )
+
+
+Grouping = Callable[[int, int], int]
+"""How many processes a run has for so many batches, of which so many work at a time."""
 
 
 def quote_workload(
@@ -41,13 +61,16 @@ def quote_workload(
     seed: int = 0,
     retry_classes: tuple[str, ...] = (),
     calibrate: Calibrate | None = None,
+    only_batches: Sequence[str] = (),
+    grouping: Grouping = lambda _, parallel: parallel,
 ) -> Quote:
     """Price what a run of the workload would do now, at the prices in force at `now`.
 
     The same input, output, workload, `sample` (documents measured for a route) and `seed` give the same
-    quote. What is committed in the output is not priced again; an output that a run would refuse
-    (another workload's, a rehearsal's) counts as empty, and a note says so. Reads the whole input once
-    for its digests, as a run does; then what the conditions need, and a bounded number of batches.
+    quote; `only_batches` (beginnings of batch ids) leaves all others out. What is committed in the output
+    is not priced again; an output that a run would refuse (another workload's, a rehearsal's) counts as
+    empty, and a note says so. Reads the whole input once for its digests, as a run does; then what the
+    conditions need, and a bounded number of batches.
 
     Raises:
         WorkloadError: expressions or prompts can't be used on this input.
@@ -55,16 +78,19 @@ def quote_workload(
         OutputError: an input file was replaced since its documents were answered.
         ModelError: an embedder's model can't be used.
     """
-    ground = survey_ground(loaded, retry_classes)
+    ground = survey_ground(loaded, retry_classes, only_batches)
     population = find_population(ground.work, ground.rules, ground.store, seed)
     workload = loaded.workload
     sites = keyless_sites(workload, PriceBook())
     measures = {r.name: measure_for(workload, r, loaded.base_dir, sites, now) for r in workload.routes}
     drawn = Sampler(ground.work, ground.rules, ground.store, population, measures, sample, seed).draw()
     pricing = _Pricing(ground, drawn, calibrate)
-    routes = tuple(
+    quoted = [
         pricing.quote(route, population.frames[route.name], measures[route.name]) for route in workload.routes
-    )
+    ]
+    floor = _floor(ground, grouping)
+    routes = tuple(_timed(route, each, floor) for route, each in quoted)
+    works = [each for _, each in quoted]
     work, hosted = ground.work, [route for route in routes if route.kind == "hosted"]
     return Quote(
         workload=workload.name,
@@ -92,6 +118,26 @@ def quote_workload(
         waiting=ground.waiting,
         batches_new=ground.batches_new,
         batches_collected=ground.batches_collected,
+        run_seconds=run_seconds(works, floor),
+        wall_seconds=until_answered(works, floor),
+    )
+
+
+def _floor(ground: Ground, grouping: Grouping) -> Floor:
+    limits, files = ground.loaded.workload.limits, ground.work.found.files
+    batches = len(ground.work.refs)
+    groups = min(batches, limits.groups or grouping(batches, limits.parallel_groups))
+    local = 0 if is_remote(ground.loaded.input_uri) else sum(file.size for file in files)
+    return Floor(limits, groups, len(files), local)
+
+
+def _timed(route: RouteQuote, work: RouteWork, floor: Floor) -> RouteQuote:
+    """The route with its time, which takes what all routes share into account."""
+    lanes = {load.lane.key: floor.in_lane(load.lane) for load in work.loads}
+    return replace(
+        route,
+        wall_seconds=route_seconds(work, floor),
+        calls_at_a_time=min(floor.at_a_time, sum(lanes.values())) if lanes else None,
     )
 
 
@@ -103,7 +149,9 @@ class _Pricing:
         self._drawn = drawn
         self._calibrate = calibrate
 
-    def quote(self, route: Route, frame: Frame, measure: RequestSizes | TextTokens) -> RouteQuote:
+    def quote(
+        self, route: Route, frame: Frame, measure: RequestSizes | TextTokens
+    ) -> tuple[RouteQuote, RouteWork]:
         if isinstance(measure, RequestSizes):
             return HostedRoute(self._ground, route, measure).quote(frame, self._drawn)
         name = route.chains[0].backends[0]
@@ -113,7 +161,12 @@ class _Pricing:
             throughput = self._calibrate(backend, measure.kept)
         else:
             throughput = _measured(self._ground, route.name, name)
-        return quote_embed_route(route.name, name, backend, frame, observed, throughput)
+        quoted = quote_embed_route(route.name, name, backend, frame, observed, throughput)
+        seconds = quoted.device_seconds
+        count = quoted.documents
+        documents = Three(*map(Fraction, (count.low, count.expected, count.high or 0)))
+        device = None if seconds is None else three(seconds)
+        return quoted, RouteWork(documents, is_embedder=True, device_s=device)
 
 
 def _measured(ground: Ground, route: str, backend: str) -> Throughput | None:

@@ -19,7 +19,9 @@ def quote_to_hold(store: Store, run_id: str, quote: Quote) -> Quote:
     earlier = _earlier(store, run_id, quote.workload_sha256) if quote.batches_collected else None
     if earlier is None:
         return quote
-    return _merged(earlier, quote) if quote.batches_new else earlier
+    # what was quoted for the answers was paid and waited for; the time is that of this run alone
+    held = _merged(earlier, quote) if quote.batches_new else earlier
+    return replace(held, run_seconds=quote.run_seconds, wall_seconds=quote.wall_seconds)
 
 
 def _earlier(store: Store, run_id: str, workload_sha256: str) -> Quote | None:

@@ -7,6 +7,7 @@ starts, and its report calls `compare` with the manifest when it has ended.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from schemas.outcomes import money_text
 from schemas.run import Manifest
 from transforms.layout import run_path
 from transforms.quote.history import add_baseline
-from transforms.quote.values import Baseline, Price, Quote, Range, RouteQuote
+from transforms.quote.values import Baseline, Price, Quote, Range, RouteQuote, Seconds
 from transforms.store import Store
 
 QUOTE_FILE = "quote.json"
@@ -74,6 +75,33 @@ def compare(quote: Quote, manifest: Manifest) -> list[Comparison]:
         )
         for name in names
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeComparison:
+    """How long a run was quoted to work, and how long it did. The verdict is by likely least and most."""
+
+    quoted: Seconds
+    seconds: float
+    verdict: Verdict
+
+
+def compare_time(quote: Quote, manifest: Manifest) -> TimeComparison | None:
+    """The quoted time against the run's own; None where one of them is not known."""
+    quoted, seconds = quote.run_seconds, seconds_of(manifest)
+    if quoted is None or seconds is None:
+        return None
+    verdict: Verdict = "above" if seconds > quoted.high else "as quoted"
+    return TimeComparison(quoted, seconds, "below" if seconds < quoted.low else verdict)
+
+
+def seconds_of(manifest: Manifest) -> float | None:
+    """How long a run worked, from its start to its end; None where the manifest does not say."""
+    try:
+        ended, started = map(datetime.fromisoformat, (manifest.ended_at, manifest.started_at))
+    except ValueError:
+        return None
+    return (ended - started).total_seconds()
 
 
 def store_quote(store: Store, run_id: str, quote: Quote) -> bool:

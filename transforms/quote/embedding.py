@@ -83,6 +83,7 @@ def quote_embed_route(
         input_basis="counted with the model's own tokenizer, cut at its maximum length",
         output_basis="vectors have no output tokens",
         device_seconds=seconds,
+        wall_basis="device seconds on one device; several are faster" if seconds else "",
         notes=(*notes, NO_THROUGHPUT if throughput is None else throughput.basis),
     )
 

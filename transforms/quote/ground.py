@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from transforms.batchmode.standing import open_batches
 from transforms.check import require_usable
 from transforms.commit_index import sample_commits
 from transforms.output import read_marker
-from transforms.plan import DueWork, find_due, mark_duplicates
+from transforms.plan import DueWork, find_due, mark_duplicates, only_batches
 from transforms.quote.budget import money_words
 from transforms.quote.history import baseline_of
 from transforms.quote.values import Baseline
@@ -72,8 +72,10 @@ class Ground:
         return baseline_of(self.work.index)
 
 
-def survey_ground(loaded: LoadedWorkload, retry_classes: tuple[str, ...]) -> Ground:
-    """Find what is due and check that the workload fits the input.
+def survey_ground(
+    loaded: LoadedWorkload, retry_classes: tuple[str, ...], wanted: Sequence[str] = ()
+) -> Ground:
+    """Find what is due (of the batches that are `wanted`) and check that the workload fits the input.
 
     Raises:
         WorkloadError: expressions or prompts can't be used on this input.
@@ -82,7 +84,7 @@ def survey_ground(loaded: LoadedWorkload, retry_classes: tuple[str, ...]) -> Gro
     """
     store, note = _usable_output(loaded)
     notes = [note] if note else []
-    work = find_due(loaded, store, retry_classes)
+    work = only_batches(find_due(loaded, store, retry_classes), wanted)
     require_usable(loaded, work.found.schema)
     if work.found.files.rows <= MOST_IDS:
         work = mark_duplicates(loaded, work)

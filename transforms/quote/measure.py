@@ -78,7 +78,8 @@ class RequestSizes:
             for name, sent in zip(chain, encoded, strict=True)
         )
         bodies = tuple(len(sent.wire.body) for sent in encoded)
-        return Measured(chain, self.fixed_bytes + len(request.prompt.encode()), bodies, worst)
+        size = self.fixed_bytes + len(request.prompt.encode())
+        return Measured(chain, size, bodies, worst, request=encoded[0].sha256)
 
     def _worst(self, site: Site, sent: EncodedRequest, repair: bool) -> Decimal | None:
         """What the budget reserves for a document; an answer that may be sent back is a second call."""

@@ -17,6 +17,7 @@ from transforms.call.wire import Answer
 from transforms.price import asked_context
 from transforms.quote.estimate import Cluster, Estimate, Number, estimate_total
 from transforms.quote.history import AnswerLength
+from transforms.quote.latency import Latency
 from transforms.quote.population import Frame
 from transforms.quote.sampling import Measured, Observed
 from transforms.quote.tokens import RATIOS, TokenRatio, answer_bytes
@@ -38,6 +39,14 @@ class BackendModel:
     at: datetime
     ratio: TokenRatio
     answer: AnswerLength
+    latency: Latency
+    longest_call_s: float
+
+    def milliseconds(self) -> tuple[int, int, int]:
+        """Likely least, expected and likely most of one call; nothing of one that goes with a batch."""
+        if self.backend.mode == "batch":
+            return 0, 0, 0
+        return self.latency.milliseconds(self.answer, self.longest_call_s)
 
     @property
     def backend(self) -> HostedBackend:
@@ -91,7 +100,10 @@ class BackendModel:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """One document in numbers; all zero for one that will not be sent. Amounts are None without a price."""
+    """One document in numbers; all zero for one that will not be sent. Amounts are None without a price.
+
+    `first` is the backend that is asked first, `busy` the milliseconds that its call keeps a place.
+    """
 
     documents: int = 0
     text_bytes: int = 0
@@ -106,6 +118,10 @@ class Costs:
     expected: Decimal | None = _ZERO
     high: Decimal | None = _ZERO
     worst: Decimal | None = _ZERO
+    first: str = ""
+    busy_low: int = 0
+    busy_expected: int = 0
+    busy_high: int = 0
 
 
 def ratio_of(provider: str) -> TokenRatio:
@@ -137,6 +153,7 @@ def cost_of(measured: Measured | None, models: Mapping[str, BackendModel]) -> Co
     first, size = chain[0], measured.text_bytes
     tokens = (first.ratio.low(size), first.ratio.expected_tokens(size))
     bound = measured.body_bytes[0] + OVERHEAD_TOKENS
+    busy = [m.milliseconds() for m in chain]
     return Costs(
         documents=1,
         text_bytes=size,
@@ -151,6 +168,10 @@ def cost_of(measured: Measured | None, models: Mapping[str, BackendModel]) -> Co
         expected=first.amount(min(tokens[1], bound), first.answer.expected),
         high=dearest([m.online_amount(m.ratio.high(size), m.answer.high) for m in chain]),
         worst=dearest(measured.worst),
+        first=first.name,
+        busy_low=busy[0][0],
+        busy_expected=busy[0][1],
+        busy_high=max(high for _, _, high in busy),
     )
 
 

@@ -1,7 +1,7 @@
 """Reading the chosen batches, and measuring a sample of each route's documents in them.
 
-What is measured of a document are sizes, never its text: so memory is bounded by one batch and a few
-numbers for each document of the sample.
+What is measured of a document are sizes and a digest, never its text: so memory is bounded by one batch
+and a few numbers for each document of the sample.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class Measured:
     """The sizes of one document on its route.
 
     Hosted: `text_bytes` of system text, prompt and JSON Schema; for each backend of its chain `body_bytes`
-    as it is sent and `worst`, what the budget reserves (None without a price). Embedded: `tokens` after
-    the cut at the model's maximum.
+    as it is sent and `worst`, what the budget reserves (None without a price), and `request`, the digest
+    by which identical requests to the first backend are known. Embedded: `tokens` after the cut at the
+    model's maximum.
     """
 
     chain: tuple[str, ...]
@@ -43,6 +44,7 @@ class Measured:
     body_bytes: tuple[int, ...] = ()
     worst: tuple[Decimal | None, ...] = ()
     tokens: int = 0
+    request: str = ""
 
 
 Measure = Callable[[Sequence[tuple[str, ...]], pa.Table, Sequence[int]], list[Measured | None]]

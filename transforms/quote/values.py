@@ -30,7 +30,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Device time: likely least, expected, likely most."""
+    """A time: likely least, expected, likely most."""
 
     low: float
     expected: float
@@ -87,6 +87,8 @@ class RouteQuote:
 
     `documents` will be sent (faults and rejections are left out); `sampled` of them were rendered (or
     tokenised). Tokens are totals for the route's first backends; `input_bound` is the hard bound.
+    `wall_seconds` is how long the route takes if it runs alone, with provider batches until their answers
+    are there; None is unknown. `calls` are those that are left when identical requests are sent once.
     """
 
     route: str
@@ -105,6 +107,10 @@ class RouteQuote:
     input_basis: str
     output_basis: str
     device_seconds: Seconds | None = None
+    wall_seconds: Seconds | None = None
+    wall_basis: str = ""
+    calls: Range | None = None
+    calls_at_a_time: int | None = None
     alternatives: tuple[Alternative, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -154,6 +160,8 @@ class Quote:
     that will not leave the process. `total` adds up the routes; its bounds are sums of bounds, so wider
     than need be. `waiting` requests are in provider batches and no part of it; of the batches of rows that
     are due, `batches_new` are new, and `batches_collected` get answers that provider batches have brought.
+    `run_seconds` is how long the run works, from its start to its end; `wall_seconds` is until the last
+    answer is there, with provider batches that a later run collects. Waits for a person are in neither.
     """
 
     workload: str
@@ -181,6 +189,8 @@ class Quote:
     waiting: int = 0
     batches_new: int = 0
     batches_collected: int = 0
+    run_seconds: Seconds | None = None
+    wall_seconds: Seconds | None = None
     version: str = QUOTE_VERSION
 
     def to_dict(self) -> dict[str, Any]:

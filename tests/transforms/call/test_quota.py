@@ -84,6 +84,39 @@ def test_a_reset_that_cannot_be_read_leaves_the_limit_as_it_is(reset: str) -> No
     assert read_limits(headers, NOW) == {"requests": Reading(500, 9, None)}
 
 
+@pytest.mark.parametrize("per_minute", [6, 600, 60_000])
+def test_no_minute_holds_more_than_the_workload_states_and_all_of_it_is_used(per_minute: int) -> None:
+    quota, sent, now = Quota(), [], 0.0
+    quota.state("requests", per_minute, now)
+    while now < 180:
+        wait = quota.wait(now)
+        if wait <= 0:
+            quota.sent(now)
+            sent.append(now)
+        now += max(wait, 1e-6)
+    most = max(sum(start <= at < start + 60 for at in sent) for start in (0, 30, 60, 90, 119))
+    assert most <= per_minute * 61 / 60 + 1
+    assert len(sent) >= 2.9 * per_minute
+
+
+def test_an_answer_that_allows_more_does_not_lift_what_the_workload_states() -> None:
+    quota = Quota()
+    quota.state("requests", 60, 0.0)
+    quota.state("requests", 600, 0.0)
+    quota.sent(0.0)
+    quota.read({"requests": Reading(10_000, 9_999, 0.01)}, 1, (1.0, 0.0, 0.0, 0.0), 0.0, 0.1)
+    assert quota.wait(0.1) == pytest.approx(0.91, abs=0.02)
+
+
+def test_stated_tokens_hold_by_what_calls_have_used() -> None:
+    quota = Quota()
+    quota.state("tokens", 6000, 0.0)
+    quota.used(Usage(150, 50))
+    assert quota.wait(0.0) == 0.0
+    quota.sent(0.0)
+    assert quota.wait(0.0) == pytest.approx(2.0, abs=0.05), "200 tokens at 100 a second"
+
+
 def test_without_a_word_from_the_provider_nothing_is_held_back() -> None:
     quota = Quota()
     for _ in range(1000):

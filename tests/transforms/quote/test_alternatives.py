@@ -16,6 +16,7 @@ from tests.support.workloads import HOSTED, workload
 from tests.transforms.quote.bench import NOW, Bench
 from transforms.price import PRICE_SOURCE, PriceBook
 from transforms.quote.history import AnswerLength
+from transforms.quote.latency import assumed_latency
 from transforms.quote.measure import RequestSizes, keyless_sites, measure_for
 from transforms.quote.pricing import BackendModel, dearest
 from transforms.quote.tokens import RATIOS
@@ -40,7 +41,7 @@ def ways(bench: Bench, kind: str) -> list[Alternative]:
 def model(provider: str = "anthropic", model: str = "claude-haiku-4-5", **changes: Any) -> BackendModel:
     backend = {"provider": provider, "model": model, **changes}
     site = keyless_sites(workload(backends__mini=backend), PriceBook())["mini"]
-    return BackendModel("mini", site, NOW, RATIOS["openai"], ANSWER)
+    return BackendModel("mini", site, NOW, RATIOS["openai"], ANSWER, assumed_latency(site.backend), 60.0)
 
 
 def test_a_batch_is_half_the_price_and_says_whose_price_it_is(bench: Bench) -> None:

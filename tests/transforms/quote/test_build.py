@@ -702,3 +702,75 @@ def test_the_function_takes_any_table_that_the_workload_reads(tmp_path: Path) ->
     )
     bench.write("a", table)
     assert quote_workload(bench.loaded, NOW).routes[0].documents == Range(3, 3, 3)
+
+
+# ---- how long it takes
+
+
+def test_a_quote_says_how_long_the_route_and_the_run_take_and_why(bench: Bench) -> None:
+    bench.documents(40)
+    bench.load(backends__mini={**HOSTED, "max_in_flight": 8, "requests_per_minute": 10})
+    quote = bench.quote()
+    route = quote.routes[0]
+    assert (route.calls, route.calls_at_a_time) == (Range(40, 40, 40), 8)
+    assert route.wall_seconds == quote.run_seconds == quote.wall_seconds
+    assert quote.run_seconds is not None
+    assert 240 < quote.run_seconds.expected < 300, "40 calls at 10 a minute"
+    assert "assumed, not measured" in route.wall_basis
+    assert "requests_per_minute" not in route.wall_basis
+    assert Quote.from_json(quote.to_json()) == quote
+
+
+def test_without_a_stated_limit_the_quote_says_that_it_counts_on_none(bench: Bench) -> None:
+    bench.documents(1)
+    assert "no `requests_per_minute` is stated" in bench.route().wall_basis
+
+
+def test_identical_requests_are_sent_once_unless_the_workload_says_otherwise(bench: Bench) -> None:
+    bench.documents(40, text="the same")
+    assert bench.route().calls == Range(1, 1, 40), "at the most each is sent"
+    bench.load(limits={"share_identical": False})
+    assert bench.route().calls == Range(40, 40, 40)
+
+
+def test_documents_in_provider_batches_take_their_window_and_the_run_does_not(bench: Bench) -> None:
+    bench.documents(40)
+    bench.load(backends__mini={**HOSTED, "mode": "batch"}, limits={"batch_deadline_h": 12})
+    quote = bench.quote()
+    assert quote.run_seconds is not None
+    assert quote.wall_seconds is not None
+    assert quote.run_seconds.high < 300
+    assert (quote.wall_seconds.expected, quote.wall_seconds.high) == (3600.0, 43_200.0)
+    assert quote.routes[0].wall_seconds == quote.wall_seconds
+    assert "in provider batches" in quote.routes[0].wall_basis
+
+
+def test_the_time_of_a_run_that_embeds_is_unknown_until_the_device_is_measured(
+    bench: Bench, tmp_path: Path
+) -> None:
+    from tests.transforms.embed.tiny_model import write_tiny_model
+    from transforms.quote.embedding import Throughput
+    from transforms.quote.values import Seconds
+
+    write_tiny_model(tmp_path / "model")
+    bench.documents(4)
+    bench.load(
+        backends__tiny={"provider": "jax", "model_path": "model"},
+        routes=[{"name": "embed", "backends": ["tiny"]}],
+    )
+    assert (bench.quote().run_seconds, bench.route("embed").wall_seconds) == (None, None)
+    measured = bench.quote(calibrate=lambda *_: Throughput(Seconds(10.0, 20.0, 30.0), "measured"))
+    device = measured.routes[0].device_seconds
+    assert device is not None
+    assert measured.run_seconds is not None
+    assert measured.run_seconds.high > device.high > 100
+
+
+def test_only_the_batches_that_are_wanted_are_quoted(bench: Bench) -> None:
+    bench.load(limits__batch_rows=10)
+    bench.documents(30)
+    wanted = bench.due()[1].batch_id
+    quote = bench.quote(only_batches=(wanted[:12],))
+    assert (quote.batches_due, quote.rows_due, quote.routes[0].documents) == (1, 10, Range(10, 10, 10))
+    with pytest.raises(InputError, match="no such batch"):
+        bench.quote(only_batches=("nothing",))

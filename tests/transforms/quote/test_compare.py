@@ -12,8 +12,8 @@ import pytest
 from schemas.batches import BackendTotals
 from schemas.run import Manifest
 from tests.transforms.quote.bench import Bench, used
-from transforms.quote.compare import compare, read_quote, store_quote
-from transforms.quote.values import Quote
+from transforms.quote.compare import compare, compare_time, read_quote, store_quote
+from transforms.quote.values import Quote, Seconds
 from transforms.store import LocalStore
 
 
@@ -112,3 +112,20 @@ def test_a_run_s_quote_is_kept_once_and_read_again(bench: Bench, tmp_path: Path)
     assert read_quote(store, "run-1") == quote
     assert (tmp_path / "kept" / "runs" / "run-1" / "quote.json").exists()
     assert Quote.from_json(store.read("runs/run-1/quote.json")) == quote
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict"), [(9, "below"), (10, "as quoted"), (40, "as quoted"), (41, "above")]
+)
+def test_a_run_s_time_is_held_to_the_quoted_one(bench: Bench, seconds: int, verdict: str) -> None:
+    quote = replace(bench.quote(), run_seconds=Seconds(10.0, 20.0, 40.0))
+    ended = f"2026-11-22T09:00:{seconds}+00:00" if seconds > 9 else f"2026-11-22T09:00:0{seconds}+00:00"
+    ran = replace(manifest(bench), started_at="2026-11-22T09:00:00+00:00", ended_at=ended)
+    found = compare_time(quote, ran)
+    assert found is not None
+    assert (found.seconds, found.verdict, found.quoted) == (seconds, verdict, quote.run_seconds)
+
+
+def test_without_a_quoted_time_there_is_nothing_to_compare(bench: Bench) -> None:
+    assert compare_time(replace(bench.quote(), run_seconds=None), manifest(bench)) is None
+    assert compare_time(bench.quote(), manifest(bench)) is None, "the manifest does not say when it ran"
