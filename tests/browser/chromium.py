@@ -130,7 +130,7 @@ class Ui:
     def submit(self) -> str:
         """Press *Submit* and open the run that it makes, from the list that comes up; its id.
 
-        Pressed again, as a person would, while a busy server answers 503: it made no run then (see `confirm`).
+        Pressed again, as a person would, while a busy server answers 503: it made no run then.
         """
         for _ in range(_PRESSES):
             with self.page.expect_response(lambda response: "/create_flow_run" in response.url) as made:
