@@ -31,6 +31,7 @@ from schemas.run import RunContext
 from transforms.layout import run_path
 from transforms.plan import Plan, group_slice
 from transforms.quote.compare import read_quote
+from transforms.quote.lengths import settle_lengths
 from transforms.quote.values import Quote
 from transforms.store import open_store
 
@@ -103,6 +104,8 @@ def planned(order: Order, around: Surroundings) -> Iterator[PlannedRun]:
         if plan.refs:
             steps.quote(_sized(changed, wanted, parallel), context, classes)
         quote = read_quote(open_store(context.output), context.run_id)
+        if plan.refs and quote is not None:
+            context = _with_lengths(context, quote)
         around.ending.plan, around.ending.output = plan, loaded.output_uri
         _note_launch(parameters, loaded, context)
         around.watcher.planned(plan, parameters.rehearsal)
@@ -153,6 +156,12 @@ def _sized(loaded: LoadedWorkload, groups: int, parallel: int) -> LoadedWorkload
     """The workload with the processes of this run, for how long it will take."""
     limits = loaded.workload.limits.model_copy(update={"groups": groups, "parallel_groups": parallel})
     return replace(loaded, workload=loaded.workload.model_copy(update={"limits": limits}))
+
+
+def _with_lengths(context: RunContext, quote: Quote) -> RunContext:
+    """The run's context with the lengths that its embedders choose their shapes by."""
+    found = settle_lengths(open_store(context.output), context.run_id, quote)
+    return replace(context, lengths={name: lengths.to_dict() for name, lengths in found.items()})
 
 
 def _notices(

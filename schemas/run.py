@@ -24,7 +24,8 @@ class RunContext:
     in this run, `reroute` gives routes another backend instead of their chain (see `schemas.changes`), and
     with `only_batches` (beginnings of batch ids) it leaves all other batches alone. `approvals` say who
     decided what, and why. With a `secret_project` workers look keys that their environment lacks up in
-    that Google Cloud project's Secret Manager.
+    that Google Cloud project's Secret Manager. `lengths` says of each embedder's backend how long its texts
+    are, as `schemas.lengths.TextLengths` has it.
     """
 
     run_id: str
@@ -40,6 +41,7 @@ class RunContext:
     approvals: Sequence[Mapping[str, str]] = ()
     secret_project: str | None = None
     processes: int = 1
+    lengths: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """What JSON makes of tuples is taken as well."""

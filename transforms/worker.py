@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from schemas.batches import BatchReport
 from schemas.errors import BatchClaimedError, BatchError
+from schemas.lengths import TextLengths
 from schemas.run import DeviceUse, RunContext
 from schemas.workload import EmbedderBackend, HostedBackend, Workload
 from transforms.claim import Claims, open_claims
@@ -36,7 +37,7 @@ from transforms.write import PartWriter, VectorType
 
 if TYPE_CHECKING:
     from transforms.call.engine import CallEngine
-    from transforms.embed.embedder import Embedder
+    from transforms.embed.embeddings import TextEmbedder
 
 
 STOPPED = "the run was stopped before this batch was through; run again"
@@ -67,8 +68,14 @@ class Counters:
     batches: int = 0
 
 
+@dataclass
 class Openers:
-    """How the parts that cost money or seconds are opened; others can be handed in instead."""
+    """How the parts that cost money or seconds are opened; others can be handed in instead.
+
+    `shares_embedder` says that other processes of this machine need the same embedders.
+    """
+
+    shares_embedder: bool = field(default=False, kw_only=True)
 
     def engine(self, workload: Workload, run: RunContext, budget_limit: Decimal | None) -> CallEngine:
         """A call engine for the workload's hosted backends."""
@@ -77,11 +84,17 @@ class Openers:
         keys = keys_for(run.secret_project)
         return open_call_engine(workload, run, budget_limit=budget_limit, environ=keys)
 
-    def embedder(self, backend: EmbedderBackend, base_dir: Path) -> Embedder:
-        """An embedder with its weights loaded."""
+    def embedder(
+        self, backend: EmbedderBackend, base_dir: Path, lengths: TextLengths | None = None
+    ) -> TextEmbedder:
+        """An embedder: this process's own with its weights loaded, or that of the machine."""
+        if self.shares_embedder:
+            from transforms.embed.shared import share_embedder
+
+            return share_embedder(backend, base_dir=base_dir, lengths=lengths)
         from transforms.embed.embedder import open_embedder
 
-        return open_embedder(backend, base_dir=base_dir)
+        return open_embedder(backend, base_dir=base_dir, lengths=lengths)
 
 
 @dataclass(slots=True)
@@ -102,7 +115,7 @@ class Worker:
     _claims: Claims | None = None
     _claimed: dict[str, object] = field(default_factory=dict)
     _engine: CallEngine | None = None
-    _embedders: dict[str, Embedder] = field(default_factory=dict)
+    _embedders: dict[str, TextEmbedder] = field(default_factory=dict)
     _used_before: dict[str, DeviceUse] = field(default_factory=dict)
     _hosted_spaces: dict[str, VectorType] = field(default_factory=dict)
 
@@ -179,7 +192,7 @@ class Worker:
         """The call engine if it was opened."""
         return self._engine
 
-    def embedder(self, route: str) -> Embedder:
+    def embedder(self, route: str) -> TextEmbedder:
         """The embedder of an embed route; weights are loaded by the first batch that needs them.
 
         Raises:
@@ -188,11 +201,19 @@ class Worker:
         with self._lock:
             if route not in self._embedders:
                 backend, base = self.embedder_backend(route), Path(self.config.base_dir)
-                embedder = self.openers.embedder(backend, base)
+                embedder = self.openers.embedder(backend, base, self._lengths(route))
                 guard_space(self.store(), route, embedder.space.fingerprint, embedder.space.describe())
                 self._used_before[route] = device_use(embedder.stats())
                 self._embedders[route] = embedder
             return self._embedders[route]
+
+    def _lengths(self, route: str) -> TextLengths | None:
+        """What the run knows of the lengths of the texts that go to the route's backend."""
+        found = self.config.run.lengths.get(self._embedder_name(route))
+        return None if found is None else TextLengths.from_dict(found)
+
+    def _embedder_name(self, route: str) -> str:
+        return self.config.workload.route(route).chains[0].backends[0]
 
     def under_way(self) -> int:
         """About how many documents of batches that are still worked on have been through already."""
@@ -207,8 +228,7 @@ class Worker:
 
     def embedder_backend(self, route: str) -> EmbedderBackend:
         """The configuration of an embed route's backend."""
-        name = self.config.workload.route(route).chains[0].backends[0]
-        backend = self.config.workload.backends[name]
+        backend = self.config.workload.backends[self._embedder_name(route)]
         assert isinstance(backend, EmbedderBackend)
         return backend
 
@@ -283,6 +303,8 @@ class Worker:
         with self._lock:
             claims, self._claims = self._claims, None
             uses, self._used_before = self._device_use(), {}
+        for embedder in self._embedders.values():
+            embedder.close()
         leave_use(self.store(), self.config.run.run_id, uses)
         if claims is not None:
             claims.close()
@@ -314,7 +336,8 @@ def worker_of(config: WorkerConfig, openers: Openers | None = None) -> Worker:
     """
     with _WORKERS_LOCK:
         if config.run.run_id not in _WORKERS:
-            _WORKERS[config.run.run_id] = Worker(config, openers or Openers(), is_owned=True)
+            openers = openers or Openers(shares_embedder=config.run.processes > 1)
+            _WORKERS[config.run.run_id] = Worker(config, openers, is_owned=True)
             collect_seldom(True)
         return _WORKERS[config.run.run_id]
 
@@ -324,7 +347,8 @@ def join_worker(config: WorkerConfig) -> Worker:
     with _WORKERS_LOCK:
         worker = _WORKERS.get(config.run.run_id)
         if worker is None:
-            worker = _WORKERS[config.run.run_id] = Worker(config)
+            # An engine starts as many processes on a machine as it likes.
+            worker = _WORKERS[config.run.run_id] = Worker(config, Openers(shares_embedder=True))
             collect_seldom(True)
             worker.watch_for_stop()
         worker.users += 1

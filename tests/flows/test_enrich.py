@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +16,7 @@ from uuid import UUID
 
 import pytest
 
+from flows.groups import GroupJob
 from schemas.batches import BatchReport
 from schemas.errors import (
     InputError,
@@ -24,9 +25,14 @@ from schemas.errors import (
     StoreError,
     WorkloadError,
 )
-from schemas.run import Manifest
+from schemas.lengths import TextLengths
+from schemas.load import LoadedWorkload
+from schemas.run import Manifest, RunContext
 from tests.flows.conftest import make_record, make_ref
 from tests.flows.fake_run import FakeRun, Watched
+from tests.flows.test_review import quote_of
+from transforms.quote.compare import store_quote
+from transforms.store import open_store
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 PATIENCE_S = 60.0
@@ -314,6 +320,30 @@ def test_calls_at_a_time_are_divided_among_the_processes(fake: FakeRun) -> None:
     Run(fake, parallel_groups=4)
 
     assert [c.max_in_flight for c in fake.contexts] == [256 // 4]
+
+
+def test_workers_are_told_how_long_the_texts_are_that_the_quote_has_sampled(fake: FakeRun) -> None:
+    told: list[RunContext] = []
+
+    def quote(loaded: LoadedWorkload, run: RunContext, classes: Sequence[str]) -> None:
+        made = quote_of(None)
+        lengths = TextLengths.of({12: 30, 40: 30}, 60, 600)
+        route = replace(made.routes[0], kind="embed", backends=("emb",), lengths=lengths)
+        store_quote(open_store(run.output), run.run_id, replace(made, routes=(route,)))
+
+    def settle(loaded: LoadedWorkload, run: RunContext, *rest: Any) -> Manifest:
+        told.append(run)
+        return fake.steps().settle(loaded, run, *rest)
+
+    def arguments(job: GroupJob) -> tuple[str, ...]:
+        told.append(RunContext(**json.loads(Path(job.context).read_text())))
+        return fake.steps().arguments(job)
+
+    for _ in range(2):  # a resume too
+        Run(fake, steps=fake.steps(quote=quote, settle=settle, arguments=arguments), groups=1)
+        fake.batches += 1
+    histogram = {"emb": {"counts": [[12, 30], [40, 30]], "sampled": 60, "documents": 600}}
+    assert [run.lengths for run in told] == [histogram] * 4
 
 
 def test_there_are_never_more_groups_than_batches(fake: FakeRun) -> None:

@@ -167,7 +167,7 @@ def test_four_threads_of_a_pipeline_feed_one_embedder(tmp_path: Path) -> None:
     """So that a process has its devices once: its weights, its programs, its steps in flight."""
 
     class SeenOpeners(FakeOpeners):
-        def embedder(self, backend: Any, base_dir: Path) -> Any:
+        def embedder(self, backend: Any, base_dir: Path, lengths: Any = None) -> Any:
             self.opened.append("embedder")
             opened.append(Openers.embedder(self, backend, base_dir))
             return opened[-1]

@@ -48,7 +48,7 @@ class _RealEngine(Openers):
     def engine(self, workload: Workload, run: RunContext, budget_limit: Decimal | None) -> Any:
         return super().engine(workload, run, budget_limit)
 
-    def embedder(self, backend: Any, base_dir: Path) -> Any:
+    def embedder(self, backend: Any, base_dir: Path, lengths: Any = None) -> Any:
         self.embedders += 1
         return FakeEmbedder()
 

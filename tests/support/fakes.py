@@ -115,6 +115,7 @@ class FakeEmbedder:
     dtype: Any = np.float32
     groups: list[list[list[str]]] = field(default_factory=list)
     fingerprint_salt: str = ""
+    closed: int = 0
 
     @property
     def space(self) -> VectorSpace:
@@ -135,6 +136,9 @@ class FakeEmbedder:
             compile_seconds=0.0,
             device_seconds=0.0,
         )
+
+    def close(self) -> None:
+        self.closed += 1
 
     def _embed(self, texts: Sequence[str]) -> Embeddings:
         vectors = [[len(t), ord(t[0]), ord(t[-1]), 1] for t in texts]
@@ -159,7 +163,7 @@ class FakeOpeners(Openers):
         self.opened.append("engine")
         return self.fake_engine
 
-    def embedder(self, backend: EmbedderBackend, base_dir: Path) -> Any:
+    def embedder(self, backend: EmbedderBackend, base_dir: Path, lengths: Any = None) -> Any:
         self.opened.append("embedder")
         return self.fake_embedder
 

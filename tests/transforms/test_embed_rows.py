@@ -34,7 +34,7 @@ class RealEmbedders(FakeOpeners):
 
     cache: Path = Path()
 
-    def embedder(self, backend: EmbedderBackend, base_dir: Path) -> Any:
+    def embedder(self, backend: EmbedderBackend, base_dir: Path, lengths: Any = None) -> Any:
         return open_embedder(backend, base_dir=base_dir, cache_dir=self.cache)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +13,11 @@ import ml_dtypes
 import numpy as np
 
 from schemas.ids import canonical_json
+from schemas.lengths import TextLengths
 from schemas.workload import EmbedderBackend
 from transforms.embed.charge import device_charge
 from transforms.embed.chunks import pool_chunks
+from transforms.embed.embeddings import Embeddings, EmbedStats, TextEmbedder, in_groups
 from transforms.embed.model_files import ModelDescription, describe_model
 from transforms.embed.packing import ShapeSet, plan_steps
 from transforms.embed.space import VectorSpace
@@ -29,69 +32,21 @@ __all__ = [
     "Embedder",
     "Embeddings",
     "ModelDescription",
+    "TextEmbedder",
     "VectorSpace",
     "describe_model",
     "device_charge",
+    "in_groups",
     "open_embedder",
 ]
 
+ChooseShapes = Callable[[Mapping[int, float], bool], ShapeSet]
+"""Shapes for texts by their lengths, see `shapes.shapes_for`; says whether those are all texts of a run."""
 SAMPLE = 256
 """From so many texts on, a call's lengths are taken for those of the run."""
 COMPANY_TOLERANCE = {"float32": 2e-6, "bfloat16": 5e-3}
 """By how much a component of a normalised vector may depend on the texts embedded with it. Measured over
 all-MiniLM-L6-v2 and 364 texts, shuffled, dropped, doubled and alone: 1.4e-7 and 1.1e-3 at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """The vectors of one batch of texts; row i is text i, whatever happened to its neighbours.
-
-    `vectors` is float32, or float16 when the output dtype is float16 or bfloat16 (bfloat16 is
-    rounded to bfloat16 first). A row in `errors` has zeros for a vector, which must not be used.
-    `device_seconds` are the rows' shares, by tokens, of the time measured for their steps; empty
-    slots are in the shares.
-    """
-
-    vectors: np.ndarray  # [texts, dim]
-    token_counts: np.ndarray  # [texts] int32, tokens that were embedded, special ones included
-    truncated: np.ndarray  # [texts] bool
-    device_seconds: np.ndarray  # [texts] float64
-    errors: dict[int, str]  # row → reason
-    chunks: np.ndarray | None = None  # [texts] int32, pieces that a text was embedded in; None: one each
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedStats:
-    """What an embedder has done since it was opened. `tokens / slots` is how full the steps were.
-
-    `texts` grows with every step, the other counters of a call when it is through. `compile_seconds` are
-    those of all programs, `warm_up_seconds` those that texts waited for them, and neither is device time;
-    `late_compilations` are those after the first step, which a run of one kind of documents has at its
-    beginning only, and `steady_compilations` those of them after many steps. `idle_seconds` are device
-    seconds without work between the first step and the last.
-    """
-
-    texts: int
-    tokens: int
-    slots: int
-    steps: int
-    compilations: int
-    compile_seconds: float
-    device_seconds: float
-    late_compilations: int = 0
-    warm_up_seconds: float = 0.0
-    idle_seconds: float = 0.0
-    steady_compilations: int = 0
-
-    @property
-    def padding_seconds(self) -> float:
-        """Device seconds that were spent on empty slots, by their share of all slots."""
-        return self.device_seconds * (1 - self.filled)
-
-    @property
-    def filled(self) -> float:
-        """Share of the slots that held a token; 1 before the first step."""
-        return self.tokens / self.slots if self.slots else 1.0
 
 
 class Embedder:
@@ -107,14 +62,14 @@ class Embedder:
         query_tokenizer: TextTokenizer,
         runner: StepRunner,
         shapes: ShapeSet,
-        choose: Callable[[np.ndarray], ShapeSet],
+        choose: ChooseShapes,
     ) -> None:
         self.space = space
         self._tokenizer = tokenizer
         self._query_tokenizer = query_tokenizer
         self._runner = runner
         self._shapes = shapes
-        self._choose: Callable[[np.ndarray], ShapeSet] | None = choose
+        self._choose: ChooseShapes | None = choose
         self._choosing = threading.Lock()
         self._lock = threading.Lock()
         self._tokens = 0
@@ -135,15 +90,26 @@ class Embedder:
 
     def embed_groups(self, groups: Sequence[Sequence[str]]) -> list[Embeddings]:
         """The vectors of several batches, which share steps; handed back per batch, in order."""
-        tokens = self._tokenizer.encode([text for group in groups for text in group])
+        whole, _ = self.embed_counted([text for group in groups for text in group])
+        return in_groups(whole, groups)
+
+    def embed_counted(
+        self, texts: Sequence[str], on_texts: Callable[[int], None] | None = None
+    ) -> tuple[Embeddings, EmbedStats]:
+        """The texts' vectors, and what this call took: its texts, tokens, slots, steps and device seconds.
+
+        `on_texts` is told after each step how many texts are through; what it raises ends the call.
+        """
+        tokens = self._tokenizer.encode(texts)
         self._settle_shapes(tokens.lengths)
-        whole = self._embed(tokens)
-        ends = np.cumsum([len(group) for group in groups]).tolist()
-        return [_slice(whole, end - len(group), end) for group, end in zip(groups, ends, strict=True)]
+        return self._embed(tokens, on_texts)
+
+    def close(self) -> None:
+        """Nothing: the process keeps it for its next run."""
 
     def for_queries(self) -> QueryEmbedder:
         """The same embedder for what is searched for: its texts get the query's prompt."""
-        return QueryEmbedder(self.space, lambda texts: self._embed(self._query_tokenizer.encode(texts)))
+        return QueryEmbedder(self.space, lambda texts: self._embed(self._query_tokenizer.encode(texts))[0])
 
     def stats(self) -> EmbedStats:
         """A snapshot of the counters."""
@@ -164,17 +130,39 @@ class Embedder:
             )
 
     def _settle_shapes(self, lengths: np.ndarray) -> None:
-        """Chooses the shapes by the first sample that is large enough, and compiles them all."""
+        """Chooses the shapes by the first sample that is large enough, and compiles them all.
+
+        An embedder that was opened with its run's lengths has settled them before.
+        """
         with self._choosing:
             if self._choose is not None and np.count_nonzero(lengths) >= SAMPLE:
-                self._shapes, self._choose = self._choose(lengths), None
-                self._runner.warm_up(self._shapes.every)
+                self._settle(self._choose(Counter(lengths[lengths > 0].tolist()), False))
 
-    def _embed(self, tokens: TokenizedTexts) -> Embeddings:
-        results = self._runner.run(tokens, plan_steps(tokens.lengths, self._shapes))
+    def settle_shapes(self, lengths: TextLengths) -> None:
+        """Chooses the shapes for texts of these lengths, and compiles them all; once, before any text."""
+        with self._choosing:
+            if self._choose is not None and lengths.counts:
+                self._settle(self._choose(lengths.scaled(), True))
+
+    def _settle(self, shapes: ShapeSet) -> None:
+        self._shapes, self._choose = shapes, None
+        self._runner.warm_up(shapes.every)
+
+    def _embed(
+        self, tokens: TokenizedTexts, on_texts: Callable[[int], None] | None = None
+    ) -> tuple[Embeddings, EmbedStats]:
+        steps = plan_steps(tokens.lengths, self._shapes)
+        results = self._runner.run(tokens, steps, on_texts)
         with self._lock:
             self._tokens += len(tokens.ids)
-        return self._collect(tokens, results)
+        took = EmbedStats(
+            texts=int(np.count_nonzero(tokens.token_counts)),
+            tokens=len(tokens.ids),
+            slots=sum(step.shape.slots for step in steps),
+            steps=len(steps),
+            device_seconds=sum(result.device_seconds for result in results),
+        )
+        return self._collect(tokens, results), took
 
     def _collect(self, tokens: TokenizedTexts, results: Sequence[StepResult]) -> Embeddings:
         lengths = tokens.lengths
@@ -204,17 +192,6 @@ class Embedder:
             return vectors.astype(self.dtype, copy=False)
 
 
-def _slice(whole: Embeddings, start: int, end: int) -> Embeddings:
-    return Embeddings(
-        whole.vectors[start:end],
-        whole.token_counts[start:end],
-        whole.truncated[start:end],
-        whole.device_seconds[start:end],
-        {row - start: reason for row, reason in whole.errors.items() if start <= row < end},
-        None if whole.chunks is None else whole.chunks[start:end],
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class QueryEmbedder:
     """An embedder for queries: in the documents' space, with the query's prompt."""
@@ -227,7 +204,13 @@ _OPEN: dict[bytes, Embedder] = {}
 _OPENING = threading.Lock()
 
 
-def open_embedder(backend: EmbedderBackend, *, base_dir: Path, cache_dir: Path | None = None) -> Embedder:
+def open_embedder(
+    backend: EmbedderBackend,
+    *,
+    base_dir: Path,
+    cache_dir: Path | None = None,
+    lengths: TextLengths | None = None,
+) -> Embedder:
     """The process's embedder for a backend: opened at the first call, the same one ever after.
 
     Args:
@@ -235,6 +218,8 @@ def open_embedder(backend: EmbedderBackend, *, base_dir: Path, cache_dir: Path |
         base_dir: the folder that a relative `model_path` starts from.
         cache_dir: where compiled programs are kept; default `$SWITCHGEAR_CACHE_DIR`, else
             `~/.cache/switchgear`.
+        lengths: of the run's texts, for which shapes are chosen and compiled; those of the first call count.
+            None: the first call that is large enough decides.
 
     Raises:
         ModelError: the model can't be used; see `describe_model`.
@@ -247,4 +232,7 @@ def open_embedder(backend: EmbedderBackend, *, base_dir: Path, cache_dir: Path |
             from transforms.embed.opening import load_embedder
 
             _OPEN[key] = load_embedder(backend, base_dir, cache_dir)
-        return _OPEN[key]
+        embedder = _OPEN[key]
+    if lengths is not None:
+        embedder.settle_shapes(lengths)
+    return embedder

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +29,14 @@ from transforms.embed.packing import ShapeSet, plan_steps
 from transforms.embed.parts import check_parts
 from transforms.embed.program import Head
 from transforms.embed.runner import StepRunner
-from transforms.embed.shapes import StepCost, StepSize, shapes_for, shapes_unseen
+from transforms.embed.shapes import (
+    ACCELERATOR_COMPILATION,
+    COMPILATION,
+    StepCost,
+    StepSize,
+    shapes_for,
+    shapes_unseen,
+)
 from transforms.embed.space import VectorSpace
 from transforms.embed.tokenization import TextTokenizer
 
@@ -112,7 +118,12 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
         size = replace(size, fractions=())  # XLA takes seconds for each program
     cost = StepCost(0 if runner.text_by_text else attention_cost(model.architecture, params))
     unseen = shapes_unseen(model.max_length, size, cost)
-    choose = partial(shapes_for, max_length=model.max_length, size=size, cost=cost)
+    compilation = COMPILATION if devices.platform == "cpu" else ACCELERATOR_COMPILATION
+
+    def choose(seen: Mapping[int, float], is_whole_run: bool) -> ShapeSet:
+        own = replace(cost, compilation=compilation) if is_whole_run else cost
+        return shapes_for(seen, model.max_length, size, own)
+
     return Embedder(space, tokenizer, queries, runner, unseen, choose)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,19 @@ _PLUGINS = {
 _LOG = logging.getLogger(__name__)
 _HELD: dict[Path, IO[str]] = {}
 _LOCK = threading.Lock()
+
+
+def seen_devices(environment: Mapping[str, str] = os.environ) -> str:
+    """Names this machine and the devices that a process here would see.
+
+    A cache folder may be shared between machines, and between containers of one.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # not Linux
+        boot = ""
+    choices = (f"{name}={environment.get(name, '')}" for name in _CHOICES)
+    return "\n".join([platform.node(), boot, *choices])
 
 
 def may_use_accelerators(
@@ -71,8 +85,7 @@ def own_accelerators(
     Raises:
         ConfigurationError: another process is the owner; names it and says what to do.
     """
-    choice = "\n".join(f"{name}={environment.get(name, '')}" for name in _CHOICES)
-    path = folder / f"accelerators-{sha256_hex(choice.encode())[:12]}.lock"
+    path = folder / f"accelerators-{sha256_hex(seen_devices(environment).encode())[:12]}.lock"
     with _LOCK:
         if path in _HELD:
             return path
@@ -90,8 +103,8 @@ def own_accelerators(
                 file.close()
                 raise ConfigurationError(
                     f"the accelerators of this host belong to process {owner}: one process feeds them with "
-                    "as many threads as it likes. Run one worker process a host (limits.parallel_groups = 1, "
-                    "no multi_processing), or give each its own devices (CUDA_VISIBLE_DEVICES, "
+                    "as many threads as it likes, and the workers of runs with limits.parallel_groups "
+                    "above 1 share one. Wait for it, or give each its own devices (CUDA_VISIBLE_DEVICES, "
                     "TPU_VISIBLE_CHIPS)"
                 )
             sleep(0.2)

@@ -94,10 +94,15 @@ class StepRunner:
         self._late = self._steady = 0
         self._warm_up_seconds = 0.0
 
-    def run(self, tokens: TokenizedTexts, steps: Sequence[Step]) -> list[StepResult]:
-        """Every step's vectors and device seconds, in the order of `steps`."""
+    def run(
+        self, tokens: TokenizedTexts, steps: Sequence[Step], on_texts: Callable[[int], None] | None = None
+    ) -> list[StepResult]:
+        """Every step's vectors and device seconds, in the order of `steps`.
+
+        `on_texts` is told how many texts each step has begun; what it raises ends the run.
+        """
         self.warm_up({step.shape for step in steps})
-        running = [self._pool.submit(self._run_step, tokens, step) for step in steps]
+        running = [self._pool.submit(self._run_step, tokens, step, on_texts) for step in steps]
         try:
             return [step.result() for step in running]
         finally:
@@ -149,7 +154,9 @@ class StepRunner:
             self._compile_seconds += time.perf_counter() - started
         return compiled
 
-    def _run_step(self, tokens: TokenizedTexts, step: Step) -> StepResult:
+    def _run_step(
+        self, tokens: TokenizedTexts, step: Step, on_texts: Callable[[int], None] | None
+    ) -> StepResult:
         packed = pack(tokens, step)
         program = self._compiled[step.shape].result()
         mark = self._clock.start()
@@ -158,10 +165,13 @@ class StepRunner:
         finally:
             seconds = self._clock.stop(mark)
         texts = step.texts()
+        begun = tokens.texts_begun(texts)
         with self._lock:
             self._steps += 1
-            self._texts += tokens.texts_begun(texts)
+            self._texts += begun
             self._slots += step.shape.slots
+        if on_texts is not None:
+            on_texts(begun)
         vectors = np.concatenate([answer[row, : len(texts)] for row, texts in enumerate(step.rows)])
         return StepResult(texts, vectors, seconds)
 

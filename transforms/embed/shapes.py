@@ -6,7 +6,7 @@ between texts that don't see each other; long rows leave fewer gaps and need few
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,13 @@ _FINE = (64, 128, 256, 384, 512, 640, 768, 896, 1024, 1536, 2048, 3072, 4096, 61
 _ALIGNMENT = 64
 
 
+COMPILATION = 20_000.0
+"""Tokens that a CPU's core embeds with a MiniLM while it compiles a program (seconds; ADR 011)."""
+ACCELERATOR_COMPILATION = 1e7
+"""The same for an accelerator, by order of magnitude: 10 s and more a program, at about a million tokens a
+second (ADR 019). It counts against all texts of a run, not against a sample."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepCost:
     """What decides about lengths, in units of a token's work outside attention.
@@ -28,7 +35,7 @@ class StepCost:
     """
 
     attention: float
-    compilation: float = 20_000.0
+    compilation: float = COMPILATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +69,18 @@ def shapes_unseen(max_length: int, size: StepSize, cost: StepCost) -> ShapeSet:
     return _shapes([*(length for length in LENGTHS if least <= length < longest), longest], size)
 
 
-def shapes_for(lengths: np.ndarray, max_length: int, size: StepSize, cost: StepCost) -> ShapeSet:
-    """The shapes whose steps and compilations cost least for texts of these lengths.
+def shapes_for(seen: Mapping[int, float], max_length: int, size: StepSize, cost: StepCost) -> ShapeSet:
+    """The shapes whose steps and compilations cost least for `seen[n]` texts of n tokens, n from 1 on.
 
     They take texts of any length up to `max_length`, whether one was seen or not. A shape must earn its
     compilation on these very texts, so the choice is right however many more come.
     """
     top = _top(max_length, size, cost)
     candidates = [*(length for length in _FINE if length < top), top]
-    seen = np.bincount(lengths[lengths > 0], minlength=top + 1)
-    return _shapes(choose_lengths(seen, candidates, cost), size)
+    counts = np.zeros(top + 1)
+    for length, texts in seen.items():
+        counts[min(length, top)] += texts
+    return _shapes(choose_lengths(counts, candidates, cost), size)
 
 
 def _top(max_length: int, size: StepSize, cost: StepCost) -> int:

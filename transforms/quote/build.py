@@ -161,7 +161,7 @@ class _Pricing:
             throughput = self._calibrate(backend, measure.kept)
         else:
             throughput = _measured(self._ground, route.name, name)
-        quoted = quote_embed_route(route.name, name, backend, frame, observed, throughput)
+        quoted = quote_embed_route(route.name, name, backend, frame, observed, throughput, measure.lengths)
         seconds = quoted.device_seconds
         count = quoted.documents
         documents = Three(*map(Fraction, (count.low, count.expected, count.high or 0)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from schemas.lengths import TextLengths
 from schemas.workload import EmbedderBackend
 from transforms.embed.charge import device_charge
 from transforms.quote.estimate import Cluster, Estimate, estimate_total
@@ -58,8 +59,12 @@ def quote_embed_route(
     frame: Frame,
     observed: Sequence[Observed],
     throughput: Throughput | None,
+    lengths: Mapping[int, int],
 ) -> RouteQuote:
-    """The quote of an embed route; without a throughput its time and price are unknown."""
+    """The quote of an embed route; without a throughput its time and price are unknown.
+
+    `lengths` says how many texts (chunks) of the sample have how many tokens.
+    """
     tokens = _total(frame, observed, lambda m: m.tokens)
     documents = _total(frame, observed, lambda _: 1)
     seconds = None if throughput is None else _seconds(tokens, throughput.seconds)
@@ -85,6 +90,7 @@ def quote_embed_route(
         device_seconds=seconds,
         wall_basis="device seconds on one device; several are faster" if seconds else "",
         notes=(*notes, NO_THROUGHPUT if throughput is None else throughput.basis),
+        lengths=TextLengths.of(lengths, len(counts), round(documents.total)),
     )
 
 

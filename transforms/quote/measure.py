@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -107,14 +108,15 @@ class RequestSizes:
 
 @dataclass(frozen=True, slots=True)
 class TextTokens:
-    """Counts a text's tokens with the model's own tokenizer, cut at its maximum length.
+    """Counts a text's tokens with the model's own tokenizer, cut or chunked as the backend says.
 
-    Keeps the first `MOST_KEPT` texts, to calibrate with.
+    Keeps the first `MOST_KEPT` texts, to calibrate with, and counts all texts (chunks) by their tokens.
     """
 
     text_column: str
     tokenizer: TextTokenizer
     kept: list[str] = field(default_factory=list)
+    lengths: Counter[int] = field(default_factory=Counter)
 
     def __call__(
         self, chains: Sequence[tuple[str, ...]], table: pa.Table, positions: Sequence[int]
@@ -123,9 +125,10 @@ class TextTokens:
         texts = table.column(self.text_column).take(pa.array(positions, pa.int64())).to_pylist()
         self.kept.extend(texts[: max(0, MOST_KEPT - len(self.kept))])
         tokens = self.tokenizer.encode(texts)
-        lengths = tokens.lengths.tolist()
+        counts = tokens.token_counts.tolist()
+        self.lengths.update(tokens.lengths.tolist())
         return [
-            None if i in tokens.errors else Measured(chain, tokens=lengths[i])
+            None if i in tokens.errors else Measured(chain, tokens=counts[i])
             for i, chain in enumerate(chains)
         ]
 
@@ -153,7 +156,8 @@ def measure_for(
     column = workload.input.text
     if isinstance(backend, EmbedderBackend):
         model = describe_model(backend, base_dir)
-        tokenizer = TextTokenizer(model.tokenizer, model.max_length, model.prompt, model.lowercase)
+        overlap = backend.chunk_overlap if backend.long_documents == "chunk" else None
+        tokenizer = TextTokenizer(model.tokenizer, model.max_length, model.prompt, model.lowercase, overlap)
         return TextTokens(column, tokenizer)
     prompt = None if route.prompt is None else compile_prompt(route.prompt, workload.prompts[route.prompt])
     return RequestSizes(column, prompt, sites, at)

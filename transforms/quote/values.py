@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainSerializer, TypeAdapter
 
+from schemas.lengths import TextLengths
 from schemas.outcomes import Certainty, money_text
 
 QUOTE_VERSION = "quote/1"
@@ -113,6 +114,7 @@ class RouteQuote:
     calls_at_a_time: int | None = None
     alternatives: tuple[Alternative, ...] = ()
     notes: tuple[str, ...] = ()
+    lengths: TextLengths | None = None  # of an embed route's texts
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Every vector is its own text's, whatever stands around it."""
 
 import threading
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from schemas.lengths import TextLengths
 from tests.transforms.embed.tiny_model import backend, tiny_tensors
 from transforms.embed.embedder import COMPANY_TOLERANCE, SAMPLE, Embedder, open_embedder
 from transforms.embed.packing import Step, plan_steps
@@ -166,6 +168,27 @@ def test_a_run_that_begins_with_a_sample_compiles_all_its_shapes_before_the_firs
     after = embedder.stats()
     assert (after.compilations, after.late_compilations) == (begun.compilations, 0)
     assert after.warm_up_seconds == begun.warm_up_seconds
+
+
+def test_an_embedder_that_knows_its_run_s_lengths_compiles_before_the_first_text_and_never_again(
+    tiny_model: Path, tmp_path: Path
+):
+    """Whatever comes first: so every process of a run, and every resume, compiles the same programs."""
+    lengths = TextLengths.of({20: 300, 90: 100}, 400, 100_000)
+    open_ = partial(open_embedder, backend(tiny_model), base_dir=tiny_model, lengths=lengths)
+    used = []
+    for first, cache in (["w " * 90] * SAMPLE, "one"), (["a"], "other"):
+        embedder = open_(cache_dir=tmp_path / cache)
+        opened = embedder.stats()
+        assert opened.compilations > 1
+        embedder.embed(first)
+        embedder.embed(["w " * 40] * (2 * SAMPLE))
+        after = embedder.stats()
+        assert (after.compilations, after.late_compilations) == (opened.compilations, 0)
+        assert after.warm_up_seconds == opened.warm_up_seconds
+        used.append(embedder._shapes)
+        assert open_(cache_dir=tmp_path / cache) is embedder
+    assert used[0] == used[1]
 
 
 def test_padding_has_its_share_of_the_device_seconds(tiny: Embedder):

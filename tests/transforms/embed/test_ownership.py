@@ -56,7 +56,9 @@ class Clock:
 
 def test_a_second_process_is_refused_and_told_whom_they_belong_to(owner, tmp_path: Path):
     clock = Clock()
-    with pytest.raises(ConfigurationError, match=rf"belong to process {owner.pid}: .*parallel_groups = 1"):
+    with pytest.raises(
+        ConfigurationError, match=rf"belong to process {owner.pid}: .*parallel_groups above 1"
+    ):
         own_accelerators(tmp_path, {"CUDA_VISIBLE_DEVICES": "0"}, sleep=clock.sleep, now=clock.now)
     assert 60 <= clock.seconds < 61
 

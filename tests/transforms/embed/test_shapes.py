@@ -1,5 +1,6 @@
 """Which shapes a run gets, by the lengths of its texts."""
 
+from collections import Counter
 from itertools import combinations
 
 import numpy as np
@@ -7,12 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.embed.shapes import StepCost, StepSize, choose_lengths, shapes_for, shapes_unseen
+from transforms.embed import shapes as module
+from transforms.embed.packing import ShapeSet
+from transforms.embed.shapes import StepCost, StepSize, choose_lengths, shapes_unseen
 
 CANDIDATES = (64, 128, 256, 512)
 ROWS = StepCost(attention=1 / 1000, compilation=1000)
 TEXTS = StepCost(attention=0, compilation=1000)
 SIZE = StepSize(1024)
+
+
+def shapes_for(lengths: np.ndarray, max_length: int, size: StepSize, cost: StepCost) -> ShapeSet:
+    """The shapes for texts of these lengths, texts without tokens left out."""
+    return module.shapes_for(Counter(lengths[lengths > 0].tolist()), max_length, size, cost)
 
 
 def cost_of(lengths: list[int], chosen: tuple[int, ...], cost: StepCost) -> float:
