@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,20 +14,22 @@ from flows.report import table
 from flows.tables import Row
 from flows.words import usd
 from schemas.errors import ConfigurationError
+from schemas.lengths import TextLengths
 from schemas.load import LoadedWorkload
 from schemas.workload import EmbedderBackend
 from transforms.embed.chips import GIB, read_topology
 from transforms.embed.device_plan import DevicePlan, Question, StepPlan, plan_devices
 from transforms.embed.libtpu import Compile, compile_in_a_process, find_libtpu
-from transforms.embed.roofline import Interval
+from transforms.embed.plan_mix import MixPlan
+from transforms.embed.roofline import Estimate, Interval
 from transforms.quote.build import quote_workload
-from transforms.quote.values import Quote
+from transforms.quote.lengths import known_lengths
+from transforms.store import open_store
 
 if TYPE_CHECKING:
     from flows.backstage import Backstage
 
 TOPOLOGIES = ("v5e:2x2", "v6e:2x2", "tpu7x:2x2x1")
-SAMPLE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +66,11 @@ def run_plan(
     now = steps.now()
     plans = []
     for name, backend in chosen.items():
-        tokens, basis = options.document_tokens, "given"
+        tokens, basis, texts = options.document_tokens, "given", None
         if tokens is None:
-            tokens, basis = _sampled_tokens(name, quote_workload(loaded, now, sample=SAMPLE))
-        question = Question(topologies, options.lengths, tokens, basis, now.date())
+            texts = _sampled(name, loaded, now)
+            tokens, basis = texts.mean, f"of {texts.sampled:,} sampled"
+        question = Question(topologies, options.lengths, tokens, basis, now.date(), texts)
         plans.append(plan_devices(name, backend, loaded.base_dir, question, compile_))
     if options.as_json:
         backstage.answer([plan.to_dict() for plan in plans])
@@ -89,17 +93,15 @@ def _embedders(loaded: LoadedWorkload, name: str | None) -> dict[str, EmbedderBa
     return found if name is None else {name: found[name]}
 
 
-def _sampled_tokens(name: str, quote: Quote) -> tuple[float, str]:
-    """Tokens of a document of the routes that go to an embedder, and how many were looked at."""
-    routes = [route for route in quote.routes if name in route.backends and route.documents.expected]
-    documents = sum(route.documents.expected for route in routes)
-    if not documents:
+def _sampled(name: str, loaded: LoadedWorkload, now: datetime) -> TextLengths:
+    """The lengths that a run started now would choose its shapes by."""
+    found = known_lengths(open_store(loaded.output_uri), quote_workload(loaded, now)).get(name)
+    if found is None:
         raise ConfigurationError(
             f"no document that is due goes to backend {name!r}, so that none can be measured: say with "
             "--document-tokens how many tokens they have"
         )
-    tokens = sum(route.input_tokens.expected for route in routes)
-    return tokens / documents, f"of {sum(route.sampled for route in routes):,} sampled"
+    return found
 
 
 def plan_parts(plan: DevicePlan) -> list[RenderableType]:
@@ -114,7 +116,10 @@ def plan_parts(plan: DevicePlan) -> list[RenderableType]:
         table("A step on one device", [_step_row(step) for step in plan.steps]),
     ]
     fitting = [step for step in plan.steps if not step.refusal]
-    if fitting:
+    if plan.mixes:
+        title = "All devices together, with documents of the sampled lengths"
+        parts.append(table(title, [_mix_row(mix) for mix in plan.mixes]))
+    elif fitting:
         parts.append(table("All devices together", [_rate_row(step) for step in fitting]))
     parts += [Text(f"does not fit: {sentence}", style="bold red") for sentence in plan.refusals]
     return [*parts, *(Text(f"assumed: {line}") for line in plan.assumptions)]
@@ -136,15 +141,22 @@ def _step_row(step: StepPlan) -> Row:
 
 
 def _rate_row(step: StepPlan) -> Row:
-    made = step.estimate
-    assert made is not None
-    energy = made.wh_per_million_tokens
-    dollars = made.usd_per_million_tokens
+    assert step.estimate is not None
     shared = f"{step.copies} x {step.parts}" if step.parts > 1 else str(step.copies)
+    row = {"topology": step.topology, "rows of": str(step.length), "copies": shared}
+    return {**row, **_rates(step.estimate)}
+
+
+def _mix_row(mix: MixPlan) -> Row:
+    total = sum(mix.steps.values())
+    rows = ", ".join(f"{length} ({steps / total:.0%})" for length, steps in mix.steps.items())
+    row = {"topology": mix.topology, "rows of (steps)": rows, "slots filled": f"{mix.filled:.1%}"}
+    return {**row, **_rates(mix.estimate)}
+
+
+def _rates(made: Estimate) -> Row:
+    energy, dollars = made.wh_per_million_tokens, made.usd_per_million_tokens
     return {
-        "topology": step.topology,
-        "rows of": str(step.length),
-        "copies": shared,
         "documents/s": _interval(made.documents_per_second),
         "tokens/s": _interval(made.tokens_per_second),
         "USD per million tokens": "unknown"

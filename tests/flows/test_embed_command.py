@@ -25,6 +25,7 @@ from tests.transforms.embed.test_device_plan import EIGHT_BILLION
 from tests.transforms.embed.tiny_model import REAL_MODEL, write_json
 from transforms.embed.chips import GIB
 from transforms.embed.libtpu import find_libtpu
+from transforms.store import LocalStore
 
 GOLDEN = Path(__file__).parent / "embed_plan.txt"
 ANSWERS = {
@@ -104,6 +105,19 @@ def test_documents_are_measured_where_their_tokens_are_not_given(plan: Plan, tmp
     assert made.document_basis == "of 10 sampled"
     assert f"documents of {made.document_tokens:,.0f} tokens (of 10 sampled)" in text
     assert 3 <= made.document_tokens <= 40
+    (mix,) = made.mixes
+    printed = " ".join(text.split())
+    assert f"v5e:2x2 256 (100%) {mix.filled:.1%} " in printed
+    assert mix.filled < 0.9  # such short texts leave slots empty, which nobody has to assume
+    assert "97% of the slots filled where the texts' lengths are not known" in printed
+
+
+def test_a_plan_takes_the_lengths_that_the_runs_of_its_output_have(plan: Plan, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.parquet", rows(range(10)))
+    known = {"emb": {"counts": [[30, 100], [250, 100]], "sampled": 200, "documents": 200}}
+    LocalStore(str(tmp_path / "out")).create("lengths/run-1.json", json.dumps(known).encode())
+    _, (made,) = plan(PlanOptions(("v5e:2x2",)))
+    assert (made.document_tokens, made.document_basis) == (140, "of 200 sampled")
 
 
 def test_only_the_embedder_that_is_asked_for_is_planned(plan: Plan) -> None:

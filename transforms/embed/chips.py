@@ -124,6 +124,9 @@ class DevicePrice:
 _LIST = (
     "Google's list price on demand in the United States as known then; compare cloud.google.com/tpu/pricing"
 )
+# Looked for in November 2026: no version of Google's page of prices with v5e or later could be had. 1.20 and
+# 2.70 are what third parties name as its list prices in the United States, and one of them 1.35 for v6e from
+# Google's page on flex-start. Nobody names TPU7x's. No vendor's figure of a chip's power was found either.
 DEVICE_PRICES = (
     # Dated, appended, never overwritten: a price that changes gets a line of its own below.
     DevicePrice("v5e", Decimal("1.20"), date(2026, 11, 22), _LIST, "estimated"),

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from decimal import Decimal
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from schemas.errors import ConfigurationError
+from schemas.lengths import TextLengths
 from schemas.workload import EmbedderBackend
 from transforms.embed.chips import Topology
 from transforms.embed.execution import ACCELERATOR_SLOTS
@@ -25,19 +27,28 @@ from transforms.embed.outline import (
     parameter_outlines,
     token_flops,
 )
-from transforms.embed.packing import Shape
+from transforms.embed.packing import SLOTS_PER_TEXT, Shape
 from transforms.embed.parts import possible_parts
 from transforms.embed.plan_advice import Load, refusal
 from transforms.embed.plan_basis import assumptions, chip_price, chip_watts
+from transforms.embed.plan_mix import MixPlan, pack_sample
 from transforms.embed.roofline import (
     Bound,
     Estimate,
     Program,
     bound_of,
     estimate,
+    estimate_rate,
     exchanged_bytes,
 )
-from transforms.embed.shapes import StepCost, StepSize, shapes_unseen
+from transforms.embed.shapes import (
+    ACCELERATOR_COMPILATION,
+    StepCost,
+    StepSize,
+    attention_cost,
+    shapes_for,
+    shapes_unseen,
+)
 
 _WIDTH = {"bfloat16": 2, "float32": 4}
 
@@ -67,6 +78,11 @@ class StepPlan:
     estimate: Estimate | None = None
     refusal: str = ""
 
+    @property
+    def shape(self) -> Shape:
+        """Its rows on one copy of the model."""
+        return Shape(self.length, self.tokens // self.length, max(1, self.length // SLOTS_PER_TEXT))
+
 
 @dataclass(frozen=True, slots=True)
 class DevicePlan:
@@ -80,6 +96,7 @@ class DevicePlan:
     document_basis: str
     steps: tuple[StepPlan, ...]
     assumptions: tuple[str, ...]
+    mixes: tuple[MixPlan, ...] = ()  # one for each topology, if the texts' lengths are known
 
     @property
     def refusals(self) -> tuple[str, ...]:
@@ -101,13 +118,14 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a plan is asked for. No lengths: the longest that the model takes."""
+    """What a plan is asked for. No lengths: what a run would choose for `texts`, or the longest without."""
 
     topologies: tuple[Topology, ...]
     lengths: tuple[int, ...]
     document_tokens: float
     document_basis: str
     day: date
+    texts: TextLengths | None = None
 
 
 def plan_devices(
@@ -125,7 +143,7 @@ def plan_devices(
     steps: list[StepPlan] = []
     for topology in question.topologies:
         _check_divides(topology, backend.tensor_parallel)
-        shapes = planned_shapes(model, backend, question.lengths)
+        shapes = planned_shapes(model, backend, question)
         request = {
             "backend": backend.model_dump(mode="json"),
             "base_dir": str(base_dir.resolve()),
@@ -147,6 +165,11 @@ def plan_devices(
         document_basis=question.document_basis,
         steps=tuple(steps),
         assumptions=tuple(assumptions(question.topologies, backend, question.day)),
+        mixes=tuple(
+            mix
+            for topology in question.topologies
+            if (mix := _mix(topology, backend, [s for s in steps if s.topology == topology.name], question))
+        ),
     )
 
 
@@ -154,11 +177,12 @@ def _all_weights(model: ModelOutline, dtype: str) -> int:
     return parameter_bytes(parameter_outlines(model.architecture, model.dense), _WIDTH[dtype])
 
 
-def planned_shapes(
-    model: ModelOutline, backend: EmbedderBackend, lengths: Sequence[int]
-) -> tuple[Shape, ...]:
-    """The full steps of one copy of the model, for the classes of lengths that hold those asked for."""
-    size = StepSize(backend.step_tokens or ACCELERATOR_SLOTS)
+def planned_shapes(model: ModelOutline, backend: EmbedderBackend, question: Question) -> tuple[Shape, ...]:
+    """The full steps of one copy of the model: as a run chooses them, or that hold the lengths asked for."""
+    size, lengths = StepSize(backend.step_tokens or ACCELERATOR_SLOTS), question.lengths
+    if question.texts is not None and not lengths:
+        cost = StepCost(_attention_cost(model), ACCELERATOR_COMPILATION)
+        return shapes_for(question.texts.scaled(), model.max_length, size, cost).full
     shapes = shapes_unseen(model.max_length, size, StepCost(attention=1)).full
     longest = shapes[-1].length
     if lengths and max(lengths) > longest:
@@ -167,6 +191,30 @@ def planned_shapes(
         )
     wanted = [next(s for s in shapes if s.length >= length) for length in lengths or (longest,)]
     return tuple(dict.fromkeys(wanted))
+
+
+def _attention_cost(model: ModelOutline) -> float:
+    layer = parameter_outlines(model.architecture)["layers"][-1]
+    weights = sum(prod(part["weight"].shape) for part in layer.values() if "weight" in part)
+    return attention_cost(model.architecture.heads, model.architecture.head_dim, weights)
+
+
+def _mix(
+    topology: Topology, backend: EmbedderBackend, steps: Sequence[StepPlan], question: Question
+) -> MixPlan | None:
+    """The sampled texts in these steps; None if there are none or a step doesn't fit."""
+    seconds = {step.shape: step.bound.seconds for step in steps if step.bound}
+    if question.texts is None or question.lengths or len(seconds) < len(steps):
+        return None
+    packed = pack_sample(question.texts, seconds)
+    made = estimate_rate(
+        topology.devices // backend.tensor_parallel * packed.tokens_per_second,
+        chips=topology.chips,
+        document_tokens=question.document_tokens,
+        usd_per_chip_hour=chip_price(topology, backend, question.day)[0],
+        watts=chip_watts(topology, backend),
+    )
+    return MixPlan(topology.name, packed.steps, packed.filled, made)
 
 
 def _check_divides(topology: Topology, parts: int) -> None:

@@ -34,6 +34,7 @@ from transforms.embed.shapes import (
     COMPILATION,
     StepCost,
     StepSize,
+    attention_cost,
     shapes_for,
     shapes_unseen,
 )
@@ -43,8 +44,6 @@ from transforms.embed.tokenization import TextTokenizer
 ComputeDtype = Literal["float32", "bfloat16"]
 LEAST_COSINE = 0.9999
 """`compute_dtype = "auto"` takes bfloat16 only if each probe's vector stays this close to float32's."""
-ATTENTION_SLOWNESS = 2.0
-"""Attention's products are small: they run at about half the rate of the others (ADR 011)."""
 PROBES = (
     "a",
     "no",
@@ -116,7 +115,7 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
     )
     if devices.platform == "cpu" and not runner.text_by_text:
         size = replace(size, fractions=())  # XLA takes seconds for each program
-    cost = StepCost(0 if runner.text_by_text else attention_cost(model.architecture, params))
+    cost = StepCost(0 if runner.text_by_text else _attention_cost(model.architecture, params))
     unseen = shapes_unseen(model.max_length, size, cost)
     compilation = COMPILATION if devices.platform == "cpu" else ACCELERATOR_COMPILATION
 
@@ -127,10 +126,9 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
     return Embedder(space, tokenizer, queries, runner, unseen, choose)
 
 
-def attention_cost(architecture: Architecture, params: Any) -> float:
-    """What attention costs a token for each slot of its row, in units of the rest of its work."""
-    numbers = sum(part["weight"].size for part in params["layers"][0].values() if "weight" in part)
-    return 4 * architecture.heads * architecture.head_dim / (2 * numbers) * ATTENTION_SLOWNESS
+def _attention_cost(architecture: Architecture, params: Any) -> float:
+    weights = sum(part["weight"].size for part in params["layers"][0].values() if "weight" in part)
+    return attention_cost(architecture.heads, architecture.head_dim, weights)
 
 
 def text_tokenizer(model: ModelDescription, prompt: str, backend: EmbedderBackend) -> TextTokenizer:

@@ -37,8 +37,8 @@ def assumptions(topologies: Sequence[Topology], backend: EmbedderBackend, day: d
         "bound: the longer of operations at the chip's peak and bytes at its memory's bandwidth, both as the "
         "compiler counts them, and then the exchange between devices",
         f"documents, price and energy: from {LEAST_SHARE:.0%} of the bound (assumed) to all of it, with "
-        f"{FILLED:.0%} of the slots filled; one device of a topology is as fast as the next, and the host "
-        "feeds them",
+        f"{FILLED:.0%} of the slots filled where the texts' lengths are not known; one device of a topology "
+        "is as fast as the next, and the host feeds them",
     ]
     for topology in {each.chip.name: each for each in topologies}.values():
         chip = topology.chip

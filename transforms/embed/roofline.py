@@ -110,7 +110,24 @@ def estimate(
         usd_per_chip_hour: None: unknown.
         watts: of a chip, least and most.
     """
-    most = copies * program.tokens * FILLED / bound.seconds
+    return estimate_rate(
+        copies * program.tokens * FILLED / bound.seconds,
+        chips=chips,
+        document_tokens=document_tokens,
+        usd_per_chip_hour=usd_per_chip_hour,
+        watts=watts,
+    )
+
+
+def estimate_rate(
+    most: float,
+    *,
+    chips: int,
+    document_tokens: float,
+    usd_per_chip_hour: Decimal | None,
+    watts: tuple[float, float],
+) -> Estimate:
+    """The same from the tokens a second that all chips together do at most, by their bounds."""
     rate = Interval(LEAST_SHARE * most, most)
     hours = Interval(_MILLION / rate.high / _HOUR, _MILLION / rate.low / _HOUR)
     dollars = None

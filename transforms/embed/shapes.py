@@ -38,6 +38,18 @@ class StepCost:
     compilation: float = COMPILATION
 
 
+ATTENTION_SLOWNESS = 2.0
+"""Attention's products are small: they run at about half the rate of the others (ADR 011)."""
+
+
+def attention_cost(heads: int, head_dim: int, weights: int) -> float:
+    """What attention costs a token for each slot of its row, in units of the rest of its work.
+
+    `weights` are the numbers in a layer's matrices.
+    """
+    return 4 * heads * head_dim / (2 * weights) * ATTENTION_SLOWNESS
+
+
 @dataclass(frozen=True, slots=True)
 class StepSize:
     """What a step may look like on the devices at hand.

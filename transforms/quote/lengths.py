@@ -22,19 +22,22 @@ ALIKE = 0.25
 
 
 def settle_lengths(store: Store, run_id: str, quote: Quote) -> dict[str, TextLengths]:
-    """The lengths by embedder's backend: those that the output has, unless the run's texts are others.
+    """The lengths of `known_lengths`; what is new is kept as `lengths/<run_id>.json`."""
+    settled = known_lengths(store, quote)
+    if settled != _newest(store):
+        data = {name: lengths.to_dict() for name, lengths in settled.items()}
+        store.create(f"{FOLDER}/{run_id}.json", canonical_json(data))
+    return settled
 
-    What is new is kept as `lengths/<run_id>.json`.
-    """
+
+def known_lengths(store: Store, quote: Quote) -> dict[str, TextLengths]:
+    """The lengths by embedder's backend: those that the output has, unless the quote's texts are others."""
     kept = _newest(store)
     settled = dict(kept)
     for name, fresh in _sampled(quote).items():
         before = kept.get(name)
         if before is None or (fresh.sampled >= ENOUGH and fresh.distance(before) > ALIKE):
             settled[name] = fresh
-    if settled != kept:
-        data = {name: lengths.to_dict() for name, lengths in settled.items()}
-        store.create(f"{FOLDER}/{run_id}.json", canonical_json(data))
     return settled
 
 

