@@ -30,6 +30,7 @@ from flows.steps import Surroundings, surroundings
 from flows.words import count
 from schemas.errors import ConfigurationError, OutputBusyError, SwitchgearError
 from schemas.run import Manifest
+from transforms.batch_refs import no_refs
 from transforms.layout import run_path
 from transforms.store import open_store
 
@@ -116,7 +117,8 @@ def _stopped(order: Order, need: Need, approval: Approval, around: Surroundings)
     """A person has said stop: note it in a manifest, and send nothing."""
     told = replace(order, approvals=(*order.approvals, approval))
     with planned(told, around) as run:
-        nothing = replace(run.plan, refs=(), batches_left_out=run.plan.batches_left_out + len(run.plan.refs))
+        left_out = run.plan.batches_left_out + len(run.plan.refs)
+        nothing = replace(run.plan, refs=no_refs(), batches_left_out=left_out)
         manifest = around.steps.settle(run.loaded, run.context, nothing, [], run.started_at)
     around.ending.manifest = manifest
     return Failed(

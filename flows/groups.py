@@ -24,7 +24,8 @@ from pipelines.engines import Engine
 from schemas.batches import BatchRef, BatchReport
 from schemas.failures import FAILURE_KINDS, NO_FAULT, FailureClass, is_retryable
 from schemas.run import Progress, RunContext
-from transforms.plan import group_slice
+from transforms.batch_refs import BatchRefs
+from transforms.plan_file import group_slice
 
 MAX_GROUPS = 200  # the Prefect server keeps records of 200 task runs in a flow run without trouble
 _BATCHES_PER_GROUP = 128  # a process costs seconds to start and to compile for: give it minutes of work
@@ -255,9 +256,7 @@ def priced(outcome: GroupOutcome, refs: Sequence[BatchRef], worst_of_a_row: Deci
     )
 
 
-def failed_reports(
-    outcomes: Iterable[GroupOutcome], refs: Sequence[BatchRef], groups: int
-) -> list[BatchReport]:
+def failed_reports(outcomes: Iterable[GroupOutcome], refs: BatchRefs, groups: int) -> list[BatchReport]:
     """Every batch that was due and is not committed: reported as failed, or never spoken of.
 
     The latter were due to a worker that ended early, and get that worker's error.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from flows.parameters import LAUNCH_FILE, EnrichParameters
@@ -16,7 +17,7 @@ from transforms.batchmode.standing import OpenBatch, open_batches
 from transforms.layout import failures_path, newest_commits, run_path
 from transforms.output import read_manifest, read_marker
 from transforms.output_lock import is_locked
-from transforms.plan import read_plan
+from transforms.plan_file import read_plan
 from transforms.store import Store, open_store
 
 _FAILURE_COLUMNS = ("document_id", "error_class", "message", "retryable", "answer", "cost", "lineage")
@@ -93,13 +94,14 @@ def _live_run(store: Store, manifest: Manifest | None) -> LiveRun | None:
         return None
     refs, _ = read_plan(store, run_path(newest, "plan.parquet"))
     commits = newest_commits(store)
-    committed = [ref for ref in refs if commits.get(ref.batch_id, 0) >= ref.attempt]
+    through = (commits.get(ref.batch_id, 0) >= ref.attempt for ref in refs)
+    is_committed = np.fromiter(through, bool, len(refs))
     return LiveRun(
         run_id=newest,
         batches=len(refs),
-        batches_committed=len(committed),
-        rows=sum(ref.row_count for ref in refs),
-        rows_committed=sum(ref.row_count for ref in committed),
+        batches_committed=int(is_committed.sum()),
+        rows=int(refs.row_counts.sum()),
+        rows_committed=int(refs.row_counts[is_committed].sum()),
     )
 
 

@@ -23,13 +23,14 @@ from flows.words import batches as batches_text
 from flows.words import count
 from pipelines.dataflow import Tpu
 from pipelines.engines import Engine, secret_project
-from schemas.batches import BatchRef
 from schemas.changes import with_changes
 from schemas.ids import new_run_id
 from schemas.load import LoadedWorkload
 from schemas.run import RunContext
+from transforms.batch_refs import BatchRefs
 from transforms.layout import run_path
-from transforms.plan import Plan, group_slice
+from transforms.plan import Plan
+from transforms.plan_file import group_slice
 from transforms.quote.compare import read_quote
 from transforms.quote.lengths import settle_lengths
 from transforms.quote.values import Quote
@@ -60,7 +61,7 @@ class PlannedRun:
         worst = None if self.quote is None else self.quote.total.worst
         return None if worst is None or not self.plan.rows_due else worst / self.plan.rows_due
 
-    def group_refs(self, group: int) -> list[BatchRef]:
+    def group_refs(self, group: int) -> BatchRefs:
         """The batches of a group."""
         return group_slice(self.plan.refs, group, self.groups)
 

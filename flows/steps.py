@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.groups import BatchLine, GroupJob, default_groups, worker_arguments
+from flows.groups import BatchLine, GroupJob, worker_arguments
 from flows.parameters import EnrichParameters
 from pipelines.engines import Engine
 from pipelines.stages import require_engine
 from schemas.batches import BatchReport
 from schemas.load import LoadedWorkload, load_workload, with_budget
 from schemas.run import Manifest, Progress, RunContext
-from transforms.plan import Plan, plan_run
+from transforms.plan import Plan
 
 
 class Lock(Protocol):
@@ -160,45 +160,28 @@ def surroundings() -> Surroundings:
 
 def real_steps() -> Steps:
     """The steps of a real run."""
+    from flows.looks import Looks
     from transforms.batchmode.driving import collect_batches, submit_batches
-    from transforms.check import check_workload
     from transforms.output import open_output
     from transforms.settle import settle_run
 
+    looks = Looks()
     return Steps(
         load=lambda path, input_uri, output_uri: load_workload(
             path, input_uri=input_uri, output_uri=output_uri
         ),
-        check=check_workload,
+        check=looks.check,
         require_keys=_require_keys,
         require_safe_runner=_require_safe_runner,
         open_output=lambda loaded, rehearsal: open_output(loaded, rehearsal=rehearsal),
-        plan=lambda loaded, run, classes: plan_run(loaded, run, retry_classes=tuple(classes)),
+        plan=looks.plan,
         arguments=worker_arguments,
         settle=settle_run,
         now=lambda: datetime.now(UTC),
         collect=lambda loaded, run: collect_batches(loaded.workload, run),
         submit=lambda loaded, run: submit_batches(loaded.workload, run),
-        quote=_keep_quote,
+        quote=looks.quote,
     )
-
-
-def _keep_quote(loaded: LoadedWorkload, run: RunContext, classes: Sequence[str]) -> None:
-    from transforms.quote.build import quote_workload
-    from transforms.quote.carry import quote_to_hold
-    from transforms.quote.compare import store_quote
-    from transforms.store import open_store
-
-    store = open_store(run.output)
-    quote = quote_workload(
-        loaded,
-        datetime.now(UTC),
-        retry_classes=tuple(classes),
-        only_batches=run.only_batches,
-        grouping=default_groups,
-    )
-    quote = replace(quote, workload_sha256=run.workload_sha256)  # a decision makes no other version
-    store_quote(store, run.run_id, quote_to_hold(store, run.run_id, quote))
 
 
 def _require_keys(loaded: LoadedWorkload) -> None:

@@ -44,7 +44,7 @@ from schemas.load import load_workload
 from schemas.run import Progress, RunContext
 from transforms.coders import register_arrow_coders
 from transforms.layout import stop_path
-from transforms.plan import group_slice, read_plan
+from transforms.plan_file import read_group
 from transforms.store import open_store
 from transforms.wiring import PATIENCE_S, ProcessBatches
 from transforms.worker import Worker, WorkerConfig, forget_worker, worker_of
@@ -231,10 +231,9 @@ def load_job(argv: Sequence[str]) -> Job:
             f"{loaded.path} has changed since run {run.run_id} was planned. Nothing of this group was "
             "sent; run again to plan with what it says now"
         )
-    refs, schema = read_plan(open_store(run.output), arguments.plan)
+    refs, schema = read_group(open_store(run.output), arguments.plan, arguments.group, arguments.groups)
     loaded = with_changes(loaded, run)
     config = WorkerConfig(loaded.workload, str(loaded.base_dir), run, schema.serialize().to_pybytes())
-    refs = group_slice(refs, arguments.group, arguments.groups)
     return Job(
         config=config,
         refs=tuple(refs),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -27,8 +27,17 @@ def canonical_json(value: Any) -> bytes:
 
 def batch_id(uri: str, generation: str, row_group: int, first_row: int, row_count: int) -> str:
     """The id of a batch: 32 hexadecimal digits, derived from where its rows stand and nothing else."""
-    parts = (BATCH_ID_VERSION, uri, generation, str(row_group), str(first_row), str(row_count))
-    return sha256_hex("\0".join(parts).encode("utf-8", "surrogatepass"))[:32]
+    return next(batch_ids(uri, generation, row_group, [(first_row, row_count)])).hex()
+
+
+def batch_ids(uri: str, generation: str, row_group: int, rows: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    """The ids of batches of one row group, given first row and number of rows of each, as 16 bytes."""
+    parts = (BATCH_ID_VERSION, uri, generation, str(row_group), "")
+    place = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass"))
+    for first_row, row_count in rows:
+        digest = place.copy()
+        digest.update(b"%d\0%d" % (first_row, row_count))
+        yield digest.digest()[:16]
 
 
 def row_key(row_group_row: int, route: str) -> int:

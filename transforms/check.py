@@ -19,6 +19,7 @@ from transforms.call.secret import key_variable
 from transforms.call.vertex import google_tokens, price_factor
 from transforms.expressions import ExpressionError, check_condition, compile_condition
 from transforms.files import find_input, refuse_own_results
+from transforms.input_files import InputFiles
 from transforms.prompt import check_prompt
 
 _MILLION = 1_000_000
@@ -64,17 +65,22 @@ class CheckReport:
         return asdict(self)
 
 
-def check_workload(loaded: LoadedWorkload, *, environment: Mapping[str, str] = os.environ) -> CheckReport:
+def check_workload(
+    loaded: LoadedWorkload,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    found: InputFiles | None = None,
+) -> CheckReport:
     """Check a workload's expressions and prompts against the input's real schema, models and prices.
 
-    A key that is not set is a warning here: see `require_keys`.
+    A key that is not set is a warning here: see `require_keys`. `found` is the input, if it was read already.
 
     Raises:
         WorkloadError: expressions, prompts or models can't be used; every problem is listed.
         InputError: the input can't be used.
     """
     workload = loaded.workload
-    found = find_input(loaded.input_uri, workload.input)
+    found = found or find_input(loaded.input_uri, workload.input)
     refuse_own_results(found, loaded.output_uri)
     problems = [*_expression_problems(workload, found.schema), *_prompt_problems(workload)]
     problems += _model_problems(loaded)

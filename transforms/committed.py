@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from transforms.commit_rows import commit_rows
 Ids = npt.NDArray[np.bytes_]
 Rows = npt.NDArray[np.int64]
 _ID_BYTES = 16
+_ROWS_AT_ONCE = 10_000
 _KEPT = ("batch_id", "attempt", "run_id", "uri", "generation", "failures", "failures_by_class", "refused")
 LOOKED_UP = (*_KEPT, "duplicate_rows")
 """The columns of `COMMITS_SCHEMA` that are kept of each batch."""
@@ -133,6 +135,22 @@ class Committed:
         sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
         offsets = column.offsets.to_numpy()
         return sums[offsets[1:]] - sums[offsets[:-1]]
+
+    def duplicates_at(self, rows: Rows) -> pa.ListArray:
+        """The duplicate rows of the batches at many places; none at -1."""
+        taken = self._taken("duplicate_rows", rows)
+        counts = np.concatenate([[0], np.cumsum(taken.value_lengths().fill_null(0).to_numpy())])
+        return pa.ListArray.from_arrays(pa.array(counts, pa.int32()), taken.flatten())
+
+    def refused_at(self, rows: Rows) -> Iterator[Mapping[str, str]]:
+        """What caps refused of the batches at many places; see `Standing`."""
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            taken = self._taken("refused", rows[start : start + _ROWS_AT_ONCE])
+            yield from (dict(needs or ()) for needs in taken.to_pylist())
+
+    def _taken(self, column: str, rows: Rows) -> Any:
+        places = pa.array(rows, pa.int64(), mask=rows < 0)
+        return self._table.column(column).combine_chunks().take(places)
 
     def files(self) -> Iterator[AnsweredFile]:
         """The input files of which something is committed, each content of one once."""

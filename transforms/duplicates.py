@@ -2,104 +2,181 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
 from transforms.expressions import Condition
 from transforms.intake import look_at_rows
-from transforms.probe import ReaderError, ReaderLimits, leave_reader, take_reader
+from transforms.probe import Elsewhere, ReaderError, ReaderLimits, leave_reader, take_reader
+from transforms.repeated_hashes import RepeatedHashes
+from transforms.side_by_side import in_order
+from transforms.store import is_remote
 
 _ROWS_AT_A_TIME = 16384  # few enough that what a small file blows up to stays small here
+_READERS = 8
+_READERS_ELSEWHERE = 16  # which mostly wait for the network
+_ROW_BITS = 34  # of a place: 28 bits number the row group, 34 the row in it
+_LAST_ROW = (1 << _ROW_BITS) - 1
+
+Numbers = npt.NDArray[np.int64]
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
 class IdRun:
     """One row group whose ids are to be looked at.
 
-    `done` are its row ranges (first, end) that are committed: their rows come before all others.
-    `known` are rows that are known to be duplicates: no document of theirs was ever answered.
+    `done` are its row ranges (first, end) that are committed, ascending: their rows come before all others.
+    `known` are rows that are known to be duplicates: no document of theirs was ever answered. An object in
+    Cloud Storage is read at `generation`, if that is given with its `size`.
     """
 
     uri: str
     row_group: int
     done: tuple[tuple[int, int], ...] = ()
     known: frozenset[int] = frozenset()
+    generation: str = ""
+    size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Ids:
-    """The ids of a run's rows that count: rows, hashes, and whether a row is not committed yet."""
+class Repeated:
+    """Rows whose id stood in an earlier row, by the number of their row group among those looked at."""
 
-    rows: np.ndarray
-    hashes: np.ndarray
-    open: np.ndarray
+    def __init__(self, places: Numbers) -> None:
+        """Of the places of the rows (see `_place`), ascending."""
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def rows_of(self, run: int) -> list[int]:
+        """Those of one row group, ascending."""
+        first, end = np.searchsorted(self._places, [_place(run, 0), _place(run + 1, 0)])
+        return [int(place) & _LAST_ROW for place in self._places[first:end]]
+
+    def inside(self, runs: Numbers, first_rows: Numbers, row_counts: Numbers) -> pa.ListArray:
+        """For each of many stretches of rows, which rows of it are repeated."""
+        starts = np.searchsorted(self._places, _place(runs, first_rows))
+        ends = np.searchsorted(self._places, _place(runs, first_rows + row_counts))
+        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+        places = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
+        rows = self._places[places] & _LAST_ROW
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(rows, pa.int64()))
+
+
+def _place(run: Any, row: Any) -> Any:
+    """Row group and row as one number, in the order of the input; of numbers and of arrays alike."""
+    return run << _ROW_BITS | row
 
 
 def find_duplicates(
-    runs: Sequence[IdRun], schema: pa.Schema, id_column: str, row_filter: Condition | None
-) -> dict[tuple[str, int], set[int]]:
-    """Rows whose id stood in an earlier row, by (uri, row group); committed rows are the earliest.
+    runs: Sequence[IdRun],
+    schema: pa.Schema,
+    id_column: str,
+    row_filter: Condition | None,
+    hashes: RepeatedHashes | None = None,
+) -> Repeated:
+    """Rows whose id stood in an earlier row; committed rows are the earliest.
 
     `schema` are the types that the columns are read as in all files. Rows that the filter skips
-    count neither as first nor as later ones; null ids are left out.
-    Memory: 17 bytes a row, and as much again while sorting.
+    count neither as first nor as later ones; null ids are left out. Row groups are read side by side, and
+    asked for as there is room for them.
+    Memory: about 64 MB, and for each row whose id stands more than once 50 bytes and the id. Beyond a
+    million rows the hashes of all ids are in temporary files, 16 bytes a row.
     """
-    found = [_ids_of_run(run, schema, id_column, row_filter) for run in runs]
-    starts = np.cumsum([0, *(len(ids.rows) for ids in found)])
-    if not starts[-1]:
-        return {}
-    hashes = np.concatenate([ids.hashes for ids in found])
-    rows = np.concatenate([ids.rows for ids in found])
-    order = np.lexsort((np.concatenate([ids.open for ids in found]), hashes))
-    groups = list(_equal_neighbours(order, hashes))
-    places = {int(p): _place(int(p), starts, rows, runs) for group in groups for p in group}
-    ids = _read_ids(places.values(), id_column, schema)
-    return _confirmed(groups, places, ids)
+    with hashes or RepeatedHashes() as found:
+        note = partial(_note_hashes, schema, id_column, row_filter, found)
+        for _ in _side_by_side(note, enumerate(runs), runs):
+            pass
+        places = found.repeated()
+    cuts = np.flatnonzero(np.diff(places >> (_ROW_BITS + 1))) + 1
+    wanted = np.split(places, cuts) if len(places) else []
+    read = partial(_read_ids, pa.schema([schema.field(id_column)]))
+    groups = ((runs[int(piece[0]) >> (_ROW_BITS + 1)], piece) for piece in wanted)
+    return Repeated(_later_ones([piece for pieces in _side_by_side(read, groups, runs) for piece in pieces]))
 
 
-def _ids_of_run(run: IdRun, schema: pa.Schema, id_column: str, row_filter: Condition | None) -> _Ids:
+def _side_by_side(work: Callable[[S], T], items: Iterable[S], runs: Sequence[IdRun]) -> Iterator[T]:
+    """Do something about row groups, a few at a time: each takes a reader process."""
+    elsewhere = bool(runs) and is_remote(runs[0].uri)
+    readers = _READERS_ELSEWHERE if elsewhere else min(_READERS, os.cpu_count() or 1)
+    readers = max(1, min(readers, len(runs)))
+    with ThreadPoolExecutor(readers, thread_name_prefix="ids") as pool:
+        yield from in_order(pool, work, items, 2 * readers)
+
+
+def _note_hashes(
+    schema: pa.Schema,
+    id_column: str,
+    row_filter: Condition | None,
+    found: RepeatedHashes,
+    numbered: tuple[int, IdRun],
+) -> None:
+    """Take in the hashes of the ids of a row group that count, each with its place and whether it is open."""
+    number, run = numbered
     columns = list(dict.fromkeys([id_column, *(row_filter.columns if row_filter else ())]))
-    read_as = pa.schema([schema.field(name) for name in columns])
-    kept_rows, kept_hashes, first = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], 0
-    for table in _tables(run.uri, run.row_group, read_as):
+    known = np.array(sorted(run.known), np.int64)
+    first = 0
+    for table in _tables(run, pa.schema([schema.field(name) for name in columns])):
         look = look_at_rows(table, row_filter)
         column = _hashable(look.table.column(id_column))
-        keep = column.is_not_null().to_numpy().copy()
+        rows = np.arange(first, first + table.num_rows)
+        keep = column.is_not_null().to_numpy() & ~np.isin(rows, known)
         keep[list(look.skipped)] = False
-        keep[[row - first for row in run.known if first <= row < first + table.num_rows]] = False
-        kept_rows.append(np.flatnonzero(keep) + first)
-        kept_hashes.append(column.hash().to_numpy()[keep])
+        rows = rows[keep]
+        found.add(column.hash().to_numpy()[keep], _place(number, rows) << 1 | _is_open(rows, run.done))
         first += table.num_rows
-    rows = np.concatenate(kept_rows)
-    is_open = np.ones(len(rows), bool)
-    for start, end in run.done:
-        is_open &= (rows < start) | (rows >= end)
-    return _Ids(rows, np.concatenate(kept_hashes), is_open)
 
 
-def _tables(uri: str, group: int, read_as: pa.Schema) -> Iterator[pa.Table]:
+def _is_open(rows: Numbers, done: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    """Whether rows lie outside of some ranges, which ascend."""
+    if not done:
+        return np.ones(len(rows), bool)
+    firsts, ends = np.array(done, np.int64).T
+    before = np.searchsorted(firsts, rows, side="right") - 1
+    return (before < 0) | (rows >= ends[before])
+
+
+def _tables(run: IdRun, read_as: pa.Schema) -> Iterator[pa.Table]:
     """A row group's rows from front to back, up to those that can't be read.
 
     Those behind can't be read in a worker either: their batches fail there, with the reason.
     """
     first = 0
     reader = take_reader(ReaderLimits())
+    reader.elsewhere = _elsewhere(run)
     try:
         while True:
-            table = reader.rows(read_as, uri, group, first, _ROWS_AT_A_TIME)
+            table = reader.rows(read_as, run.uri, run.row_group, first, _ROWS_AT_A_TIME)
             yield table
             first += table.num_rows
             if table.num_rows < _ROWS_AT_A_TIME:
                 return
-    except ReaderError:
+    except (ReaderError, FileNotFoundError):
         return
     finally:
         leave_reader(reader)
+
+
+def _elsewhere(run: IdRun) -> Elsewhere | None:
+    """Where an object's ranges come from, at the generation that is planned; None for a file that is here."""
+    if not is_remote(run.uri) or not run.generation:
+        return None
+    from transforms.gcs.inputs import GENERATION_PREFIX, Ranges
+
+    ranges = Ranges()
+    ranges.fix(run.uri, run.size, run.generation.removeprefix(GENERATION_PREFIX))
+    return ranges
 
 
 def _hashable(column: pa.ChunkedArray) -> pl.Series:
@@ -109,53 +186,24 @@ def _hashable(column: pa.ChunkedArray) -> pl.Series:
     return pl.Series(column)
 
 
-def _equal_neighbours(order: np.ndarray, hashes: np.ndarray) -> Iterator[np.ndarray]:
-    """The positions of equal hashes, in `order`; hashes that stand once are left out."""
-    in_order = hashes[order]
-    borders = np.flatnonzero(in_order[1:] != in_order[:-1]) + 1
-    edges = np.concatenate([[0], borders, [len(order)]])
-    for index in np.flatnonzero(np.diff(edges) > 1):
-        yield order[edges[index] : edges[index + 1]]
-
-
-def _place(
-    position: int, starts: np.ndarray, rows: np.ndarray, runs: Sequence[IdRun]
-) -> tuple[str, int, int]:
-    run = runs[int(np.searchsorted(starts, position, side="right")) - 1]
-    return run.uri, run.row_group, int(rows[position])
-
-
-def _read_ids(
-    places: Iterable[tuple[str, int, int]], id_column: str, schema: pa.Schema
-) -> dict[tuple[str, int, int], object]:
-    """The ids at some places, reading each row group's id column once."""
-    by_group: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for uri, group, row in places:
-        by_group[uri, group].append(row)
-    found: dict[tuple[str, int, int], object] = {}
-    read_as = pa.schema([schema.field(id_column)])
-    for (uri, group), rows in by_group.items():
-        wanted, first = np.unique(rows), 0
-        for table in _tables(uri, group, read_as):
-            here = wanted[(wanted >= first) & (wanted < first + table.num_rows)]
-            values = _hashable(table.column(0).take(pa.array(here - first))).to_list()
-            found.update({(uri, group, int(row)): value for row, value in zip(here, values, strict=True)})
-            first += table.num_rows
+def _read_ids(read_as: pa.Schema, group: tuple[IdRun, Numbers]) -> list[pl.DataFrame]:
+    """The ids at some places of a row group, as far as they can still be read."""
+    run, wanted = group
+    rows, first, found = (wanted >> 1) & _LAST_ROW, 0, []
+    for table in _tables(run, read_as):
+        here = (rows >= first) & (rows < first + table.num_rows)
+        ids = _hashable(table.column(0).take(pa.array(rows[here] - first)))
+        found.append(pl.DataFrame({"place": wanted[here], "id": ids}))
+        first += table.num_rows
     return found
 
 
-def _confirmed(
-    groups: Iterable[np.ndarray],
-    places: dict[int, tuple[str, int, int]],
-    ids: dict[tuple[str, int, int], object],
-) -> dict[tuple[str, int], set[int]]:
-    duplicates: dict[tuple[str, int], set[int]] = defaultdict(set)
-    for positions in groups:
-        seen: set[object] = set()
-        for position in positions:
-            uri, group, row = places[int(position)]
-            value = ids.get((uri, group, row))
-            if value is not None and value in seen:
-                duplicates[uri, group].add(row)
-            seen.add(value)
-    return dict(duplicates)
+def _later_ones(pieces: Sequence[pl.DataFrame]) -> Numbers:
+    """The places of all but the first of equal ids: committed rows first, then as they stand."""
+    if not pieces:
+        return np.empty(0, np.int64)
+    is_open = pl.col("place") & 1
+    found = pl.concat(pieces).sort(is_open, "place")
+    later = found.filter(pl.col("id").is_first_distinct().not_())
+    places: Numbers = (later["place"].to_numpy() >> 1).astype(np.int64)
+    return np.sort(places)

@@ -128,6 +128,10 @@ class Files(Sequence[InputFile]):
         """The files' names."""
         return self._uris
 
+    def generations(self) -> dict[str, str]:
+        """The generation of each file by its name."""
+        return dict(zip(self._uris, self._generations, strict=True))
+
     @property
     def rows(self) -> int:
         """Rows of all files."""

@@ -7,38 +7,31 @@ freezes what is due as `runs/<run_id>/plan.parquet`, which the workers read.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
-from schemas.arrow import PLAN_SCHEMA
-from schemas.batches import BatchRef, ref_from_dict
 from schemas.errors import InputError, OutputError
-from schemas.failures import FailureClass, is_retryable
-from schemas.ids import batch_id
 from schemas.load import LoadedWorkload
 from schemas.run import RunContext
-from schemas.workload import Limits
+from transforms.batch_refs import BatchRefs, Rows
 from transforms.batchmode.tickets import batches_waiting
 from transforms.commit import recover
 from transforms.commit_index import CommitIndex, no_commits, read_index
-from transforms.committed import Committed, Standing
-from transforms.duplicates import IdRun, find_duplicates
-from transforms.expressions import compile_condition
+from transforms.committed import Committed
+from transforms.cut import cut_batches
+from transforms.due import Due, beginning_with, beyond_caps, find_due_batches
 from transforms.files import find_input, refuse_own_results
-from transforms.input_files import InputFile, InputFiles
+from transforms.input_files import InputFiles
 from transforms.layout import run_path
+from transforms.plan_file import plan_bytes
 from transforms.spend import start_caps
 from transforms.store import Store, open_store
+from transforms.unique_ids import mark_repeated
 
-INPUT_SCHEMA_KEY = b"switchgear.input_schema"
 WORKLOAD_FILE = "workload.toml"
-RETRYABLE_CLASSES = frozenset(name.value for name in FailureClass if is_retryable(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +44,7 @@ class Plan:
     """
 
     run_id: str
-    refs: tuple[BatchRef, ...]
+    refs: BatchRefs
     rows_due: int
     rows_total: int
     batches_total: int
@@ -72,28 +65,45 @@ def plan_run(loaded: LoadedWorkload, run: RunContext, *, retry_classes: Sequence
         InputError: see `transforms.files.find_input` and `refuse_own_results`.
         OutputError: an input file was replaced since its documents were answered.
     """
+    return freeze_plan(loaded, run, find_work(loaded, run, retry_classes))
+
+
+def find_work(
+    loaded: LoadedWorkload,
+    run: RunContext,
+    retry_classes: Sequence[str] = (),
+    found: InputFiles | None = None,
+) -> DueWork:
+    """What a run has to do: finishes what was committed and not published, then looks; see `plan_run`.
+
+    `found` is the input, where it was read a moment ago.
+    """
     store = open_store(run.output)
     recover(store)
-    work = only_batches(find_due(loaded, store, retry_classes), run.only_batches)
-    work = mark_duplicates(loaded, work)
-    found, commits, due, every = work.found, work.commits, work.refs, work.every
+    work = only_batches(find_due(loaded, store, retry_classes, found), run.only_batches)
+    return mark_duplicates(loaded, work)
+
+
+def freeze_plan(loaded: LoadedWorkload, run: RunContext, work: DueWork) -> Plan:
+    """Start the records of the caps, and write down what is due, for the workers."""
+    store = open_store(run.output)
     left = start_caps(loaded.workload, store, work.index, run.run_id, datetime.now(UTC))
-    beyond = [ref for ref in due if work.is_beyond(ref, left)]
-    due = tuple(ref for ref in due if not work.is_beyond(ref, left))
+    beyond = beyond_caps(work.due, work.commits, left)
+    due = work.due.where(~beyond)
     plan_uri = run_path(run.run_id, "plan.parquet")
-    store.create(plan_uri, plan_bytes(due, found.schema))
+    store.create(plan_uri, plan_bytes(due.refs, work.found.schema))
     store.create(run_path(run.run_id, WORKLOAD_FILE), loaded.source)
     return Plan(
         run_id=run.run_id,
-        refs=due,
-        rows_due=sum(work.rows(ref) for ref in due),
-        rows_total=found.files.rows,
-        batches_total=len(every),
-        batches_committed=sum(ref.batch_id in commits for ref in every),
-        files=len(found.files),
-        skipped_files=found.skipped,
+        refs=due.refs,
+        rows_due=int(due.rows.sum()),
+        rows_total=work.found.files.rows,
+        batches_total=len(work.every),
+        batches_committed=int((work.commits.rows_of(work.every.ids) >= 0).sum()),
+        files=len(work.found.files),
+        skipped_files=work.found.skipped,
         plan_uri=plan_uri,
-        rows_beyond=sum(work.rows(ref) for ref in beyond),
+        rows_beyond=int(work.due.rows[beyond].sum()),
         batches_left_out=work.left_out,
     )
 
@@ -107,9 +117,8 @@ class DueWork:
 
     found: InputFiles
     index: CommitIndex
-    every: tuple[BatchRef, ...]
-    refs: tuple[BatchRef, ...]
-    retry_classes: tuple[str, ...]
+    every: BatchRefs
+    due: Due
     left_out: int = 0
 
     @property
@@ -117,44 +126,38 @@ class DueWork:
         """How every batch stands of which anything is committed."""
         return self.index.committed
 
-    def rows(self, ref: BatchRef) -> int:
-        """Rows of a batch that is due: all of a new one, else the failures that are tried again."""
-        return _rows_due(ref, self.commits, self.retry_classes)
+    @property
+    def refs(self) -> BatchRefs:
+        """The batches that are due."""
+        return self.due.refs
 
-    def is_beyond(self, ref: BatchRef, left: Mapping[str, Decimal]) -> bool:
-        """Whether all that is left of a batch was refused by caps that have too little left for any of it.
-
-        Trying again would refuse it again, and write the same failures once more.
-        """
-        standing = self.commits.get(ref.batch_id)
-        if standing is None or not standing.refused:
-            return False
-        refused = standing.failures_by_class.get(FailureClass.BUDGET_EXHAUSTED.value, 0)
-        if refused != _failures_to_retry(standing, self.retry_classes):
-            return False
-        return all(cap in left and left[cap] < Decimal(need) for cap, need in standing.refused.items())
+    @property
+    def rows(self) -> Rows:
+        """Of each batch that is due its rows: all of a new one, else the failures that are tried again."""
+        return self.due.rows
 
 
-def find_due(loaded: LoadedWorkload, store: Store | None, retry_classes: Sequence[str] = ()) -> DueWork:
+def find_due(
+    loaded: LoadedWorkload,
+    store: Store | None,
+    retry_classes: Sequence[str] = (),
+    found: InputFiles | None = None,
+) -> DueWork:
     """Find what is due in an output, writing nothing; without a store, as for an empty output.
 
-    Repeated ids are not looked for yet: see `mark_duplicates`.
+    Repeated ids are not looked for yet: see `mark_duplicates`. `found` is the input, if it was read already.
 
     Raises:
         InputError: see `transforms.files.find_input` and `refuse_own_results`.
         OutputError: an input file was replaced since its documents were answered.
     """
-    found = find_input(loaded.input_uri, loaded.workload.input)
+    found = found or find_input(loaded.input_uri, loaded.workload.input)
     refuse_own_results(found, loaded.output_uri)
     index = no_commits() if store is None else read_index(store)
-    commits = index.committed
-    _refuse_changed_input(found, commits)
-    every = [ref for file in found.files for ref in cut_batches(file, loaded.workload.limits)]
-    due = [ref for ref in (_due(ref, commits.get(ref.batch_id), retry_classes) for ref in every) if ref]
-    if store is not None:
-        waiting = batches_waiting(store)
-        due = [ref for ref in due if not _only_waits(commits.get(ref.batch_id), waiting, retry_classes)]
-    return DueWork(found, index, tuple(every), tuple(due), tuple(retry_classes))
+    _refuse_changed_input(found, index.committed)
+    every = cut_batches(found.files, loaded.workload.limits)
+    waiting = () if store is None else batches_waiting(store)
+    return DueWork(found, index, every, find_due_batches(every, index.committed, waiting, retry_classes))
 
 
 def only_batches(work: DueWork, wanted: Sequence[str]) -> DueWork:
@@ -165,79 +168,30 @@ def only_batches(work: DueWork, wanted: Sequence[str]) -> DueWork:
     """
     if not wanted:
         return work
-    for beginning in wanted:
-        if not any(ref.batch_id.startswith(beginning) for ref in work.every):
+    is_wanted = np.zeros(len(work.every), bool)
+    for beginning, mask in zip(wanted, beginning_with(work.every, wanted), strict=True):
+        if not mask.any():
             raise InputError(
                 f"batch {beginning!r}: the input has no such batch. Give the beginning of a batch id as the "
                 "batch table or `switchgear failures OUTPUT --json` shows it"
             )
-    refs = tuple(ref for ref in work.refs if ref.batch_id.startswith(tuple(wanted)))
-    return replace(work, refs=refs, left_out=len(work.refs) - len(refs))
+        is_wanted |= mask
+    due = work.due.where(is_wanted[work.due.numbers])
+    return replace(work, due=due, left_out=len(work.refs) - len(due.refs))
 
 
 def mark_duplicates(loaded: LoadedWorkload, work: DueWork) -> DueWork:
     """Note in each new batch the rows whose id stood before, if ids must be unique in the whole input."""
-    if loaded.workload.input.unique_ids != "run":
+    settings = loaded.workload.input
+    if settings.unique_ids != "run":
         return work
-    refs = _mark_duplicates(loaded, work.found.schema, work.every, work.refs, work.commits)
-    return replace(work, refs=tuple(refs))
-
-
-def cut_batches(file: InputFile, limits: Limits) -> Iterator[BatchRef]:
-    """Cut a file into batches: by rows, and by the bytes that its footer promises."""
-    for group in file.row_groups:
-        rows = limits.batch_rows
-        if group.rows and group.bytes:
-            rows = min(rows, max(1, limits.batch_bytes * group.rows // group.bytes))
-        for first in range(0, group.rows, rows):
-            count = min(rows, group.rows - first)
-            yield BatchRef(
-                batch_id=batch_id(file.uri, file.generation, group.index, first, count),
-                uri=file.uri,
-                generation=file.generation,
-                row_group=group.index,
-                first_row=first,
-                row_count=count,
-                size=file.size,
-                mtime_ns=file.mtime_ns,
-            )
-
-
-def _due(ref: BatchRef, standing: Standing | None, retry_classes: Sequence[str]) -> BatchRef | None:
-    """The attempt that is due for a batch; None if nothing is."""
-    if standing is None:
-        return ref
-    if not _failures_to_retry(standing, retry_classes):
-        return None
-    return replace(
-        ref,
-        attempt=standing.attempt + 1,
-        previous_attempt=standing.attempt,
-        duplicate_rows=standing.duplicate_rows,
-        retry_classes=tuple(sorted(set(retry_classes))),
-    )
-
-
-def _only_waits(standing: Standing | None, waiting: Set[str], retry_classes: Sequence[str]) -> bool:
-    """Whether all that a batch has left to try again is in provider batches that have not come back."""
-    if standing is None or standing.batch_id not in waiting:
-        return False
-    awaiting = standing.failures_by_class.get(FailureClass.AWAITING_BATCH.value, 0)
-    return _failures_to_retry(standing, retry_classes) == awaiting
-
-
-def _failures_to_retry(standing: Standing, retry_classes: Sequence[str]) -> int:
-    return standing.failures_in(RETRYABLE_CLASSES.union(retry_classes))
-
-
-def _rows_due(ref: BatchRef, commits: Committed, retry_classes: Sequence[str]) -> int:
-    standing = commits.get(ref.batch_id)
-    return ref.row_count if standing is None else _failures_to_retry(standing, retry_classes)
+    refs = mark_repeated(settings, work.found.schema, work.every, work.commits, work.due)
+    return replace(work, due=replace(work.due, refs=refs))
 
 
 def _refuse_changed_input(found: InputFiles, commits: Committed) -> None:
     """Results of two versions of one file must not stand side by side."""
-    generations = {file.uri: file.generation for file in found.files}
+    generations = found.files.generations() if len(commits) else {}
     for answered in commits.files():
         now = generations.get(answered.uri, answered.generation)
         if now != answered.generation:
@@ -246,70 +200,3 @@ def _refuse_changed_input(found: InputFiles, commits: Committed) -> None:
                 f"(content {answered.generation} then, {now} now). Restore the file, or give a new output "
                 "folder: results of both versions would stand side by side"
             )
-
-
-def _mark_duplicates(
-    loaded: LoadedWorkload,
-    schema: pa.Schema,
-    every: Sequence[BatchRef],
-    due: Sequence[BatchRef],
-    commits: Committed,
-) -> list[BatchRef]:
-    """Note in each new batch the rows whose id stood before; committed rows come first."""
-    if all(ref.batch_id in commits for ref in due):
-        return list(due)
-    settings = loaded.workload.input
-    row_filter = compile_condition("input.filter", settings.filter) if settings.filter else None
-    duplicates = find_duplicates(_id_runs(every, commits), schema, settings.id, row_filter)
-    return [
-        ref
-        if ref.batch_id in commits
-        else replace(ref, duplicate_rows=_rows_inside(ref, duplicates.get((ref.uri, ref.row_group), set())))
-        for ref in due
-    ]
-
-
-def _id_runs(every: Sequence[BatchRef], commits: Committed) -> list[IdRun]:
-    """The row groups in input order, with what is committed of them."""
-    groups: dict[tuple[str, int], list[BatchRef]] = defaultdict(list)
-    for ref in every:
-        groups[ref.uri, ref.row_group].append(ref)
-    runs = []
-    for (uri, row_group), refs in groups.items():
-        done = [ref for ref in refs if ref.batch_id in commits]
-        ranges = tuple((ref.first_row, ref.first_row + ref.row_count) for ref in done)
-        standings = (commits.get(ref.batch_id) for ref in done)
-        known = frozenset(row for standing in standings if standing for row in standing.duplicate_rows)
-        runs.append(IdRun(uri, row_group, ranges, known))
-    return runs
-
-
-def _rows_inside(ref: BatchRef, rows: set[int]) -> tuple[int, ...]:
-    return tuple(sorted(r for r in rows if ref.first_row <= r < ref.first_row + ref.row_count))
-
-
-def plan_bytes(refs: Sequence[BatchRef], input_schema: pa.Schema) -> bytes:
-    """The plan as a Parquet file, with the schema that workers read the input as."""
-    metadata = dict(PLAN_SCHEMA.metadata)
-    metadata[INPUT_SCHEMA_KEY] = input_schema.serialize().to_pybytes().hex().encode()
-    table = pa.Table.from_pylist([asdict(ref) for ref in refs], schema=PLAN_SCHEMA.with_metadata(metadata))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
-
-
-def read_plan(store: Store, plan_uri: str) -> tuple[list[BatchRef], pa.Schema]:
-    """The batches of a frozen plan, and the schema that their columns are read as."""
-    with store.open(plan_uri) as stream:
-        table = pq.read_table(stream)
-    encoded = bytes.fromhex(table.schema.metadata[INPUT_SCHEMA_KEY].decode())
-    return [ref_from_dict(row) for row in table.to_pylist()], pa.ipc.read_schema(pa.py_buffer(encoded))
-
-
-def group_slice(refs: Sequence[BatchRef], group: int, groups: int) -> list[BatchRef]:
-    """The batches of group `group` (from 0) of `groups`: neighbours stay together, sizes differ by one."""
-    if not 0 <= group < groups:
-        raise OutputError(f"group {group} of {groups}: must be 0 to {groups - 1}")
-    size, rest = divmod(len(refs), groups)
-    start = group * size + min(group, rest)
-    return list(refs[start : start + size + (group < rest)])

@@ -25,7 +25,7 @@ from transforms.layout import (
     run_path,
 )
 from transforms.output import read_manifest, read_marker
-from transforms.plan import read_plan
+from transforms.plan_file import read_plan
 from transforms.store import open_store
 from transforms.verify_batch import BatchProof, prove_batch
 from transforms.verify_ledger import Kind, answered_pairs

@@ -11,6 +11,7 @@ import pytest
 
 from schemas.batches import AmbiguousCall, BackendTotals, BatchRef, CommitRecord
 from schemas.run import FailedBatch, FailureGroup, Manifest
+from transforms.batch_refs import BatchRefs
 from transforms.plan import Plan
 
 
@@ -53,7 +54,7 @@ def make_record(ref: BatchRef, **changes: Any) -> CommitRecord:
 def make_plan(batches: int, rows: int = 10, committed: int = 0) -> Plan:
     return Plan(
         run_id="20261122T091500Z-1f3a9c",
-        refs=tuple(make_ref(n, rows) for n in range(batches)),
+        refs=BatchRefs.of(make_ref(n, rows) for n in range(batches)),
         rows_due=batches * rows,
         rows_total=(batches + committed) * rows,
         batches_total=batches + committed,

@@ -22,7 +22,9 @@ from schemas.batches import BatchRef, BatchReport
 from schemas.errors import MissingSecretError
 from schemas.load import LoadedWorkload, load_workload
 from schemas.run import FailedBatch, Manifest, Progress, RunContext
-from transforms.plan import Plan, group_slice
+from transforms.batch_refs import BatchRefs, no_refs
+from transforms.plan import Plan
+from transforms.plan_file import group_slice
 
 WORKLOAD = """
 name = "fake"
@@ -120,7 +122,7 @@ class FakeRun:
         self.settled: list[list[BatchReport]] = []
         self.contexts: list[RunContext] = []
         self.retry_classes: list[str] = []
-        self._due: tuple[BatchRef, ...] = ()
+        self._due = no_refs()
         self.locks = 0
         self.key = True
 
@@ -173,7 +175,7 @@ class FakeRun:
         self.retry_classes = list(classes)
         ids = [self.batch_id(n) for n in range(self.batches)]
         due = [i for i in ids if not (self.folder / "done" / i).exists()]
-        refs = tuple(BatchRef(i, "/in/part.parquet", "g", 0, 0, 10) for i in due)
+        refs = BatchRefs.of(BatchRef(i, "/in/part.parquet", "g", 0, 0, 10) for i in due)
         self._due = refs
         done = self.batches - len(due)
         uri = f"runs/{run.run_id}/plan.parquet"

@@ -29,6 +29,7 @@ from flows.groups import (
 from flows.worker import WorkerCommand, WorkerEnd
 from schemas.batches import BackendTotals, BatchRef, BatchReport, CommitRecord
 from schemas.run import Progress, RunContext
+from transforms.batch_refs import BatchRefs
 
 Ref = Callable[..., BatchRef]
 Record = Callable[..., CommitRecord]
@@ -206,7 +207,7 @@ def test_batches_that_a_broken_worker_never_spoke_of_are_failed_with_its_error(r
     first = GroupOutcome(0, (line(batch=refs[0].batch_id),), (), WorkerEnd(-9, "it was killed"))
     second = GroupOutcome(1, tuple(line(batch=r.batch_id) for r in refs[3:]), (), WorkerEnd(0))
 
-    found = failed_reports([first, second], refs, 2)
+    found = failed_reports([first, second], BatchRefs.of(refs), 2)
 
     assert [(f.batch_id, f.state, f.error) for f in found] == [
         (refs[1].batch_id, "failed", "it was killed"),
@@ -217,7 +218,7 @@ def test_batches_that_a_broken_worker_never_spoke_of_are_failed_with_its_error(r
 def test_a_worker_that_ends_well_but_forgets_a_batch_is_not_believed(ref: Ref) -> None:
     refs = [ref(0)]
 
-    assert failed_reports([GroupOutcome(0, (), (), WorkerEnd(0))], refs, 1)[0].error == (
+    assert failed_reports([GroupOutcome(0, (), (), WorkerEnd(0))], BatchRefs.of(refs), 1)[0].error == (
         "its worker ended without a word about it"
     )
 
@@ -226,7 +227,7 @@ def test_what_a_worker_reported_as_failed_is_passed_on_as_it_is(ref: Ref) -> Non
     report = BatchReport(ref(0).batch_id, 2, "failed", "another worker is on it")
     outcome = GroupOutcome(0, (batch_line(0, report),), (report,), WorkerEnd(0))
 
-    assert failed_reports([outcome], [ref(0)], 1) == [report]
+    assert failed_reports([outcome], BatchRefs.of([ref(0)]), 1) == [report]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from flows.live import LiveView, live_markdown
 from flows.notice import Notice, Notices, Terms
 from flows.progress import Standing
 from schemas.run import Progress
+from transforms.batch_refs import no_refs
 from transforms.plan import Plan
 
 
@@ -127,4 +128,4 @@ def test_the_page_says_where_a_run_stands() -> None:
 
 
 def _plan() -> Plan:
-    return Plan("r1", (), 0, 0, 0, 0, 0, (), "")
+    return Plan("r1", no_refs(), 0, 0, 0, 0, 0, (), "")

@@ -20,9 +20,10 @@ from schemas.arrow import FAILURES_SCHEMA
 from schemas.batches import BatchRef, CommitRecord
 from schemas.errors import OutputError
 from schemas.run import Manifest
+from transforms.batch_refs import BatchRefs
 from transforms.layout import commit_path, failures_path
 from transforms.output_lock import LOCK, is_locked
-from transforms.plan import plan_bytes
+from transforms.plan_file import plan_bytes
 from transforms.store import open_store
 
 Make = Callable[..., Manifest]
@@ -49,7 +50,9 @@ class Folder:
         target.write_bytes(data)
 
     def plan(self, run_id: str, refs: list[BatchRef]) -> None:
-        self.write(f"runs/{run_id}/plan.parquet", plan_bytes(refs, pa.schema([("id", pa.string())])))
+        self.write(
+            f"runs/{run_id}/plan.parquet", plan_bytes(BatchRefs.of(refs), pa.schema([("id", pa.string())]))
+        )
 
     def settle(self, manifest: Manifest) -> None:
         self.write(f"runs/{manifest.run_id}/manifest.json", manifest.to_json())

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from schemas.workload import Input, Limits
+from transforms.cut import cut_batches
 from transforms.files import describe_files
 from transforms.input_files import Files
 from transforms.input_schema import common_schema
-from transforms.plan import cut_batches
 from transforms.probe import Reader, ReaderError
 
 
@@ -17,7 +17,7 @@ def peak_of(reader: Reader, path: Path, settings: Input) -> int:
         (file,) = describe_files([str(path)], settings.needed_columns)
         if not isinstance(file, str):
             schema = common_schema(Files.of([file]), settings)
-            for ref in cut_batches(file, Limits()):
+            for ref in cut_batches([file], Limits()):
                 reader.rows(schema, ref.uri, ref.row_group, ref.first_row, ref.row_count)
     except ReaderError:
         assert reader.alive, "it should fail, not die"

@@ -10,9 +10,9 @@ from tests.hostile import bombs
 from tests.hostile.peak import peak_of
 from tests.support.documents import rows, write
 from tests.support.runs import Place
+from transforms.cut import cut_batches
 from transforms.files import find_input
 from transforms.input_files import InputFile
-from transforms.plan import cut_batches
 from transforms.probe import READER_BYTES, READER_SECONDS, borrowed_reader
 from transforms.probe import ReaderLimits as Limited
 from transforms.read import BatchReader
@@ -51,7 +51,7 @@ def plant(folder: Path, bomb: Bomb) -> Path:
 def read_all(file: InputFile, reader: BatchReader) -> tuple[int, list[str]]:
     """Rows that can be read, and what is said of the others."""
     good, said = 0, []
-    for ref in cut_batches(file, Limits()):
+    for ref in cut_batches([file], Limits()):
         try:
             good += reader.read(ref).num_rows
         except UnreadableBatchError as error:

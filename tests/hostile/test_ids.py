@@ -18,7 +18,8 @@ def duplicates(paths: list[Path]) -> dict[str, set[int]]:
         IdRun(str(path), group) for path in paths for group in range(pq.read_metadata(path).num_row_groups)
     ]
     found = find_duplicates(runs, SCHEMA, "id", None)
-    return {f"{Path(uri).name} {group}": found_rows for (uri, group), found_rows in found.items()}
+    marked = {f"{Path(run.uri).name} {run.row_group}": set(found.rows_of(n)) for n, run in enumerate(runs)}
+    return {group: rows for group, rows in marked.items() if rows}
 
 
 def damage_ids(path: Path, group: int) -> Path:

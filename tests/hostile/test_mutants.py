@@ -8,11 +8,11 @@ from schemas.errors import InputError, UnreadableBatchError
 from schemas.workload import Input, Limits
 from tests.hostile.mutants import ROWS, SOUND, mutant
 from tests.support.documents import rows, write
+from transforms.cut import cut_batches
 from transforms.duplicates import IdRun, find_duplicates
 from transforms.files import describe_files, find_input
 from transforms.input_files import Files, InputFile
 from transforms.input_schema import common_schema
-from transforms.plan import cut_batches
 from transforms.probe import Reader, ReaderDiedError, ReaderLimits
 from transforms.read import BatchReader
 
@@ -39,7 +39,7 @@ def outcome(described: InputFile | str) -> str:
         schema = common_schema(Files.of([described]), SETTINGS)
     except InputError:
         return "refused"
-    reader, refs, unreadable = BatchReader(schema), list(cut_batches(described, Limits(batch_rows=30))), 0
+    reader, refs, unreadable = BatchReader(schema), list(cut_batches([described], Limits(batch_rows=30))), 0
     for ref in refs:
         try:
             assert reader.read(ref).num_rows == ref.row_count

@@ -19,7 +19,8 @@ from tests.support.runs import START, Place
 from tests.support.workloads import EMBEDDER, load, workload
 from transforms.coders import register_arrow_coders
 from transforms.output import open_output
-from transforms.plan import plan_run, read_plan
+from transforms.plan import plan_run
+from transforms.plan_file import read_plan
 from transforms.settle import settle_run
 from transforms.store import LocalStore
 from transforms.worker import Openers, WorkerConfig, forget_worker, worker_of

@@ -18,8 +18,10 @@ from tests.simulator.store import ProcessStore
 from tests.simulator.worker import Worker
 from tests.simulator.world import Process
 from transforms import commit as commits
-from transforms import plan, spend
+from transforms import spend
+from transforms.batch_refs import BatchRefs
 from transforms.commit_index import CommitIndex, read_index
+from transforms.due import find_due_batches
 from transforms.plan import Plan
 from transforms.settle import settle_run
 
@@ -52,8 +54,7 @@ def plan_run(job: Job, store: ProcessStore) -> list[BatchRef]:
     """Recover, see what is due, and start the budget."""
     commits.recover(store)
     index = read_index(store)
-    found = [plan._due(ref, index.committed.get(ref.batch_id), ()) for ref in job.refs]
-    due = [ref for ref in found if ref is not None]
+    due = list(find_due_batches(BatchRefs.of(job.refs), index.committed).refs)
     if job.around.shape.every_cap():
         _start_caps(job, store, index)
     return due
@@ -89,7 +90,7 @@ def settle(job: Job, store: ProcessStore, due: list[BatchRef]) -> Manifest:
     loaded = LoadedWorkload(job.around.shape.workload(), Path("w.toml"), b"", "in", "out")
     settled = Plan(
         run_id=job.context.run_id,
-        refs=tuple(due),
+        refs=BatchRefs.of(due),
         rows_due=sum(ref.row_count for ref in due),
         rows_total=job.around.shape.rows,
         batches_total=len(job.refs),

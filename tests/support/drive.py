@@ -21,7 +21,8 @@ from schemas.run import Manifest, RunContext
 from schemas.workload import Workload
 from transforms.batchmode.driving import collect_batches, submit_batches
 from transforms.output import open_output
-from transforms.plan import plan_run, read_plan
+from transforms.plan import plan_run
+from transforms.plan_file import read_plan
 from transforms.settle import settle_run
 from transforms.store import open_store
 from transforms.worker import WorkerConfig

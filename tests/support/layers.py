@@ -17,7 +17,7 @@ from pipelines.enrich import build
 from pipelines.options import pipeline_options
 from schemas.load import load_workload
 from schemas.run import RunContext
-from transforms.plan import read_plan
+from transforms.plan_file import read_plan
 from transforms.store import open_store
 from transforms.worker import WorkerConfig
 

@@ -21,7 +21,8 @@ from transforms.act import finish_calls, prepare_calls
 from transforms.commit import commit, make_record
 from transforms.decide import decide
 from transforms.output import open_output
-from transforms.plan import plan_run, read_plan
+from transforms.plan import plan_run
+from transforms.plan_file import read_plan
 from transforms.previous import load_previous
 from transforms.read import BatchReader
 from transforms.settle import settle_run

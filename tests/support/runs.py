@@ -24,7 +24,8 @@ from tests.support.records import run_context
 from tests.support.workloads import load
 from transforms.coders import register_arrow_coders
 from transforms.output import open_output
-from transforms.plan import Plan, plan_run, read_plan
+from transforms.plan import Plan, plan_run
+from transforms.plan_file import read_plan
 from transforms.settle import settle_run
 from transforms.store import LocalStore
 from transforms.worker import WorkerConfig, forget_worker, worker_of

@@ -15,8 +15,8 @@ from schemas.batches import BatchRef
 from schemas.errors import BatchError, InputChangedError, UnreadableBatchError
 from schemas.workload import Input, Limits
 from tests.support.documents import rows, with_bad_utf8, write
+from transforms.cut import cut_batches
 from transforms.files import find_input
-from transforms.plan import cut_batches
 from transforms.probe import ReaderLimits
 from transforms.read import BatchReader, place
 
@@ -25,7 +25,7 @@ def plan(
     folder: Path, columns: Sequence[str] = ("kind", "size"), **limits: int
 ) -> tuple[list[BatchRef], pa.Schema]:
     found = find_input(str(folder), Input(uri="in", id="id", text="text", columns=tuple(columns)))
-    refs = [ref for file in found.files for ref in cut_batches(file, Limits(**limits))]
+    refs = list(cut_batches(found.files, Limits(**limits)))
     return refs, found.schema
 
 

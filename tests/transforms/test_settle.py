@@ -15,6 +15,7 @@ from schemas.run import Manifest
 from tests.support.batches import part_writer, staged, work_batch
 from tests.support.records import AMBIGUOUS, REF, answered, failed, run_context
 from tests.support.workloads import load
+from transforms.batch_refs import BatchRefs
 from transforms.commit import commit
 from transforms.output import read_manifest
 from transforms.plan import Plan
@@ -40,7 +41,7 @@ class Bench:
         commit(self.store, staged(writer, work_batch(ref, list(outcomes), **changes)))
 
     def settle(self, refs: Sequence[BatchRef] = (), failed: Sequence[BatchReport] = ()) -> Manifest:
-        plan = Plan(self.run.run_id, tuple(refs), 0, 4, 3, 0, 1, ("x.parquet: broken",), "plan")
+        plan = Plan(self.run.run_id, BatchRefs.of(refs), 0, 4, 3, 0, 1, ("x.parquet: broken",), "plan")
         return settle_run(self.loaded, self.run, plan, failed, START, now=END)
 
 
@@ -205,7 +206,7 @@ def test_a_run_that_ends_sweeps(bench: Bench) -> None:
 
 def test_what_a_run_was_to_leave_alone_keeps_it_incomplete(bench: Bench) -> None:
     bench.commit(REF, [answered(100)])
-    plan = Plan(bench.run.run_id, (REF,), 1, 2, 2, 0, 1, (), "plan", batches_left_out=1)
+    plan = Plan(bench.run.run_id, BatchRefs.of([REF]), 1, 2, 2, 0, 1, (), "plan", batches_left_out=1)
 
     manifest = settle_run(bench.loaded, bench.run, plan, [], START, now=END)
 

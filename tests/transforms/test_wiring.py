@@ -22,7 +22,7 @@ from tests.support.runs import Place, Run, run_pipeline
 from tests.support.workloads import EMBEDDER, HOSTED
 from transforms.claim import BatchClaims
 from transforms.embed.embedder import Embeddings
-from transforms.plan import read_plan
+from transforms.plan_file import read_plan
 from transforms.store import LocalStore
 from transforms.wiring import ProcessBatches
 from transforms.worker import WorkerConfig, forget_worker, worker_of
@@ -151,7 +151,7 @@ def test_nothing_is_sent_that_policy_or_intake_refused(first: Run) -> None:
 def test_running_again_finds_nothing_to_do_and_rewrites_nothing(first: Run, mixture: Place) -> None:
     before = mixture.files()
     again = mixture.run()
-    assert (again.plan.refs, again.reports, again.openers.opened) == ((), [], [])
+    assert (len(again.plan.refs), again.reports, again.openers.opened) == (0, [], [])
     assert mixture.files() == before
 
 
@@ -371,7 +371,7 @@ def test_a_final_failure_is_tried_again_where_its_class_is_asked_for(tmp_path: P
     place = hosted(tmp_path, {"a": rows(range(4))}, limits__batch_rows=4)
     refusing = failing(answer_plainly, lambda r: r.assignment.row < 2, failure=FailureClass.REFUSED)
     place.run(FakeOpeners(FakeEngine(answer=refusing)))
-    assert place.run().plan.refs == ()
+    assert not place.run().plan.refs
     again = place.run(retry_classes=["refused"])
     assert [r.assignment.row for r in again.openers.fake_engine.requests] == [0, 1]
     assert place.failures() == []

@@ -13,7 +13,7 @@ from transforms.price import PriceBook
 from transforms.quote.budget import add_prices, judge_budget
 from transforms.quote.embedding import Calibrate, Throughput, quote_embed_route
 from transforms.quote.estimate import METHOD
-from transforms.quote.ground import Ground, survey_ground
+from transforms.quote.ground import UNSEEN, Ground, Seen, survey_ground
 from transforms.quote.history import measured_seconds
 from transforms.quote.hosted import HostedRoute
 from transforms.quote.measure import RequestSizes, TextTokens, keyless_sites, measure_for
@@ -63,14 +63,16 @@ def quote_workload(
     calibrate: Calibrate | None = None,
     only_batches: Sequence[str] = (),
     grouping: Grouping = lambda _, parallel: parallel,
+    seen: Seen = UNSEEN,
 ) -> Quote:
     """Price what a run of the workload would do now, at the prices in force at `now`.
 
     The same input, output, workload, `sample` (documents measured for a route) and `seed` give the same
     quote; `only_batches` (beginnings of batch ids) leaves all others out. What is committed in the output
     is not priced again; an output that a run would refuse (another workload's, a rehearsal's) counts as
-    empty, and a note says so. Reads the whole input once for its digests, as a run does; then what the
-    conditions need, and a bounded number of batches.
+    empty, and a note says so. `seen` is what was looked at a moment ago, and is not looked at again. Reads
+    the whole input once for its digests, as a run does; then what the conditions need, and a bounded
+    number of batches.
 
     Raises:
         WorkloadError: expressions or prompts can't be used on this input.
@@ -78,7 +80,7 @@ def quote_workload(
         OutputError: an input file was replaced since its documents were answered.
         ModelError: an embedder's model can't be used.
     """
-    ground = survey_ground(loaded, retry_classes, only_batches)
+    ground = survey_ground(loaded, retry_classes, only_batches, seen)
     population = find_population(ground.work, ground.rules, ground.store, seed)
     workload = loaded.workload
     sites = keyless_sites(workload, PriceBook())
@@ -178,7 +180,7 @@ def _measured(ground: Ground, route: str, backend: str) -> Throughput | None:
 
 def _not_sent(ground: Ground, drawn: Sample) -> dict[str, int]:
     """Documents that will not leave the process, by failure class; scaled where not every row was read."""
-    due = sum(ref.row_count for ref in ground.work.refs)
+    due = int(ground.work.refs.row_counts.sum())
     scale = due / drawn.rows_read if drawn.rows_read else 0.0
     return {name: round(count * scale) for name, count in sorted(drawn.not_sent.items()) if count}
 

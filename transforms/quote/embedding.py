@@ -98,7 +98,7 @@ def _total(frame: Frame, observed: Sequence[Observed], value: Callable[[Measured
     clusters = [
         Cluster(o.size, o.members, tuple(0 if m is None else value(m) for m in o.measured)) for o in observed
     ]
-    return estimate_total(frame.size, len(frame.refs), clusters)
+    return estimate_total(frame.size, frame.batches, clusters)
 
 
 def _range(total: Estimate) -> Range:

@@ -11,9 +11,11 @@ from schemas.errors import OutputError
 from schemas.failures import FailureClass
 from schemas.load import LoadedWorkload
 from schemas.outcomes import ZERO, money
+from transforms.batch_refs import Rows
 from transforms.batchmode.standing import open_batches
 from transforms.check import require_usable
 from transforms.commit_index import sample_commits
+from transforms.input_files import InputFiles
 from transforms.output import read_marker
 from transforms.plan import DueWork, find_due, mark_duplicates, only_batches
 from transforms.quote.budget import money_words
@@ -48,18 +50,22 @@ class Ground:
     @property
     def batches_new(self) -> int:
         """Batches that are due and were never committed."""
-        return sum(ref.batch_id not in self.work.commits for ref in self.work.refs)
+        return int((self._places() < 0).sum())
 
     @property
     def batches_collected(self) -> int:
         """Batches that are due because what they waited for has come back from a provider."""
-        due = (self.work.commits.get(ref.batch_id) for ref in self.work.refs)
-        return sum(s is not None and FailureClass.AWAITING_BATCH.value in s.failures_by_class for s in due)
+        places = self._places()
+        awaiting = self.work.commits.failures_in([FailureClass.AWAITING_BATCH.value])
+        return int((awaiting[places[places >= 0]] > 0).sum())
 
     @property
     def rows_due(self) -> int:
         """Rows of new batches, and failures that are tried again."""
-        return sum(self.work.rows(ref) for ref in self.work.refs)
+        return int(self.work.rows.sum())
+
+    def _places(self) -> Rows:
+        return self.work.commits.rows_of(self.work.refs.ids)
 
     def spending(self) -> Spending:
         """What counts against the caps already."""
@@ -72,8 +78,26 @@ class Ground:
         return baseline_of(self.work.index)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a run has looked at before it is quoted: the input, and what is due of the batches it is told."""
+
+    found: InputFiles | None = None
+    work: DueWork | None = None
+
+    def work_over(self, store: Store | None) -> DueWork | None:
+        """What is due in an output, if it was looked at; without a store it must be as for an empty one."""
+        return self.work if self.work and (store or not len(self.work.commits)) else None
+
+
+UNSEEN = Seen()
+
+
 def survey_ground(
-    loaded: LoadedWorkload, retry_classes: tuple[str, ...], wanted: Sequence[str] = ()
+    loaded: LoadedWorkload,
+    retry_classes: tuple[str, ...],
+    wanted: Sequence[str] = (),
+    seen: Seen = UNSEEN,
 ) -> Ground:
     """Find what is due (of the batches that are `wanted`) and check that the workload fits the input.
 
@@ -84,11 +108,13 @@ def survey_ground(
     """
     store, note = _usable_output(loaded)
     notes = [note] if note else []
-    work = only_batches(find_due(loaded, store, retry_classes), wanted)
+    work = seen.work_over(store)
+    if work is None:
+        work = only_batches(find_due(loaded, store, retry_classes, seen.found), wanted)
     require_usable(loaded, work.found.schema)
-    if work.found.files.rows <= MOST_IDS:
+    if work is not seen.work and work.found.files.rows <= MOST_IDS:
         work = mark_duplicates(loaded, work)
-    else:
+    elif work is not seen.work:
         notes.append(f"repeated ids were not looked for: the input has more than {MOST_IDS:,} rows")
     jobs = [] if store is None else open_batches(store)
     if jobs:

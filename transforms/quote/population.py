@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from schemas.batches import BatchRef
 from schemas.errors import BatchError
+from transforms.batch_refs import Rows
 from transforms.expressions import evaluate
 from transforms.layout import failures_path, read_commit
 from transforms.plan import DueWork
@@ -30,24 +30,30 @@ _SURVEY_TEXT_BYTES = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The batches in which documents of a route may stand, and those chosen to be read.
+    """The batches in which documents of a route may stand, and those of them that are chosen to be read.
 
-    `sizes` are known exactly for all of them: rows, or documents that the conditions send to the route.
+    `numbers` count the batches that are due from 0; `chosen` are indexes of them. `sizes` are known exactly
+    for all of them: rows, or documents that the conditions send to the route.
     """
 
-    refs: tuple[BatchRef, ...]
-    sizes: tuple[int, ...]
+    numbers: Rows
+    sizes: Rows
     chosen: tuple[int, ...]
+
+    @property
+    def batches(self) -> int:
+        """How many there are."""
+        return len(self.numbers)
 
     @property
     def size(self) -> int:
         """Sum of all sizes."""
-        return sum(self.sizes)
+        return int(self.sizes.sum())
 
     @property
     def chosen_size(self) -> int:
         """Sum of the sizes of the batches that are read."""
-        return sum(self.sizes[index] for index in self.chosen)
+        return int(self.sizes[list(self.chosen)].sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,28 +87,27 @@ def find_population(work: DueWork, rules: Rules, store: Store | None, seed: int)
     each route gets batches of its own; or else one sample of batches serves all routes.
     """
     names = [route.name for route in rules.workload.routes]
-    refs, rows = work.refs, tuple(work.rows(ref) for ref in work.refs)
-    if len(refs) <= MOST_BATCHES:
-        frame = Frame(refs, rows, tuple(range(len(refs))))
+    count = len(work.refs)
+    if count <= MOST_BATCHES:
+        frame = Frame(np.arange(count), work.rows, tuple(range(count)))
         return Population(dict.fromkeys(names, frame), "every row", "every row that is due was routed")
     if _is_cheap(work, rules):
         sizes = _survey(work, rules, store)
-        frames = {name: _frame(refs, sizes[name], seed) for name in names}
+        frames = {name: _frame(np.array(sizes[name], np.int64), seed) for name in names}
         sentence = (
             "the routes' conditions were evaluated on every row that is due; what is faulty or rejected "
             "after that is estimated from the batches that were read"
         )
         return Population(frames, "conditions on every row", sentence)
-    frame = _frame(refs, rows, seed)
-    sentence = f"rows were routed in {len(frame.chosen):,} of {len(refs):,} batches that are due"
+    frame = _frame(work.rows, seed)
+    sentence = f"rows were routed in {len(frame.chosen):,} of {count:,} batches that are due"
     return Population(dict.fromkeys(names, frame), "sample", sentence)
 
 
-def _frame(refs: Sequence[BatchRef], sizes: Sequence[int], seed: int) -> Frame:
+def _frame(sizes: Rows, seed: int) -> Frame:
     """The batches that hold anything; routes with the same batches read the same ones."""
-    kept = [(ref, size) for ref, size in zip(refs, sizes, strict=True) if size]
-    chosen = choose(len(kept), MOST_BATCHES, seed)
-    return Frame(tuple(ref for ref, _ in kept), tuple(size for _, size in kept), chosen)
+    numbers = np.flatnonzero(sizes)
+    return Frame(numbers, sizes[numbers], choose(len(numbers), MOST_BATCHES, seed))
 
 
 def choose(count: int, most: int, seed: int) -> tuple[int, ...]:
@@ -118,7 +123,7 @@ def _expression_columns(rules: Rules) -> list[str]:
 
 
 def _is_cheap(work: DueWork, rules: Rules) -> bool:
-    rows = sum(ref.row_count for ref in work.refs)
+    rows = int(work.refs.row_counts.sum())
     if rows > _SURVEY_ROWS or len(work.refs) > _SURVEY_BATCHES:
         return False
     if rules.workload.input.text not in _expression_columns(rules):

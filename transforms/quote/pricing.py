@@ -198,7 +198,7 @@ class RouteTotals:
             if len(known) < len(values):
                 return None
             clusters.append(Cluster(observed.size, observed.members, known))
-        return estimate_total(self.frame.size, len(self.frame.refs), clusters)
+        return estimate_total(self.frame.size, self.frame.batches, clusters)
 
     def total(self, value: Callable[[Costs], Number]) -> Estimate:
         """The same of something that is always known."""
@@ -215,7 +215,7 @@ class RouteTotals:
     def is_unseen(self) -> bool:
         """Whether no document was found, and not every batch was read."""
         members = sum(observed.members for observed in self.observed)
-        return members == 0 and len(self.observed) < len(self.frame.refs)
+        return members == 0 and len(self.observed) < self.frame.batches
 
     def documents(self) -> Range:
         """How many documents will be sent.
@@ -225,7 +225,7 @@ class RouteTotals:
         (Hanley and Lippman-Hand, JAMA 1983).
         """
         found = self.total(lambda cost: cost.documents)
-        if not found.is_exact or len(self.observed) == len(self.frame.refs):
+        if not found.is_exact or len(self.observed) == self.frame.batches:
             return span(found, found, found)
         unmet = min(self.frame.size, -(-3 * self.frame.size // len(self.observed)))
         expected = round(found.total)

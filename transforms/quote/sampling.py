@@ -101,11 +101,11 @@ class Sampler:
 
     def _wanted(self) -> list[tuple[BatchRef, dict[str, int]]]:
         """The batches to read in input order, each with the routes that it is read for, and their sizes."""
-        wanted: dict[str, dict[str, int]] = defaultdict(dict)
+        wanted: dict[int, dict[str, int]] = defaultdict(dict)
         for name, frame in self.population.frames.items():
             for index in frame.chosen:
-                wanted[frame.refs[index].batch_id][name] = frame.sizes[index]
-        return [(ref, wanted[ref.batch_id]) for ref in self.work.refs if ref.batch_id in wanted]
+                wanted[int(frame.numbers[index])][name] = int(frame.sizes[index])
+        return [(self.work.refs[number], wanted[number]) for number in sorted(wanted)]
 
     def _read(self, sample: Sample, reader: BatchReader, ref: BatchRef, wanted: Mapping[str, int]) -> None:
         sample.batches_read += 1

@@ -148,7 +148,8 @@ def run_pipeline(path: Path, instead: Any = None) -> None:
     from schemas.load import load_workload
     from schemas.run import RunContext
     from transforms.output import open_output
-    from transforms.plan import plan_run, read_plan
+    from transforms.plan import plan_run
+    from transforms.plan_file import read_plan
     from transforms.store import open_store
     from transforms.worker import Openers, WorkerConfig, worker_of
 

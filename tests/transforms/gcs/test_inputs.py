@@ -13,11 +13,11 @@ from schemas.errors import InputChangedError, InputError, UnreadableBatchError
 from schemas.workload import Input, Limits
 from tests.peers.cloud_storage import CloudStorage
 from tests.support import documents
+from transforms.cut import cut_batches
 from transforms.duplicates import IdRun, find_duplicates
 from transforms.files import find_input, refuse_own_results
 from transforms.gcs import inputs
 from transforms.gcs.inputs import Ranges, find_objects
-from transforms.plan import cut_batches
 from transforms.probe import Reader, ReaderDiedError, ReaderLimits
 from transforms.read import BatchReader
 from transforms.store import Store, open_store
@@ -77,7 +77,7 @@ def test_files_are_described_as_local_ones_are(filled: str, tmp_path: Path) -> N
 
 def planned(address: str) -> tuple[list[BatchRef], pa.Schema]:
     found = find_input(address, SETTINGS)
-    return [ref for f in found.files for ref in cut_batches(f, Limits(batch_rows=8))], found.schema
+    return list(cut_batches(found.files, Limits(batch_rows=8))), found.schema
 
 
 def test_batches_are_read_row_for_row_as_from_local_files(filled: str, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_files_of_many_blocks_are_read_whole(bucket: str, tmp_path: Path, monkey
         open_store(bucket), documents.write(tmp_path / "a.parquet", table, compression="none"), "a.parquet"
     )
     found = find_input(f"{bucket}/a.parquet", SETTINGS)
-    refs = list(cut_batches(found.files[0], Limits(batch_rows=1000)))
+    refs = list(cut_batches(found.files, Limits(batch_rows=1000)))
     reader = BatchReader(found.schema)
     rows = [row for ref in refs for row in reader.read(ref).to_pylist()]
     reader.close()
@@ -154,7 +154,8 @@ def test_repeated_ids_are_found_across_objects(bucket: str, tmp_path: Path) -> N
         upload(store, documents.write(tmp_path / name, documents.rows(ids)), f"in/{name}.parquet")
     found = find_input(f"{bucket}/in", SETTINGS)
     runs = [IdRun(file.uri, 0) for file in found.files]
-    assert find_duplicates(runs, found.schema, "id", None) == {(f"{bucket}/in/b.parquet", 0): {0, 2}}
+    repeated = find_duplicates(runs, found.schema, "id", None)
+    assert [repeated.rows_of(number) for number in range(2)] == [[], [0, 2]]
 
 
 class Recorded:

@@ -98,8 +98,8 @@ def test_a_rare_route_has_the_few_batches_that_hold_it(tmp_path: Path) -> None:
     found = population(bench_with(tmp_path, 200, routes=routes))
     assert found.routing == "conditions on every row"
     rare, often = found.frames["rare"], found.frames["ask"]
-    assert (rare.size, len(rare.refs), len(rare.chosen)) == (10, 10, 10)
-    assert (often.size, len(often.refs), len(often.chosen)) == (990, 200, MOST_BATCHES)
+    assert (rare.size, rare.batches, len(rare.chosen)) == (10, 10, 10)
+    assert (often.size, often.batches, len(often.chosen)) == (990, 200, MOST_BATCHES)
 
 
 def test_routes_with_the_same_batches_read_the_same_ones(tmp_path: Path) -> None:
