@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui simulate-scale bench-scale bench-workers
+.PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui simulate-scale bench-scale bench-workers bench-plan
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -135,6 +135,9 @@ bench-memory: $(INSTALLED) ## peak memory over 100,000 and 1,000,000 documents (
 
 bench-scale: $(INSTALLED) ## wall, CPU, memory, store operations at 10 k to 10 M documents (hours; ARGS="--sizes 10000,100000")
 	@$(BIN)/python -m infra.bench.scale.sizes $(ARGS)
+
+bench-plan: $(INSTALLED) ## seconds, memory, store operations of planning 10 k to 1 M batches (minutes; ARGS="--sizes 10000")
+	@$(BIN)/python -m infra.bench.scale.planning $(ARGS)
 
 bench-workers: $(INSTALLED) ## what each further worker process adds (minutes; on a quiet machine)
 	@$(BIN)/python -m infra.bench.scale.workers $(ARGS)
