@@ -10,7 +10,8 @@ from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.batch_file import write_batch_file
-from flows.groups import BatchLine, GroupOutcome
+from flows.batch_lines import BatchLines
+from flows.groups import GroupOutcome
 from flows.links import output_url
 from flows.summary import Shown, summary_markdown
 from flows.tables import (
@@ -48,10 +49,9 @@ class Settled:
     output: str
     repair: str = ""
 
-    def lines(self) -> list[BatchLine]:
+    def lines(self) -> BatchLines:
         """Its batches, the worst first."""
-        lines = [line for outcome in self.outcomes for line in outcome.lines]
-        return worst_first(lines, self.failed)
+        return worst_first(BatchLines.joined(outcome.columns for outcome in self.outcomes), self.failed)
 
 
 def publish_artifacts(settled: Settled) -> None:

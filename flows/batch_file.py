@@ -9,12 +9,13 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.groups import BatchLine
+from flows.batch_lines import BatchLine
 from schemas.outcomes import MONEY_SCALE
 from transforms.layout import run_path
 from transforms.store import open_store
 
 BATCHES_FILE = "batches.parquet"
+_AT_A_TIME = 16_384
 BATCHES_SCHEMA = pa.schema(
     [
         ("batch_id", pa.string()),
@@ -34,24 +35,27 @@ BATCHES_SCHEMA = pa.schema(
 
 def write_batch_file(lines: Sequence[BatchLine], output: str, run_id: str) -> str:
     """Write what became of each batch that was due, in the order given; where it is."""
-    rows = [
-        {
-            "batch_id": line.batch_id,
-            "group": line.group if line.group >= 0 else None,
-            "attempt": line.attempt,
-            "state": line.state,
-            "rows": line.rows,
-            "results": line.results,
-            "failures": line.failures,
-            "retryable": line.retryable,
-            "amount": None if line.is_failed or line.amount is None else Decimal(line.amount),
-            "source_uri": line.uri or None,
-            "error": line.error or None,
-        }
-        for line in lines
-    ]
     written = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=BATCHES_SCHEMA), written, compression="zstd")
+    with pq.ParquetWriter(written, BATCHES_SCHEMA, compression="zstd") as writer:
+        for first in range(0, len(lines), _AT_A_TIME):
+            rows = [_row(line) for line in lines[first : first + _AT_A_TIME]]
+            writer.write_table(pa.Table.from_pylist(rows, schema=BATCHES_SCHEMA))
     path = run_path(run_id, BATCHES_FILE)
     open_store(output).create(path, written.getvalue())
     return f"{output}/{path}"
+
+
+def _row(line: BatchLine) -> dict[str, object]:
+    return {
+        "batch_id": line.batch_id,
+        "group": line.group if line.group >= 0 else None,
+        "attempt": line.attempt,
+        "state": line.state,
+        "rows": line.rows,
+        "results": line.results,
+        "failures": line.failures,
+        "retryable": line.retryable,
+        "amount": None if line.is_failed or line.amount is None else Decimal(line.amount),
+        "source_uri": line.uri or None,
+        "error": line.error or None,
+    }

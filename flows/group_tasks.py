@@ -13,7 +13,8 @@ from prefect.futures import PrefectConcurrentFuture
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.groups import BatchLine, Crew, GroupOutcome, priced, work_on_group
+from flows.batch_lines import BatchLine
+from flows.groups import Crew, GroupOutcome, priced, work_on_group
 from flows.live import LiveView
 from flows.planning import PlannedRun
 from flows.steps import Surroundings

@@ -10,19 +10,20 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from flows.batch_lines import BatchLine, BatchLines, batch_line
 from flows.words import batches as batches_text
 from flows.words import count, usd
 from flows.worker import STOP_GRACE_S, Event, Worker, WorkerCommand, WorkerEnd
 from pipelines.dataflow import Tpu
 from pipelines.engines import Engine
 from schemas.batches import BatchRef, BatchReport
-from schemas.failures import FAILURE_KINDS, NO_FAULT, FailureClass, is_retryable
+from schemas.failures import FAILURE_KINDS, FailureClass
 from schemas.run import Progress, RunContext
 from transforms.batch_refs import BatchRefs
 from transforms.plan_file import group_slice
@@ -49,34 +50,6 @@ class GroupJob:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchLine:
-    """One batch as the tables show it. `amount` is a decimal string, None when a price is unknown.
-
-    `faults` are the failures where something went wrong: a document that policy kept back is none.
-    `again` are the failures that a retry takes up, by class; those that wait for a provider's batch are none.
-    """
-
-    group: int
-    batch_id: str
-    attempt: int
-    state: str
-    rows: int
-    results: int
-    failures: int
-    retryable: int
-    amount: str | None
-    uri: str
-    error: str
-    faults: int = 0
-    again: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def is_failed(self) -> bool:
-        """Whether nothing of the batch was committed."""
-        return self.state not in ("committed", "already_committed")
-
-
-@dataclass(frozen=True, slots=True)
 class GroupOutcome:
     """What became of a group: every batch that its worker spoke of, and how the worker ended.
 
@@ -85,11 +58,21 @@ class GroupOutcome:
     """
 
     group: int
-    lines: tuple[BatchLine, ...] = field(repr=False)
+    lines: Sequence[BatchLine] = field(repr=False)
     failed: tuple[BatchReport, ...] = field(repr=False)
     end: WorkerEnd = field(repr=False)
     rows_again: int = 0
     worst_again: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        """As objects the lines of many groups would fill the memory."""
+        object.__setattr__(self, "lines", BatchLines.of(self.lines))
+
+    @property
+    def columns(self) -> BatchLines:
+        """The lines as columns."""
+        assert isinstance(self.lines, BatchLines)
+        return self.lines
 
     @property
     def is_good(self) -> bool:
@@ -98,18 +81,14 @@ class GroupOutcome:
 
     def again(self) -> Counter[str]:
         """The failures that a retry takes up, by class."""
-        found: Counter[str] = Counter()
-        for line in self.lines:
-            found.update(line.again)
-        return found
+        return self.columns.again()
 
     def sentence(self) -> str:
         """For an operator: what was done, or what failed, whether a retry can help, and what it costs."""
-        committed = [line for line in self.lines if not line.is_failed]
         if self.is_good:
-            results = sum(line.results for line in committed)
-            failures = sum(line.failures for line in committed)
-            return f"{batches_text(len(committed))} committed: {results:,} results, {failures:,} failures"
+            done = self.columns.committed()
+            counts = f"{done.total('results'):,} results, {done.total('failures'):,} failures"
+            return f"{batches_text(len(done))} committed: {counts}"
         if self.end.configuration:
             return f"Group {self.group} is not through: {self.end.error}. Mend that before a retry"
         if self.end.error:
@@ -119,7 +98,7 @@ class GroupOutcome:
             return f"{failed}: {self.failed[0].error}. {self._retry()}"
         reason, number = self.again().most_common(1)[0]
         kind = FAILURE_KINDS[FailureClass(reason)]
-        total = sum(line.rows for line in self.lines)
+        total = self.columns.total("rows")
         mostly = "" if number == self.again().total() else "mostly "
         return (
             f"{self.again().total():,} of {count(total, 'document')} have no answer ({mostly}{reason}: "
@@ -249,7 +228,7 @@ def work_on_group(
 
 def priced(outcome: GroupOutcome, refs: Sequence[BatchRef], worst_of_a_row: Decimal | None) -> GroupOutcome:
     """The outcome with what a retry would take up of the group's batches, and what that costs at most."""
-    committed = {line.batch_id for line in outcome.lines if not line.is_failed}
+    committed = set(outcome.columns.committed().ids())
     rows = sum(ref.row_count for ref in refs if ref.batch_id not in committed) + outcome.again().total()
     return replace(
         outcome, rows_again=rows, worst_again=None if worst_of_a_row is None else worst_of_a_row * rows
@@ -264,7 +243,7 @@ def failed_reports(outcomes: Iterable[GroupOutcome], refs: BatchRefs, groups: in
     failed: list[BatchReport] = []
     for outcome in outcomes:
         failed += outcome.failed
-        spoken_of = {line.batch_id for line in outcome.lines}
+        spoken_of = set(outcome.columns.ids())
         reason = outcome.end.error or "its worker ended without a word about it"
         failed += [
             BatchReport(ref.batch_id, ref.attempt, "failed", reason)
@@ -272,36 +251,6 @@ def failed_reports(outcomes: Iterable[GroupOutcome], refs: BatchRefs, groups: in
             if ref.batch_id not in spoken_of
         ]
     return failed
-
-
-def batch_line(group: int, report: BatchReport) -> BatchLine:
-    """A report as a line of the batch table."""
-    record = report.record
-    if record is None:
-        return BatchLine(
-            group, report.batch_id, report.attempt, report.state, 0, 0, 0, 0, "0", "", report.error
-        )
-    totals = [t for backends in record.totals.values() for t in backends.values()]
-    amount = sum((Decimal(t.amount) for t in totals), Decimal(0))
-    return BatchLine(
-        group=group,
-        batch_id=report.batch_id,
-        attempt=report.attempt,
-        state=report.state,
-        rows=record.rows_in,
-        results=record.results,
-        failures=record.failures,
-        retryable=record.retryable,
-        amount=None if any(t.unknown for t in totals) else str(amount),
-        uri=record.ref.uri,
-        error=report.error,
-        faults=sum(n for name, n in record.failures_by_class.items() if name not in NO_FAULT),
-        again={
-            name: n
-            for name, n in record.failures_by_class.items()
-            if is_retryable(FailureClass(name)) and name != FailureClass.AWAITING_BATCH
-        },
-    )
 
 
 def _progress(event: dict[str, Any]) -> Progress:

@@ -11,7 +11,7 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from flows.artifacts import only_a_view
-from flows.groups import BatchLine
+from flows.batch_lines import BatchLine
 from flows.notice import Notices
 from flows.progress import Standing, Tally
 from flows.summary import plain

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from flows.groups import BatchLine
+from flows.batch_lines import BatchLine
 from flows.links import flow_run_url, told_base
 from flows.progress import Standing
 from flows.words import count, duration, usd

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.groups import BatchLine
+from flows.batch_lines import BatchLine
 from flows.words import batches as batches_text
 from flows.words import count, duration, usd
 from schemas.run import Progress

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.groups import BatchLine, GroupJob, worker_arguments
+from flows.batch_lines import BatchLine
+from flows.groups import GroupJob, worker_arguments
 from flows.parameters import EnrichParameters
 from pipelines.engines import Engine
 from pipelines.stages import require_engine

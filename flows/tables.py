@@ -6,10 +6,11 @@ short enough to be read: what failed comes first, and what was left out is said.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
-from flows.groups import BatchLine, GroupOutcome
+from flows.batch_lines import BatchLine, BatchLines
+from flows.groups import GroupOutcome
 from flows.words import duration, shortened, span, usd
 from schemas.batches import BackendTotals, BatchReport
 from schemas.run import Manifest
@@ -24,16 +25,15 @@ _SHORT_ID = 12
 Row = dict[str, str | int]
 
 
-def worst_first(lines: Sequence[BatchLine], failed: Sequence[BatchReport]) -> list[BatchLine]:
+def worst_first(lines: Iterable[BatchLine], failed: Sequence[BatchReport]) -> BatchLines:
     """A run's batches: those that failed, then those with the most to try again, then by failures."""
-    groups = {line.batch_id: line.group for line in lines}
+    columns = BatchLines.of(lines)
+    groups = {line.batch_id: line.group for line in columns if line.is_failed} if failed else {}
     silent = [
         BatchLine(groups.get(f.batch_id, -1), f.batch_id, f.attempt, f.state, 0, 0, 0, 0, None, "", f.error)
         for f in failed
     ]
-    return silent + sorted(
-        (line for line in lines if not line.is_failed), key=lambda x: (-x.retryable, -x.failures, x.group)
-    )
+    return BatchLines.joined([BatchLines.of(silent), columns.committed().worst_first()])
 
 
 def batch_rows(ordered: Sequence[BatchLine]) -> list[Row]:
@@ -62,27 +62,26 @@ def group_rows(outcomes: Sequence[GroupOutcome], failed: Sequence[BatchReport]) 
         {
             "group": f"group-{outcome.group:04d}",
             "state": "ended" if outcome.is_good else "not through",
-            "not committed": sum(line.batch_id in missing for line in outcome.lines),
+            "not committed": sum(batch_id in missing for batch_id in outcome.columns.ids()) if missing else 0,
             "retryable": _retryable(outcome),
-            "cost": _sum_of([line.amount for line in outcome.lines if not line.is_failed]),
+            "cost": _cost_of(outcome.columns.committed()),
             "in a sentence": shortened(outcome.sentence(), _MAX_TEXT),
-            "batches": len(outcome.lines),
-            "documents": sum(line.rows for line in outcome.lines),
-            "results": sum(line.results for line in outcome.lines),
-            "failures": sum(line.failures for line in outcome.lines),
+            "batches": len(outcome.columns),
+            "documents": outcome.columns.total("rows"),
+            "results": outcome.columns.total("results"),
+            "failures": outcome.columns.total("failures"),
         }
         for outcome in sorted(outcomes, key=lambda o: (o.is_good, -_retryable(o), o.group))
     ]
 
 
 def _retryable(outcome: GroupOutcome) -> int:
-    return sum(line.retryable for line in outcome.lines)
+    return outcome.columns.total("retryable")
 
 
-def _sum_of(amounts: Sequence[str | None]) -> str:
-    unknown = sum(amount is None for amount in amounts)
-    known = sum((Decimal(amount) for amount in amounts if amount is not None), Decimal(0))
-    return f"{usd(known)} + unknown" if unknown else usd(known)
+def _cost_of(lines: BatchLines) -> str:
+    known, is_all = lines.amount()
+    return usd(known) if is_all else f"{usd(known)} + unknown"
 
 
 def route_rows(manifest: Manifest) -> list[Row]:

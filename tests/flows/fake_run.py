@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.groups import BatchLine, GroupJob
+from flows.batch_lines import BatchLine
+from flows.groups import GroupJob
 from flows.steps import Steps
 from schemas.batches import BatchRef, BatchReport
 from schemas.errors import MissingSecretError

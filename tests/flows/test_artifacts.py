@@ -16,7 +16,8 @@ import pytest
 from flows import artifacts
 from flows.artifacts import Settled, publish_artifacts
 from flows.batch_file import BATCHES_SCHEMA, write_batch_file
-from flows.groups import BatchLine, GroupOutcome
+from flows.batch_lines import BatchLine
+from flows.groups import GroupOutcome
 from flows.summary import Shown, markdown_table, plain, summary_markdown
 from flows.tables import MAX_ROWS
 from flows.worker import WorkerEnd

@@ -451,7 +451,8 @@ def test_a_scheduled_run_that_finds_its_output_at_work_is_skipped_and_not_failed
 
 
 def test_a_group_with_documents_left_for_a_retry_is_failed_and_says_what_that_costs() -> None:
-    from flows.groups import GroupOutcome, batch_line, priced
+    from flows.batch_lines import batch_line
+    from flows.groups import GroupOutcome, priced
     from flows.worker import WorkerEnd
 
     ref = make_ref(0)
@@ -469,7 +470,8 @@ def test_a_group_with_documents_left_for_a_retry_is_failed_and_says_what_that_co
 
 
 def test_documents_that_wait_for_a_providers_batch_or_are_final_failures_fail_no_group() -> None:
-    from flows.groups import GroupOutcome, batch_line
+    from flows.batch_lines import batch_line
+    from flows.groups import GroupOutcome
     from flows.worker import WorkerEnd
 
     ref = make_ref(0)
@@ -480,7 +482,8 @@ def test_documents_that_wait_for_a_providers_batch_or_are_final_failures_fail_no
 
 
 def test_at_the_cap_a_retry_helps_only_with_a_higher_one() -> None:
-    from flows.groups import GroupOutcome, batch_line, priced
+    from flows.batch_lines import batch_line
+    from flows.groups import GroupOutcome, priced
     from flows.worker import WorkerEnd
 
     ref = make_ref(0)

@@ -13,13 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.batch_lines import BatchLine, batch_line
 from flows.groups import (
     MAX_GROUPS,
-    BatchLine,
     Crew,
     GroupJob,
     GroupOutcome,
-    batch_line,
     default_groups,
     failed_reports,
     work_on_group,

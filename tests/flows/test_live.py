@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from flows import live
-from flows.groups import BatchLine
+from flows.batch_lines import BatchLine
 from flows.live import LiveView, live_markdown
 from flows.notice import Notice, Notices, Terms
 from flows.progress import Standing

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.groups import BatchLine, batch_line
+from flows.batch_lines import BatchLine, batch_line
 from flows.notice import Notice, Notices, Subject, Terms
 from flows.progress import Standing
 from schemas.batches import BackendTotals, BatchReport

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
-from flows.groups import BatchLine
+from flows.batch_lines import BatchLine
 from flows.progress import LineWatcher, LiveWatcher, Tally, planned_line, watcher_for
 from schemas.run import Progress
 from transforms.plan import Plan

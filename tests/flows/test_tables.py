@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 
-from flows.groups import BatchLine, GroupOutcome
+from flows.batch_lines import BatchLine
+from flows.groups import GroupOutcome
 from flows.tables import (
     MAX_ROWS,
     batch_rows,
