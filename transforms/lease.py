@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,35 @@ def has_ended(store: Store, path: str, times: Times | None = None) -> bool:
             return False
         if end(store, path, generation):
             return True  # else it has moved on: its holder lives, or another was faster to end it
+
+
+def sweep(store: Store, folder: str, times: Times | None = None) -> int:
+    """End the leases in a folder whose holders are dead; how many that were.
+
+    Those that may be alive are watched at the same time: it takes LEASE_S if one of them is dead, less if
+    all live, and nothing where all have let go.
+    """
+    times = times or Times()
+    swept, watched = 0, {}
+    for path in list(store.list(folder)):
+        with suppress(FileNotFoundError):
+            holder, generation = _read(store, path)
+            if not holder.get("token") or is_gone_here(holder):
+                swept += end(store, path, generation)
+            else:
+                watched[path] = generation
+    until = times.monotonic() + times.lease_s
+    while watched and times.monotonic() < until:
+        times.sleep(_LOOK_EVERY_S)
+        watched = {path: seen for path, seen in watched.items() if _stands_at(store, path, seen)}
+    return swept + sum(end(store, path, generation) for path, generation in watched.items())
+
+
+def _stands_at(store: Store, path: str, generation: str) -> bool:
+    try:
+        return _read(store, path)[1] == generation
+    except FileNotFoundError:
+        return False
 
 
 def end(store: Store, path: str, generation: str) -> bool:

@@ -14,12 +14,14 @@ from schemas.failures import FAILURE_KINDS, FailureClass
 from schemas.load import LoadedWorkload
 from schemas.outcomes import ZERO, money_text
 from schemas.run import FailedBatch, FailureGroup, Manifest, RunContext, State
+from transforms import lease
 from transforms.batchmode.tickets import FOLDER
+from transforms.call.segments import CLAIMS
 from transforms.commit import recover
 from transforms.device_use import collect_use
 from transforms.layout import COMMITS, failures_path, run_path
 from transforms.plan import Plan
-from transforms.store import Store, open_store, sweep_temporaries
+from transforms.store import Store, is_remote, open_store, sweep_temporaries
 from transforms.tally import Sums, add_up
 
 _EXAMPLES = 5
@@ -47,6 +49,8 @@ def settle_run(
     store = store or open_store(run.output)
     recover(store)
     sweep_temporaries(store.root, _CREATED_IN)
+    if is_remote(store.root):
+        lease.sweep(store, CLAIMS)
     sums = add_up(store, run)
     groups = tuple(_failure_groups(store, sums))
     failed_batches = tuple(_failed_batches(plan, failed, sums.batches))

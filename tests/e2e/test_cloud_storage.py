@@ -130,6 +130,7 @@ def test_a_run_that_is_killed_again_and_again_pays_no_more_than_its_windows_twic
     record = json.loads(open_store(f"{address}/out").read("budget/record.json"))
     assert float(record["spent"]) >= float(manifest.list_amount)
     assert not list(open_store(f"{address}/out").list("_staging"))
+    assert not list(open_store(f"{address}/out").list("claims")), "leases of the killed are left"
 
 
 def start(url: str, path: Path) -> subprocess.Popen[bytes]:

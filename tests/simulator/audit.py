@@ -161,7 +161,10 @@ class Audit:
 
     def call_of(self, entry: Entry) -> SeenCall | None:
         """What the ledger has of a request; None when a power cut took it."""
-        if entry.call_id is None or entry.lost:
+        return None if entry.lost else self._found(entry)
+
+    def _found(self, entry: Entry) -> SeenCall | None:
+        if entry.call_id is None:
             return None
         call = self.view(entry.batch).get(entry.call_id)
         return call if call is not None and call.intended["at"] == entry.intended_at else None
@@ -219,6 +222,8 @@ class Audit:
         """A cap said no: is it used up? Other workers' leases and faults of the record excuse it."""
         self.world.seen.add(f"{cap.name.partition(':')[0]} refused")
         excused = self.world.io_failed or self.world.power_cuts or self.world.lost_workers
+        # where a crash can cost records, what was leased and never given back counts as spent
+        excused = excused or (self.shape.window and self.world.mishaps)
         if excused or self.world.working > 1:
             return
         now, where = asyncio.get_running_loop().time(), (process, cap.name)
@@ -230,7 +235,13 @@ class Audit:
                 f"{self.recorded(cap)} of {cap.limit} is spent (cap {cap.name!r}), and {worst} was refused",
             )
 
-    # ---- crashes
+    # ---- mishaps
+
+    def lost_records(self, batch: str) -> None:
+        """A ledger on object storage has lost what was not sealed."""
+        for entry in self.vendor.journal:
+            if entry.batch == batch and entry.call_id is not None:
+                entry.lost = self._found(entry) is None
 
     def _after_power_cut(self) -> None:
         for entry in self.vendor.journal:

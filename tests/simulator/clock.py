@@ -71,6 +71,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """No real clock stands still, however little is waited for."""
         return super().call_at(max(when, self._virtual_now + _SHORTEST_S), callback, *args, context=context)
 
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+        """There are no threads here: what would run in one is done at once."""
+        done = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except BaseException as error:
+            done.set_exception(error)
+        return done
+
     def _process_events(self, event_list: Any) -> None:
         pass
 

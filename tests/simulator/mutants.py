@@ -9,6 +9,7 @@ from tests.simulator import (
     mutants_flow,
     mutants_ledger,
     mutants_repair,
+    mutants_segments,
     mutants_sharing,
 )
 from tests.simulator.planting import MUTANTS
@@ -21,5 +22,6 @@ __all__ = [
     "mutants_flow",
     "mutants_ledger",
     "mutants_repair",
+    "mutants_segments",
     "mutants_sharing",
 ]

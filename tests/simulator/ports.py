@@ -14,6 +14,7 @@ from tests.simulator.audit import Audit
 from tests.simulator.caps import CENTRE_RECORD, ME, Cap, read_record, run_cap
 from tests.simulator.clock import VirtualClock
 from tests.simulator.disk import SimulatedDisk, SimulatedLedgers
+from tests.simulator.segments import ProcessShelf, Shelf, SimulatedRecord, SimulatedSegments
 from tests.simulator.shape import Shape
 from tests.simulator.sharing import Hints, ProcessHints
 from tests.simulator.vendor import Entry, Vendor
@@ -53,6 +54,15 @@ class Record:
     )
 
 
+def check_leases(record: Record, cap: Cap, world: World) -> None:
+    """What is spent and what is leased of a cap stays below it."""
+    assert record.data is not None
+    state = read_record(record.file, record.data, cap.limit)
+    leased = state.spent + sum(state.leases.values(), Decimal(0))
+    if leased > max(state.cap, state.spent) and not record.counted_twice:
+        world.violate("leases never pass the cap", f"{leased} of {state.cap} ({cap.name})")
+
+
 class ProcessRecord:
     """The record as one process uses it; the production code's `BudgetRecordStore`."""
 
@@ -86,16 +96,40 @@ class ProcessRecord:
         data, value = change(self._record.data)
         if data is not None:
             self._record.data = data
-            self._check(data)
+            check_leases(self._record, self._cap, self._process.world)
         return value
 
-    def _check(self, data: bytes) -> None:
-        state = read_record(self._record.file, data, self._cap.limit)
-        leased = state.spent + sum(state.leases.values(), Decimal(0))
-        if leased > max(state.cap, state.spent) and not self._record.counted_twice:
-            self._process.world.violate(
-                "leases never pass the cap", f"{leased} of {state.cap} ({self._cap.name})"
-            )
+
+class RecordShelf(ProcessShelf):
+    """The one object of a record on object storage, as one process uses it."""
+
+    def __init__(self, record: Record, cap: Cap, process: Process) -> None:
+        super().__init__({} if record.data is None else {record.file: record.data}, self._keep, process)
+        self._record, self._cap = record, cap
+
+    def read(self, path: str) -> bytes:
+        self._refresh()
+        return super().read(path)
+
+    def _step(self, path: str, data: bytes) -> int:
+        code = super()._step(path, data)
+        self._refresh()
+        return code
+
+    def _refresh(self) -> None:
+        if self._record.data is not None:
+            self._objects[self._record.file] = self._record.data
+
+    def _keep(self, path: str, data: bytes) -> None:
+        self._objects[path] = self._record.data = data
+        check_leases(self._record, self._cap, self._process.world)
+
+    def _answer(self, code: int, path: str) -> None:
+        try:
+            super()._answer(code, path)
+        except StoreError:
+            self._record.counted_twice = True
+            raise
 
 
 class WatchedBudget(LeasedBudget):
@@ -162,9 +196,10 @@ class Surroundings:
     audit: Audit
     hints: Hints
     source: Random
+    shelf: Shelf | None = None  # where ledgers are on object storage
     run_id: str = ""
 
-    def core(self, process: Process) -> CallCore:
+    def core(self, process: Process, is_committed: Callable[[str, int], bool]) -> CallCore:
         """A call engine's core for one process, as `open_call_engine` makes it."""
         clock, shape = VirtualClock(process), self.shape
         workload = shape.workload()
@@ -184,7 +219,10 @@ class Surroundings:
             schemas=_SCHEMAS,
             refuse_unknown_price=workload.budget.caps_money,
             shares=Shares(clock, ProcessHints(self.hints, process)) if shape.share else None,
+            is_committed=None if self.shelf is None else is_committed,
         )
+        if self.shelf is not None:
+            return CallCore(desk, SimulatedSegments(self.shelf, process), "live")
         return CallCore(desk, SimulatedLedgers(self.disk, process), "live")
 
     def _budget(self, process: Process, clock: VirtualClock) -> Budget:
@@ -196,9 +234,15 @@ class Surroundings:
         known = {spec.name: spec for spec in cap_specs(self.shape.workload())}
         return known.get(cap.name) or CapSpec(cap.name, cap.file, "amount", cap.limit)
 
+    def _record(self, cap: Cap, process: Process) -> ProcessRecord | SimulatedRecord:
+        record = self.records[cap.file]
+        if self.shelf is None:
+            return ProcessRecord(record, process, cap)
+        return SimulatedRecord(RecordShelf(record, cap, process), cap.file, process)
+
     def _leased(self, cap: Cap, process: Process, clock: VirtualClock) -> WatchedBudget:
         """As `engine_caps` makes it, with the record replaced."""
-        record = ProcessRecord(self.records[cap.file], process, cap)
+        record = self._record(cap, process)
         holder, more = process.name, {}
         if cap.file == CENTRE_RECORD:
             run_id = self.run_id

@@ -73,7 +73,7 @@ def _start_caps(job: Job, store: ProcessStore, index: CommitIndex) -> None:
         if record.data is not None:
             path = job.scratch / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            booted = record.booted == job.around.world.power_cuts
+            booted = record.booted == job.around.world.power_cuts and job.around.shelf is None
             path.write_bytes(record.data if booted else after_power_cut(file, record.data))
     spend.start_caps(job.around.shape.workload(), store, index, job.context.run_id, EPOCH)
     for file, record in job.around.records.items():

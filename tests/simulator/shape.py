@@ -64,6 +64,9 @@ class Shape:
     cancels: bool = False  # a life may be ended in an orderly way
     parquet: bool = False
     max_output_tokens: int = MAX_OUTPUT_TOKENS
+    window: int = 0  # of ledgers on object storage; 0: they are local files
+    lag_s: float = 0.0  # of the store's listings
+    longest_stop_s: float = 20.0
 
     @property
     def backend_of_model(self) -> dict[str, str]:
@@ -176,6 +179,33 @@ def draw(seed: int) -> Shape:
     if shape.overlap and source.random() < 0.4:
         _without_claims(shape)
     return shape
+
+
+def draw_on_object_storage(seed: int) -> Shape:
+    """The shape of a seed, its ledgers and records being objects."""
+    source, shape = Random(f"segments {seed}"), draw(seed)
+    shape.claims = True  # they stand in the ledgers
+    shape.window = source.choice((1, 2, 4, 256))
+    shape.lag_s = source.choice((0.0, 0.5, 5.0, 60.0))
+    shape.longest_stop_s = source.choice((20.0, 90.0))
+    if shape.lag_s:
+        shape.settles = False  # what it adds up it finds by listing: then it says what the listing said
+    if source.random() < 0.3:
+        _with_sleepers(shape, source)
+    return shape
+
+
+def _with_sleepers(shape: Shape, source: Random) -> None:
+    """Two workers with the same batches and a cap, and one of them stands still longer than a lease lasts."""
+    shape.workers, shape.overlap, shape.side_by_side = 2, True, True
+    shape.lives, shape.pauses = max(1, shape.lives), 0.5
+    if source.random() < 0.7:
+        shape.cap = Decimal("0.0035") * source.randint(1, shape.rows + 1)
+    shape.strike = _stops
+
+
+def _stops(source: Random, steps: int) -> list[Disaster]:
+    return [Disaster(source.randint(1, max(2, steps)), "stop") for _ in range(source.choice((1, 2)))]
 
 
 def _draw_more(shape: Shape, source: Random) -> None:

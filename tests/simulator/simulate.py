@@ -17,6 +17,7 @@ from tests.simulator.ending import check_ending, note_committed, unfinished
 from tests.simulator.job import Job
 from tests.simulator.ports import Record, Surroundings
 from tests.simulator.run import one_run
+from tests.simulator.segments import Shelf
 from tests.simulator.shape import Shape, draw
 from tests.simulator.sharing import Hints
 from tests.simulator.store import Objects
@@ -66,7 +67,8 @@ def _job(world: World, shape: Shape, source: Random, scratch: Path) -> Job:
     shape.scratch = scratch
     first = first_records()
     records = {cap.file: Record(cap.file, first.get(cap.file)) for cap in shape.every_cap()}
-    around = Surroundings(world, shape, disk, records, vendor, audit, Hints(disk), source)
+    shelf = Shelf(disk, shape.window, shape.in_flight, audit.lost_records) if shape.window else None
+    around = Surroundings(world, shape, disk, records, vendor, audit, Hints(disk), source, shelf)
     objects = Objects(world, str(scratch), on_commit=audit.committed)
     return Job(around, objects, shape.refs, scratch)
 
@@ -75,6 +77,7 @@ async def _lives(job: Job) -> None:
     world, shape = job.around.world, job.around.shape
     for _ in range(shape.lives):
         world.io_faults, world.pauses = shape.io_faults, shape.pauses
+        world.lag_s, world.longest_stop_s = shape.lag_s, shape.longest_stop_s
         steps = 12 + 7 * shape.rows * shape.workers
         await _life(job, shape.strike(world.source, steps))
         if world.violation is not None:
@@ -86,7 +89,7 @@ async def _lives(job: Job) -> None:
 async def _calm(job: Job) -> None:
     """Nothing goes wrong any more: the same command must finish the job."""
     around = job.around
-    around.world.io_faults = around.world.pauses = 0.0
+    around.world.io_faults = around.world.pauses = around.world.lag_s = 0.0
     around.vendor.healthy = job.healthy = True
     for life in range(CALM_LIVES):
         await _life(job, [])

@@ -5,6 +5,7 @@ It watches what readers would see: nothing that is not committed, nothing torn, 
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -29,6 +30,7 @@ _VISIBLE = ("results/", "failures/")
 class _Object:
     data: bytes
     durable: bool = True
+    made_at: float = 0.0
 
 
 @dataclass
@@ -147,7 +149,7 @@ class ProcessStore:
         lost = self._step("create", path)
         if path in self._objects:
             return False
-        self._objects[path] = _Object(data)
+        self._objects[path] = _Object(data, made_at=_now())
         self._done(lost, path)
         return True
 
@@ -168,7 +170,7 @@ class ProcessStore:
         self._step("stage", path)
         if path in self._objects:
             raise FileExistsError(path)
-        self._objects[path] = _Object(b"", durable=False)
+        self._objects[path] = _Object(b"", durable=False, made_at=_now())
         return _Part(self, path)
 
     def append(self, path: str, data: bytes) -> None:
@@ -205,7 +207,14 @@ class ProcessStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         self._step("list", prefix)
-        yield from sorted(path for path in self._objects if path.startswith(f"{prefix}/"))
+        found = sorted(path for path in self._objects if path.startswith(f"{prefix}/"))
+        world = self._process.world
+        if world.lag_s:
+            new = _now() - world.lag_s
+            kept = [p for p in found if self._objects[p].made_at < new or world.source.random() < 0.5]
+            world.seen |= {"lagging listing"} if kept != found else set()
+            found = kept
+        yield from found
 
     def folders(self, prefix: str) -> Iterator[str]:
         return LocalStore(self.root).folders(prefix)  # of ledgers, which are no objects here
@@ -217,6 +226,10 @@ class ProcessStore:
 
     def prune(self, prefix: str) -> None:
         self._step("prune", prefix)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _as_parquet(data: bytes) -> bytes:

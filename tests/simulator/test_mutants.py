@@ -8,20 +8,22 @@ import pytest
 
 from tests.simulator.mutants import MUTANTS
 from tests.simulator.planting import Mutant
+from tests.simulator.shape import draw_on_object_storage
 from tests.simulator.simulate import simulate
 from tests.simulator.world import ViolationError
 
 WITHIN_SEEDS = 1000
 AREAS = {
     *("ledger", "claim", "replay", "budget", "caps", "commit"),
-    *("retry", "repair", "answer", "share", "settle"),
+    *("retry", "repair", "answer", "share", "settle", "segments"),
 }
 
 
 def first_violation(mutant: Mutant) -> tuple[int, ViolationError] | None:
     with mutant.planted():
         for seed in range(WITHIN_SEEDS):
-            violation = simulate(seed).violation
+            shape = draw_on_object_storage(seed) if mutant.area == "segments" else None
+            violation = simulate(seed, shape).violation
             if violation is not None:
                 return seed, violation
     return None

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulator.shape import draw_on_object_storage
 from tests.simulator.simulate import Ended, simulate
 
 SEEDS = int(os.environ.get("SWITCHGEAR_SEEDS", "5000"))
 CHUNK = 250
+ON_OBJECT_STORAGE = SEEDS // 50
+CHUNK_ON_OBJECT_STORAGE = 100
 REGRESSIONS = Path(__file__).with_name("regressions")
 MUST_HAPPEN = {
     "kill",
@@ -38,19 +41,32 @@ MUST_HAPPEN = {
 }
 """A chunk that does not go through all of this tests less than it says."""
 
+MUST_HAPPEN_ON_OBJECT_STORAGE = {
+    "kill",
+    "power",
+    "stop",
+    "committed",
+    "lost acknowledgement",
+    "lagging listing",
+    "answers lost",
+    "taken over from a sleeper",
+    "lost the race",
+    "amount refused",
+}
+
 
 def regressions() -> list[int]:
     lines = REGRESSIONS.read_text(encoding="utf-8").splitlines()
     return [int(line.split()[0]) for line in lines if line[:1].isdigit()]
 
 
-def hold(seed: int) -> Ended:
+def hold(seed: int, where: str = "") -> Ended:
     """Play a seed; what it breaks fails the test, with all that one needs to look into it."""
-    ended = simulate(seed)
+    ended = simulate(seed, draw_on_object_storage(seed) if where else None)
     if ended.violation is not None:
         pytest.fail(
             f"seed {seed}: {ended.violation}\n\n{ended.story}\n\n"
-            f"play it alone: .venv/bin/python -m tests.simulator.play {seed}",
+            f"play it alone: .venv/bin/python -m tests.simulator.play {where} {seed}",
             pytrace=False,
         )
     return ended
@@ -65,6 +81,15 @@ def test_no_seed_breaks_a_promise(first: int) -> None:
         assert seen >= MUST_HAPPEN
 
 
+@pytest.mark.parametrize("first", range(0, ON_OBJECT_STORAGE, CHUNK_ON_OBJECT_STORAGE))
+def test_no_seed_breaks_a_promise_on_object_storage(first: int) -> None:
+    seen: set[str] = set()
+    for seed in range(first, min(first + CHUNK_ON_OBJECT_STORAGE, ON_OBJECT_STORAGE)):
+        seen |= hold(seed, "--objects").world.seen
+    if ON_OBJECT_STORAGE - first >= CHUNK_ON_OBJECT_STORAGE:
+        assert seen >= MUST_HAPPEN_ON_OBJECT_STORAGE
+
+
 @pytest.mark.parametrize("seed", regressions())
 def test_a_seed_that_once_failed_holds(seed: int) -> None:
     hold(seed)
@@ -75,3 +100,6 @@ def test_a_seed_is_the_same_story_every_time() -> None:
         first, second = simulate(seed), simulate(seed)
         assert first.world.trace == second.world.trace
         assert len(first.world.trace) > 10
+    for seed in (3, 15):
+        first, second = (simulate(seed, draw_on_object_storage(seed)) for _ in range(2))
+        assert first.world.trace == second.world.trace

@@ -44,7 +44,7 @@ class Worker:
 
     async def work(self, refs: list[BatchRef]) -> bool:
         """All batches, their calls at the same time; whether each was committed by anybody."""
-        core = self.job.around.core(self.process)
+        core = self.job.around.core(self.process, self._is_committed)
         if self.job.around.shape.one_by_one:
             tasks = [asyncio.create_task(self._one_by_one(core, refs))]
         else:
@@ -53,7 +53,11 @@ class Worker:
             tasks.append(asyncio.create_task(self._cancel(core)))
         done = await asyncio.gather(*tasks)
         await core.close(1.0)
+        core._ledgers.close()
         return all(done)
+
+    def _is_committed(self, batch_id: str, attempt: int) -> bool:
+        return self.store.exists(commit_path(batch_id, attempt))
 
     async def _one_by_one(self, core: CallCore, refs: list[BatchRef]) -> bool:
         return all([await self._guarded(core, ref) for ref in refs])
@@ -87,6 +91,8 @@ class Worker:
 
     async def _claimed(self, core: CallCore, ref: BatchRef) -> bool:
         """Keep the batch for this process from before it is looked at until it is committed or given up."""
+        if self.job.around.shelf is not None:
+            return await self._batch(core, ref)  # the claim stands in the ledger
         claims = self.job.claims
         holder = claims.get(ref.batch_id)
         if self.job.around.shape.claims and holder is not None and holder.alive:

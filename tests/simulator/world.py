@@ -75,6 +75,7 @@ class Process:
         if not self.alive:
             return
         self.world.note(self, "killed")
+        self.world.mishaps += 1
         self.end()
         running = asyncio.current_task()
         for task in self.tasks:
@@ -107,6 +108,9 @@ class World:
         self.seen: set[str] = set()  # what this world went through, for the test of the tests
         self.io_failed = False  # in this life
         self.power_cuts = 0
+        self.mishaps = 0  # processes that were killed or stood still and steps that failed, in all lives
+        self.longest_stop_s = 20.0
+        self.lag_s = 0.0  # what is newer may be missing in listings of the store
         self.working = 0  # workers that are alive
         self.lost_workers = 0  # in this life
 
@@ -149,7 +153,7 @@ class World:
         self.steps += 1
         self.trace.append((asyncio.get_running_loop().time(), process.name, f"{self.steps} {kind} {what}"))
         while self.disasters and self.disasters[0].step <= self.steps:
-            if self.disasters[0].kind in FAULTS and kind not in CAN_FAIL:
+            if self.disasters[0].kind in FAULTS and kind not in _CAN_FAIL:
                 break  # it waits for a step that can fail
             code = self._strike(self.disasters.pop(0), process, kind)
             process.check()
@@ -157,8 +161,9 @@ class World:
                 return code
         if kind in self.failing:
             return self.failing[kind]
-        if self.io_faults and kind in CAN_FAIL and self.source.random() < self.io_faults:
+        if self.io_faults and kind in _CAN_FAIL and self.source.random() < self.io_faults:
             self.io_failed = True
+            self.mishaps += 1
             code = self.source.choice((errno.EIO, errno.ENOSPC))
             applied = kind in CAN_BE_APPLIED and self.source.random() < 0.5
             self.seen.add("lost acknowledgement" if applied else os.strerror(code))
@@ -177,13 +182,16 @@ class World:
             case "power":
                 self.cut_power()
             case "stop":
-                process.stopped_until = asyncio.get_running_loop().time() + self.source.uniform(0.1, 20)
+                self.mishaps += 1
+                lasts = self.source.uniform(0.1, self.longest_stop_s)
+                process.stopped_until = asyncio.get_running_loop().time() + lasts
             case code:
                 return self._fail(disaster, kind, getattr(errno, code))
         return 0
 
     def _fail(self, disaster: Disaster, kind: str, code: int) -> int:
         self.io_failed = True
+        self.mishaps += 1
         if disaster.lasting:
             self.failing[kind] = code
         return -code if disaster.applied and kind in CAN_BE_APPLIED else code
@@ -224,5 +232,9 @@ CAN_FAIL = frozenset(
 )
 """Steps that a full or failing disk can refuse."""
 
-CAN_BE_APPLIED = frozenset({"budget", "create", "publish", "delete", "finish part"})
+OF_SEGMENTS = frozenset({"claim", "seal", "lease"})
+"""Steps of a ledger on object storage, which can refuse them too."""
+
+_CAN_FAIL = CAN_FAIL | OF_SEGMENTS
+CAN_BE_APPLIED = frozenset({"budget", "create", "publish", "delete", "finish part"}) | OF_SEGMENTS
 """Of them those whose effect can be there although they failed: the acknowledgement was lost."""

@@ -11,7 +11,7 @@ import pytest
 
 from schemas.errors import PreconditionFailedError
 from transforms import lease
-from transforms.lease import Lease, LeaseHeldError, Times, has_ended, look, take
+from transforms.lease import Lease, LeaseHeldError, Times, has_ended, look, sweep, take
 from transforms.store import LocalStore
 
 PATH = "run.lock.json"
@@ -41,10 +41,10 @@ def store(tmp_path: Path) -> LocalStore:
     return LocalStore(str(tmp_path / "out"))
 
 
-def as_if_elsewhere(store: LocalStore, **changes: object) -> None:
+def as_if_elsewhere(store: LocalStore, path: str = PATH, **changes: object) -> None:
     """The lease as a process of another machine would have written it."""
-    data, generation = store.read_versioned(PATH)
-    store.swap(PATH, json.dumps({**json.loads(data), "boot": "another", **changes}).encode(), generation)
+    data, generation = store.read_versioned(path)
+    store.swap(path, json.dumps({**json.loads(data), "boot": "another", **changes}).encode(), generation)
 
 
 def test_a_lease_is_held_by_one_and_free_again_when_it_is_closed(store: LocalStore) -> None:
@@ -155,3 +155,26 @@ def test_ending_at_an_old_generation_changes_nothing(store: LocalStore) -> None:
     with pytest.raises(PreconditionFailedError):
         store.swap(PATH, b"x", before)
     assert look(store, PATH) is not None
+
+
+def test_sweeping_ends_the_leases_of_the_dead_and_no_other(store: LocalStore) -> None:
+    hours = Hours()
+    held = {name: take(store, f"claims/{name}.json", hours.times()) for name in ("alive", "silent", "gone")}
+    as_if_elsewhere(store, "claims/silent.json")
+    as_if_elsewhere(store, "claims/gone.json", boot=lease.here()["boot"], pid=2**22 + 1)
+    store.create("claims/ended.json", b'{"token": ""}')
+    hours.planned = [(4.0 * beat, held["alive"].renew) for beat in range(1, 6)]
+    assert sweep(store, "claims", hours.times()) == 3
+    assert hours.now == 15.0  # all were watched at the same time
+    assert list(store.list("claims")) == ["claims/alive.json"]
+    held["alive"].renew()
+    assert not held["alive"].is_lost
+    held["silent"].renew()
+    assert held["silent"].is_lost
+
+
+def test_sweeping_where_everybody_has_let_go_takes_no_time(store: LocalStore) -> None:
+    hours = Hours()
+    take(store, "claims/a.json", hours.times()).close()
+    assert sweep(store, "claims", hours.times()) == 0
+    assert hours.now == 0.0

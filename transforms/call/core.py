@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
+from typing import Any
 
-from schemas.errors import BatchClaimedError, BatchError, StoreError
+from schemas.errors import BatchClaimedError, BatchError, LedgerError, StoreError
 from schemas.outcomes import Outcome
 from transforms.call.book import BatchBook
 from transforms.call.caching import by_shared_prefix
 from transforms.call.desk import CANCELLED, Desk
 from transforms.call.document import DocumentRun
-from transforms.call.ports import LedgerStore
+from transforms.call.ports import LedgerLog, LedgerStore
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest
 
 _log = logging.getLogger(__name__)
@@ -71,12 +73,18 @@ class CallCore:
                 await asyncio.to_thread(book.outbox.seal)
             await book.sync()
         finally:
-            if self.desk.shares is not None:
-                await self.desk.shares.leave(log)
-            if self.desk.observer is not None:
-                self.desk.observer.batch_ended(batch.batch_id, batch.attempt)
-            await log.close()
+            await _to_its_end(self._leave(batch, log))
         return CallBatchResult([outcome for outcome in outcomes if outcome is not None], book.ambiguous)
+
+    async def _leave(self, batch: CallBatch, log: LedgerLog) -> None:
+        """Let go of a batch's ledger once all that was recorded is durable."""
+        with suppress(LedgerError):
+            await log.sync()  # before others are waited for, who would do so in the ledger's own time
+        if self.desk.shares is not None:
+            await self.desk.shares.leave(log)
+        if self.desk.observer is not None:
+            self.desk.observer.batch_ended(batch.batch_id, batch.attempt)
+        await log.close()
 
     async def _refuse_committed(self, batch: CallBatch) -> None:
         """Another process may have committed the attempt before this one had the ledger."""
@@ -152,6 +160,23 @@ class CallCore:
             await self.desk.caps.release_unused()
         except StoreError as error:  # what is held back is only unused; the batches are what counts
             _log.warning("unused budget was not given back: %s", error)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Waits for `work`; a cancellation of the caller is raised when it is done.
+
+    Engines are closed with a grace. What a batch has recorded is sealed even when that is over: it is paid.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()
 
 
 def _check_distinct(batch: CallBatch) -> None:

@@ -165,9 +165,12 @@ class SegmentLedgers:
                 self._lease.close()  # nothing leans on it any more: begin anew
                 self._lease = None
             if self._lease is None:
-                name = f"{CLAIMS}/{leases.here()['pid']}-{secrets.token_hex(8)}.json"
-                self._lease = leases.take(self._store, name, self._times)
+                self._lease = self._take_lease()
             return self._lease
+
+    def _take_lease(self) -> Lease:
+        name = f"{CLAIMS}/{leases.here()['pid']}-{secrets.token_hex(8)}.json"
+        return leases.take(self._store, name, self._times)
 
     def _claim(self, batch_id: str, lease: Lease) -> bytes:
         """The ledger's bytes, with this process's claim behind them."""

@@ -19,6 +19,7 @@ from tests.transforms.call.fakes import (
     MINI,
     FakeTransport,
     MemoryLedgers,
+    MemoryLog,
     Sent,
     answer_for,
     anthropic_answer,
@@ -486,6 +487,49 @@ def test_closing_settles_what_is_in_flight_and_sends_nothing_more() -> None:
 
     assert isinstance(run_virtual(main()), BatchError)
     assert [call.end for call in ledgers.calls()] == ["answered"] * 3
+    assert ledgers.held == set()
+
+
+class SlowLog(MemoryLog):
+    """A ledger that takes three seconds to make its records durable, as one far away may."""
+
+    async def sync(self) -> None:
+        await asyncio.sleep(3)
+        await super().sync()
+
+    async def close(self) -> None:
+        await self.sync()
+        await super().close()
+
+
+class SlowLedgers(MemoryLedgers):
+    async def open(self, batch_id: str) -> MemoryLog:
+        await super().open(batch_id)
+        return SlowLog(self, batch_id)
+
+
+def test_what_was_answered_is_durable_even_when_the_grace_of_closing_is_over() -> None:
+    sent_so_far: list[Sent] = []
+
+    async def script(sent: Sent, seen: int) -> WireResponse:
+        sent_so_far.append(sent)
+        await asyncio.sleep(0.1)
+        if len(sent_so_far) == 1:
+            return answer_for(sent)
+        return error(429, "rate_limit_error", retry_after="60")  # all others wait from here on
+
+    ledgers = SlowLedgers()
+
+    async def main() -> None:
+        core = make_core(FakeTransport(script), ledgers, max_in_flight=1)
+        batch = asyncio.create_task(core.run(make_batch(30)))
+        await asyncio.sleep(1)
+        await core.close(grace_s=0.1)
+        assert batch.done()
+
+    run_virtual(main())
+    assert "answered" in [call.end for call in ledgers.calls()]
+    assert ledgers.synced == {"b1": len(ledgers.files["b1"])}
     assert ledgers.held == set()
 
 
