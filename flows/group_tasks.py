@@ -17,7 +17,7 @@ from flows.batch_lines import BatchLine
 from flows.groups import Crew, GroupOutcome, priced, work_on_group
 from flows.live import LiveView
 from flows.planning import PlannedRun
-from flows.steps import Surroundings
+from flows.steps import CommitNotes, Surroundings
 from flows.words import batches as batches_text
 from flows.words import count
 from flows.worker import WorkerEnd
@@ -38,7 +38,8 @@ def work_on_groups(run: PlannedRun, around: Surroundings) -> tuple[list[GroupOut
         f"{batches_text(len(run.plan.refs))} go out in {count(run.groups, 'group')}, {run.parallel} at a time"
     )
     view = LiveView(run.plan, run.context.rehearsal, run.notices)
-    work = _Work(run, around, crew, view)
+    notes = around.steps.note_commits(run.context)
+    work = _Work(run, around, crew, view, notes)
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=run.parallel)
     futures: list[_Future] = []
     interruption: BaseException | None = None
@@ -50,6 +51,7 @@ def work_on_groups(run: PlannedRun, around: Surroundings) -> tuple[list[GroupOut
         except BaseException as error:
             interruption = error
             crew.stop()
+    notes.close()
     outcomes = [_outcome(group, future) for group, future in enumerate(futures)]
     return [priced(o, run.group_refs(o.group), run.worst_of_a_row) for o in outcomes], interruption
 
@@ -61,11 +63,14 @@ class _Work:
     the hundred thousand batches of a large plan.
     """
 
-    def __init__(self, run: PlannedRun, around: Surroundings, crew: Crew, view: LiveView) -> None:
+    def __init__(
+        self, run: PlannedRun, around: Surroundings, crew: Crew, view: LiveView, notes: CommitNotes
+    ) -> None:
         self.run = run
         self.around = around
         self.crew = crew
         self.view = view
+        self.notes = notes
 
 
 @task(name="group", task_run_name="group-{group:04d}", cache_policy=NO_CACHE, persist_result=False)
@@ -84,7 +89,7 @@ def work_on_group_task(group: int, work: _Work) -> State[Any]:
         watcher.batch_ended(line)
 
     arguments = work.around.steps.arguments(job)
-    outcome = work_on_group(job, arguments, work.crew, on_progress, on_batch)
+    outcome = work_on_group(job, arguments, work.crew, on_progress, on_batch, work.notes.note)
     outcome = priced(outcome, work.run.group_refs(group), work.run.worst_of_a_row)
     for report in outcome.failed:
         log.warning(f"batch {report.batch_id}, attempt {report.attempt}: {report.error}")

@@ -22,7 +22,7 @@ from flows.words import count, usd
 from flows.worker import STOP_GRACE_S, Event, Worker, WorkerCommand, WorkerEnd
 from pipelines.dataflow import Tpu
 from pipelines.engines import Engine
-from schemas.batches import BatchRef, BatchReport
+from schemas.batches import BatchRef, BatchReport, CommitRecord
 from schemas.failures import FAILURE_KINDS, FailureClass
 from schemas.run import Progress, RunContext
 from transforms.batch_refs import BatchRefs
@@ -193,11 +193,12 @@ def work_on_group(
     crew: Crew,
     on_progress: Callable[[Progress], None],
     on_batch: Callable[[BatchLine], None],
+    on_commit: Callable[[CommitRecord], None] = lambda _: None,
 ) -> GroupOutcome:
     """Run the worker of a group, hand on what it says, and gather what became of its batches.
 
-    Beam may run a bundle again, so a batch may be spoken of more than once: it counts once, and a
-    commit counts more than a failure.
+    `on_commit` is given the record of each batch that is committed. Beam may run a bundle again, so a batch
+    may be spoken of more than once: it counts once, and a commit counts more than a failure.
     """
     spoken: dict[str, BatchLine] = {}
     failed: dict[str, BatchReport] = {}
@@ -213,6 +214,8 @@ def work_on_group(
                 failed.pop(report.batch_id, None)
                 if line.is_failed:
                     failed[report.batch_id] = report
+                elif report.record is not None:
+                    on_commit(report.record)
             if before is None:
                 on_batch(spoken[report.batch_id])
 

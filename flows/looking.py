@@ -35,6 +35,7 @@ from schemas.errors import OutputBusyError, OutputError, SwitchgearError
 from schemas.load import load_workload
 from schemas.run import Manifest
 from transforms.commit import recover
+from transforms.compaction import take_stock
 from transforms.output import MARKER, read_manifest, read_marker
 from transforms.output_lock import locked
 from transforms.quote.build import quote_workload
@@ -93,6 +94,7 @@ def sweep(parameters: SweepParameters) -> State[Any]:
             try:
                 with locked(store):  # on object storage this ends a lease whose holder is gone
                     files = recover(store)
+                    take_stock(store)
             except OutputBusyError as error:
                 busy += 1
                 log.info(str(error))

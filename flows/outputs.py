@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from flows.parameters import LAUNCH_FILE, EnrichParameters
 from schemas.errors import OutputError
 from schemas.run import Manifest
 from transforms.batchmode.standing import OpenBatch, open_batches
-from transforms.layout import failures_path, newest_commits, run_path
+from transforms.commit_index import read_index
+from transforms.layout import failures_path, run_path
 from transforms.output import read_manifest, read_marker
 from transforms.output_lock import is_locked
 from transforms.plan_file import read_plan
@@ -93,9 +93,8 @@ def _live_run(store: Store, manifest: Manifest | None) -> LiveRun | None:
     if newest is None or (manifest is not None and manifest.run_id >= newest):
         return None
     refs, _ = read_plan(store, run_path(newest, "plan.parquet"))
-    commits = newest_commits(store)
-    through = (commits.get(ref.batch_id, 0) >= ref.attempt for ref in refs)
-    is_committed = np.fromiter(through, bool, len(refs))
+    commits = read_index(store).committed
+    is_committed = commits.attempts_of(refs.ids) >= refs.attempts
     return LiveRun(
         run_id=newest,
         batches=len(refs),
@@ -118,10 +117,7 @@ def read_failures(
     read_marker(output)
     store = open_store(output)
     left = limit
-    for batch_id, attempt in sorted(newest_commits(store).items()):
-        path = failures_path(batch_id, attempt)
-        if not store.exists(path):
-            continue
+    for path in _failure_files(store):
         for row in _rows(store, path):
             if classes and row["error_class"] not in classes:
                 continue
@@ -130,6 +126,16 @@ def read_failures(
                     return
                 left -= 1
             yield row
+
+
+def _failure_files(store: Store) -> Iterator[str]:
+    """What stands in `failures/` of the newest attempts, by batch."""
+    committed = read_index(store).committed
+    for row in committed.failures.nonzero()[0]:
+        standing = committed.standing(int(row))
+        path = failures_path(standing.batch_id, standing.attempt)
+        if store.exists(path):
+            yield path
 
 
 def _rows(store: Store, path: str) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ from flows.groups import GroupJob, worker_arguments
 from flows.parameters import EnrichParameters
 from pipelines.engines import Engine
 from pipelines.stages import require_engine
-from schemas.batches import BatchReport
+from schemas.batches import BatchReport, CommitRecord
 from schemas.load import LoadedWorkload, load_workload, with_budget
 from schemas.run import Manifest, Progress, RunContext
 from transforms.plan import Plan
@@ -84,12 +84,33 @@ def nothing_to_say(_loaded: LoadedWorkload, _run: RunContext) -> Sequence[str]:
     return ()
 
 
+class CommitNotes(Protocol):
+    """Whoever takes note of what a run commits while it goes on."""
+
+    def note(self, record: CommitRecord) -> None:
+        """Take a committed record; called from several threads."""
+
+    def close(self) -> None:
+        """There are no more."""
+
+
+class NoNotes:
+    """Takes note of nothing."""
+
+    def note(self, record: CommitRecord) -> None:
+        """See `CommitNotes`."""
+
+    def close(self) -> None:
+        """See `CommitNotes`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """The steps of a run, and the clock.
 
     `collect` comes before `plan`, and `submit` after the workers: what there is to say about provider
-    batches. `quote` comes after `plan` and is kept with the run, for its report.
+    batches. `quote` comes after `plan` and is kept with the run, for its report. `note_commits` is told what
+    is committed meanwhile.
     """
 
     load: Callable[[Path, str | None, str | None], LoadedWorkload]
@@ -104,6 +125,7 @@ class Steps:
     collect: Callable[[LoadedWorkload, RunContext], Sequence[str]] = nothing_to_say
     submit: Callable[[LoadedWorkload, RunContext], Sequence[str]] = nothing_to_say
     quote: Callable[[LoadedWorkload, RunContext, Sequence[str]], None] = no_quote
+    note_commits: Callable[[RunContext], CommitNotes] = lambda _run: NoNotes()
 
 
 def load_for(parameters: EnrichParameters, steps: Steps) -> LoadedWorkload:
@@ -163,8 +185,10 @@ def real_steps() -> Steps:
     """The steps of a real run."""
     from flows.looks import Looks
     from transforms.batchmode.driving import collect_batches, submit_batches
+    from transforms.compaction import Compactor
     from transforms.output import open_output
     from transforms.settle import settle_run
+    from transforms.store import open_store
 
     looks = Looks()
     return Steps(
@@ -182,6 +206,7 @@ def real_steps() -> Steps:
         collect=lambda loaded, run: collect_batches(loaded.workload, run),
         submit=lambda loaded, run: submit_batches(loaded.workload, run),
         quote=looks.quote,
+        note_commits=lambda run: Compactor(open_store(run.output)),
     )
 
 

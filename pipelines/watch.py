@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from schemas.batches import BatchRef, BatchReport
+from schemas.batches import BatchRef, BatchReport, CommitRecord
 from schemas.run import Progress
-from transforms.layout import commit_path, read_commit, report_path
+from transforms.layout import read_commit, report_path
+from transforms.side_by_side import side_by_side
 from transforms.store import Store
 
 _LOOKS = 256  # batches that one look asks the store about: the cost of looking does not grow with the run
@@ -47,24 +48,34 @@ class Watched:
 
     def look(self) -> None:
         """Look at some of the batches that are out, in turn, and say how far the group is."""
-        for _ in range(min(_LOOKS, len(self._out))):
-            ref = self._out.popleft()
-            if not self._committed(ref):
-                self._out.append(ref)
+        looked_at = [self._out.popleft() for _ in range(min(_LOOKS, len(self._out)))]
+        self._out.extend(self._not_committed_of(looked_at))
         self._say()
 
     def finish(self) -> None:
         """The pipeline has ended: what is not committed by now won't be."""
-        while self._out:
-            ref = self._out.popleft()
-            if not self._committed(ref):
-                self._not_committed(ref)
+        left = self._not_committed_of(self._out)
+        self._out.clear()
+        for report in side_by_side(self._store, self._left_report, left):
+            if report is not None:
+                self._tell(report)
         self._say()
 
-    def _committed(self, ref: BatchRef) -> bool:
-        if not self._store.exists(commit_path(ref.batch_id, ref.attempt)):
+    def _not_committed_of(self, refs: Iterable[BatchRef]) -> list[BatchRef]:
+        """Tell of those that are committed; the others."""
+        refs = list(refs)
+        records = side_by_side(self._store, self._record, refs)
+        return [ref for ref, record in zip(refs, records, strict=True) if not self._committed(ref, record)]
+
+    def _record(self, ref: BatchRef) -> CommitRecord | None:
+        try:
+            return read_commit(self._store, ref.batch_id, ref.attempt)
+        except FileNotFoundError:
+            return None
+
+    def _committed(self, ref: BatchRef, record: CommitRecord | None) -> bool:
+        if record is None:
             return False
-        record = read_commit(self._store, ref.batch_id, ref.attempt)
         self._batches += 1
         self._documents += record.rows_in
         for totals in (t for backends in record.totals.values() for t in backends.values()):
@@ -74,12 +85,12 @@ class Watched:
         self._tell(BatchReport(ref.batch_id, ref.attempt, state, record=record))
         return True
 
-    def _not_committed(self, ref: BatchRef) -> None:
+    def _left_report(self, ref: BatchRef) -> BatchReport | None:
         try:
             left = self._store.read(report_path(self._run_id, ref.batch_id, ref.attempt))
         except FileNotFoundError:
-            return  # nobody spoke of it: the launcher knows that it was due
-        self._tell(BatchReport.from_dict(json.loads(left)))
+            return None  # nobody spoke of it: the launcher knows that it was due
+        return BatchReport.from_dict(json.loads(left))
 
     def _tell(self, report: BatchReport) -> None:
         self._emit({"event": "batch", "report": report.to_dict()})

@@ -21,11 +21,9 @@ from schemas.ids import key_sum, row_key
 from schemas.outcomes import ZERO, Outcome, money_text
 from schemas.run import RunContext
 from transforms.layout import (
-    FAILURES,
     STAGING,
     commit_path,
     failures_path,
-    newest_commits,
     parse_name,
     read_commit,
 )
@@ -233,7 +231,8 @@ def _is_superseded(store: Store, record: CommitRecord) -> bool:
 def recover(store: Store) -> int:
     """Finish what was committed but not published, and sweep what no commit names; the files deleted.
 
-    Only for the holder of the output's lock: no worker may be staging anything meanwhile.
+    Only for the holder of the output's lock: no worker may be staging anything meanwhile. It lists what is
+    staged, and nothing else.
 
     Raises:
         StoreError: see `publish`, and `transforms.output_lock.require_held`.
@@ -249,7 +248,7 @@ def recover(store: Store) -> int:
         for path in paths:
             store.delete(path)
     store.prune(STAGING)
-    return sum(len(paths) for paths in folders.values()) + _sweep_replaced_failures(store)
+    return sum(len(paths) for paths in folders.values())
 
 
 def _committed_from(store: Store, folder: str) -> CommitRecord | None:
@@ -263,13 +262,3 @@ def _committed_from(store: Store, folder: str) -> CommitRecord | None:
     except FileNotFoundError:
         return None
     return record if record.writer == writer else None
-
-
-def _sweep_replaced_failures(store: Store) -> int:
-    newest, deleted = newest_commits(store), 0
-    for path in list(store.list(FAILURES)):
-        name = parse_name(path.rsplit("/", 1)[1])
-        if name is not None and name[1] < newest.get(name[0], 0):
-            store.delete(path)
-            deleted += 1
-    return deleted

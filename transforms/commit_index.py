@@ -1,62 +1,79 @@
-"""The commit records of an output as tables: how every batch stands, and what every attempt says."""
+"""The commit records of an output as tables: how every batch stands, and what every attempt says.
+
+Read from compacted files; what stands in none is asked for by name. So it costs a few reads and what is open,
+not what is there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
-from schemas.arrow import COMMITS_SCHEMA
 from schemas.batches import CommitRecord
 from transforms.commit_rows import commit_rows
-from transforms.committed import LOOKED_UP, Committed
-from transforms.layout import list_commits, read_commit
+from transforms.commit_survey import NAMES_AT_ONCE, Survey, survey_commits
+from transforms.committed import LOOKED_UP, Committed, Keys, key_of, keys_of, keys_without, places_of
+from transforms.compacted import Rows, rows_in
+from transforms.layout import read_commit
 from transforms.side_by_side import side_by_side
 from transforms.store import Store
 
-_ROWS_AT_ONCE = 10_000
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CommitIndex:
     """The commits of an output.
 
-    `committed` says how every batch stands. `begun` are attempts that were planned and not committed, by
-    batch: only they can have ledgers that no commit record accounts for. None: look at the ledgers.
+    `committed` says how every batch stands, `attempts` are all attempts, ascending. `begun` are those that
+    were planned and are not committed: only they can have ledgers that no commit record accounts for. None:
+    look at the ledgers.
     """
 
     committed: Committed
-    pieces: Sequence[pa.Table] = ()
-    begun: Mapping[str, int] | None = None
+    attempts: Keys
+    store: Store | None = None
+    files: tuple[Rows, ...] = ()
+    loose: tuple[pa.Table, ...] = ()
+    begun: Keys | None = None
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of all attempts, each attempt once, piece by piece."""
-        for piece in self.pieces:
+        """Some columns of all attempts, each attempt once, a piece at a time."""
+        seen = np.zeros(len(self.attempts), bool)
+        for table in self._pieces([*dict.fromkeys([*columns, "batch_id", "attempt"])]):
+            places = places_of(keys_of(table), self.attempts)
+            is_new = ~seen[places]
+            seen[places] = True
+            yield (table if is_new.all() else table.filter(pa.array(is_new))).select(columns)
+
+    def _pieces(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        if self.store is not None:
+            yield from rows_in(self.store, self.files, columns)
+        for piece in self.loose:
             yield piece.select(columns)
 
 
-def index_of(records: Sequence[CommitRecord]) -> CommitIndex:
-    """The index of these records."""
-    table = commit_rows(records)
-    return CommitIndex(Committed(table), (table,))
+def index_of(survey: Survey, files: Sequence[Rows], loose: Sequence[pa.Table]) -> CommitIndex:
+    """The index of an output. What was found besides the surveyed files is `loose`, or in `files` too."""
+    looked_up = [file.looked_up for file in survey.compacted.files]
+    looked_up += [piece.select(LOOKED_UP) for piece in loose]
+    attempts = np.unique(np.concatenate([survey.known, *map(keys_of, loose)]))
+    begun = None if not survey.compacted.files else keys_without(survey.asked, attempts)
+    table = pa.concat_tables(looked_up) if looked_up else commit_rows(()).select(LOOKED_UP)
+    return CommitIndex(Committed(table), attempts, survey.store, tuple(files), tuple(loose), begun)
 
 
 def no_commits() -> CommitIndex:
     """The index of an output that has none."""
-    return CommitIndex(Committed(COMMITS_SCHEMA.empty_table()))
+    return CommitIndex(Committed(commit_rows(())), key_of([]))
 
 
 def read_index(store: Store) -> CommitIndex:
     """The commits of an output as they stand. Reads only."""
-    names = [(batch, attempt) for batch, attempts in list_commits(store).items() for attempt in attempts]
-    pieces = []
-    for start in range(0, len(names), _ROWS_AT_ONCE):
-        piece = names[start : start + _ROWS_AT_ONCE]
-        pieces.append(commit_rows(side_by_side(store, lambda name: read_commit(store, *name), piece)))
-    if not pieces:
-        return no_commits()
-    return CommitIndex(Committed(pa.concat_tables([piece.select(LOOKED_UP) for piece in pieces])), pieces)
+    survey = survey_commits(store)
+    loose = [commit_rows(records) for records in survey.found()]
+    return index_of(survey, [file.rows for file in survey.compacted.files], loose)
 
 
 def sample_commits(store: Store, committed: Committed, most: int) -> tuple[CommitRecord, ...]:
@@ -64,4 +81,4 @@ def sample_commits(store: Store, committed: Committed, most: int) -> tuple[Commi
     step = max(1, -(-len(committed) // most))
     rows = range(0, len(committed), step)
     names = [(standing.batch_id, standing.attempt) for standing in map(committed.standing, rows)]
-    return tuple(side_by_side(store, lambda name: read_commit(store, *name), names))
+    return tuple(side_by_side(store, lambda name: read_commit(store, *name), names, NAMES_AT_ONCE))

@@ -19,9 +19,13 @@ from schemas.batches import CommitRecord
 from transforms.commit_rows import commit_rows
 
 Ids = npt.NDArray[np.bytes_]
+Keys = npt.NDArray[np.bytes_]
+"""Batch and attempt in one: the id's 16 bytes and four of the attempt, so that both are compared at once."""
+
 Rows = npt.NDArray[np.int64]
 _ID_BYTES = 16
 _ROWS_AT_ONCE = 10_000
+_KEY = np.dtype([("id", f"S{_ID_BYTES}"), ("attempt", ">u4")])
 _KEPT = ("batch_id", "attempt", "run_id", "uri", "generation", "failures", "failures_by_class", "refused")
 LOOKED_UP = (*_KEPT, "duplicate_rows")
 """The columns of `COMMITS_SCHEMA` that are kept of each batch."""
@@ -93,7 +97,7 @@ class Committed:
 
     def __iter__(self) -> Iterator[str]:
         """The batches, ascending."""
-        return (bytes(batch).ljust(_ID_BYTES, b"\0").hex() for batch in self.ids)
+        return map(name_of, self.ids)
 
     def get(self, batch_id: str) -> Standing | None:
         """How a batch stands; None if nothing of it is committed."""
@@ -105,9 +109,16 @@ class Committed:
         row = self._row(batch_id)
         return 0 if row < 0 else int(self.attempts[row])
 
+    def attempts_of(self, ids: Ids) -> npt.NDArray[np.int32]:
+        """The newest attempt of each of many batches; 0 where nothing is committed."""
+        rows = self.rows_of(ids)
+        if not len(self):
+            return np.zeros(len(ids), np.int32)
+        return np.where(rows < 0, 0, self.attempts[rows]).astype(np.int32)
+
     def standing(self, row: int) -> Standing:
         """The batch at a place."""
-        batch_id = bytes(self.ids[row]).ljust(_ID_BYTES, b"\0").hex()
+        batch_id = name_of(self.ids[row])
         duplicates = self._table.column("duplicate_rows")[row].as_py() or ()
         if not self.failures[row]:
             return Standing(batch_id, int(self.attempts[row]), duplicate_rows=tuple(duplicates))
@@ -121,11 +132,7 @@ class Committed:
 
     def rows_of(self, ids: Ids) -> Rows:
         """The places of many batches (see `packed_ids`); -1 of those of which nothing is committed."""
-        if not len(self):
-            return np.full(len(ids), -1, np.int64)
-        found = np.searchsorted(self.ids, ids)
-        found[found == len(self)] = 0
-        return np.where(self.ids[found] == ids, found, -1)
+        return places_of(ids, self.ids)
 
     def failures_in(self, classes: Collection[str]) -> Rows:
         """Of each batch, how many failures of some classes it has left; by place."""
@@ -167,6 +174,48 @@ class Committed:
 def packed_ids(batch_ids: Sequence[str]) -> Ids:
     """Batch ids as arrays that compare fast, 16 bytes each."""
     return np.frombuffer(bytes.fromhex("".join(batch_ids)), f"S{_ID_BYTES}")
+
+
+def keys_of(table: pa.Table) -> Keys:
+    """The attempts of a table with the columns `batch_id`, binary or hexadecimal, and `attempt`."""
+    batches, attempts = table.column("batch_id"), table.column("attempt").to_numpy()
+    is_text = pa.types.is_string(batches.type) or pa.types.is_large_string(batches.type)
+    ids = packed_ids(batches.to_pylist()) if is_text else unpacked(batches)
+    keys = np.empty(len(ids), _KEY)
+    keys["id"], keys["attempt"] = ids, attempts
+    return keys.view(f"S{_KEY.itemsize}")
+
+
+def key_of(names: Sequence[tuple[str, int]]) -> Keys:
+    """The keys of some batches and attempts, in their order."""
+    keys = np.empty(len(names), _KEY)
+    keys["id"], keys["attempt"] = packed_ids([batch for batch, _ in names]), [a for _, a in names]
+    return keys.view(f"S{_KEY.itemsize}")
+
+
+def keys_without(keys: Keys, known: Keys) -> Keys:
+    """Those of some keys that are not among others, which are sorted; in their order."""
+    return keys[places_of(keys, known) < 0]
+
+
+def places_of(keys: Keys, known: Keys) -> Rows:
+    """Where each of some keys stands among others, which are sorted; -1 where it doesn't."""
+    if not len(known):
+        return np.full(len(keys), -1, np.int64)
+    found = np.searchsorted(known, keys)
+    found[found == len(known)] = 0
+    return np.where(known[found] == keys, found, -1)
+
+
+def unpacked_keys(keys: Keys) -> tuple[Ids, npt.NDArray[np.int32]]:
+    """The batches and attempts of keys."""
+    fields = np.ascontiguousarray(keys).view(_KEY)
+    return fields["id"].copy(), fields["attempt"].astype(np.int32)
+
+
+def name_of(batch: np.bytes_) -> str:
+    """A batch id as it is written."""
+    return bytes(batch).ljust(_ID_BYTES, b"\0").hex()
 
 
 def unpacked(column: pa.ChunkedArray) -> Ids:

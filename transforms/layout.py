@@ -11,6 +11,8 @@ from transforms.store import Store
 
 STAGING = "_staging"
 COMMITS = "commits"
+COMPACTED = "compacted"
+RUNS = "runs"
 FAILURES = "failures"
 RESULTS = "results"
 LEDGER = "ledger"
@@ -38,9 +40,19 @@ def staging_folder(batch_id: str, attempt: int, writer: str) -> str:
     return f"{STAGING}/{batch_id}.{attempt:04d}.{writer}"
 
 
+def plan_path(run_id: str) -> str:
+    """Name of a run's frozen plan."""
+    return run_path(run_id, "plan.parquet")
+
+
 def run_path(run_id: str, name: str) -> str:
     """Name of a file of a run."""
-    return f"runs/{run_id}/{name}"
+    return f"{RUNS}/{run_id}/{name}"
+
+
+def compacted_path(digest: str) -> str:
+    """Name of a file of compacted commit records, after the digest of its bytes."""
+    return f"{COMPACTED}/{digest}.parquet"
 
 
 def report_path(run_id: str, batch_id: str, attempt: int) -> str:
@@ -74,9 +86,12 @@ def list_commits(store: Store) -> dict[str, list[int]]:
     return {batch: sorted(found) for batch, found in attempts.items()}
 
 
-def newest_commits(store: Store) -> dict[str, int]:
-    """The newest committed attempt of every batch."""
-    return {batch: attempts[-1] for batch, attempts in list_commits(store).items()}
+def newest_attempt(store: Store, batch_id: str) -> int:
+    """The newest committed attempt of a batch, asked for by name from the first; 0 if there is none."""
+    attempt = 0
+    while store.exists(commit_path(batch_id, attempt + 1)):
+        attempt += 1
+    return attempt
 
 
 def read_commit(store: Store, batch_id: str, attempt: int) -> CommitRecord:

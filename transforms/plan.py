@@ -21,11 +21,12 @@ from transforms.batchmode.tickets import batches_waiting
 from transforms.commit import recover
 from transforms.commit_index import CommitIndex, no_commits, read_index
 from transforms.committed import Committed
+from transforms.compaction import take_stock
 from transforms.cut import cut_batches
 from transforms.due import Due, beginning_with, beyond_caps, find_due_batches
 from transforms.files import find_input, refuse_own_results
 from transforms.input_files import InputFiles
-from transforms.layout import run_path
+from transforms.layout import plan_path, run_path
 from transforms.plan_file import plan_bytes
 from transforms.spend import start_caps
 from transforms.store import Store, open_store
@@ -80,7 +81,7 @@ def find_work(
     """
     store = open_store(run.output)
     recover(store)
-    work = only_batches(find_due(loaded, store, retry_classes, found), run.only_batches)
+    work = only_batches(find_due(loaded, store, retry_classes, found, take_stock(store)), run.only_batches)
     return mark_duplicates(loaded, work)
 
 
@@ -90,7 +91,7 @@ def freeze_plan(loaded: LoadedWorkload, run: RunContext, work: DueWork) -> Plan:
     left = start_caps(loaded.workload, store, work.index, run.run_id, datetime.now(UTC))
     beyond = beyond_caps(work.due, work.commits, left)
     due = work.due.where(~beyond)
-    plan_uri = run_path(run.run_id, "plan.parquet")
+    plan_uri = plan_path(run.run_id)
     store.create(plan_uri, plan_bytes(due.refs, work.found.schema))
     store.create(run_path(run.run_id, WORKLOAD_FILE), loaded.source)
     return Plan(
@@ -142,10 +143,12 @@ def find_due(
     store: Store | None,
     retry_classes: Sequence[str] = (),
     found: InputFiles | None = None,
+    index: CommitIndex | None = None,
 ) -> DueWork:
     """Find what is due in an output, writing nothing; without a store, as for an empty output.
 
-    Repeated ids are not looked for yet: see `mark_duplicates`. `found` is the input, if it was read already.
+    Repeated ids are not looked for yet: see `mark_duplicates`. `found` is the input and `index` the output's
+    commits, where they were read already.
 
     Raises:
         InputError: see `transforms.files.find_input` and `refuse_own_results`.
@@ -153,7 +156,8 @@ def find_due(
     """
     found = found or find_input(loaded.input_uri, loaded.workload.input)
     refuse_own_results(found, loaded.output_uri)
-    index = no_commits() if store is None else read_index(store)
+    if index is None:
+        index = no_commits() if store is None else read_index(store)
     _refuse_changed_input(found, index.committed)
     every = cut_batches(found.files, loaded.workload.limits)
     waiting = () if store is None else batches_waiting(store)

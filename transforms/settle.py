@@ -18,15 +18,17 @@ from transforms import lease
 from transforms.batchmode.tickets import FOLDER
 from transforms.call.segments import CLAIMS
 from transforms.commit import recover
+from transforms.commit_index import CommitIndex
+from transforms.committed import Committed
+from transforms.compaction import take_stock
 from transforms.device_use import collect_use
-from transforms.layout import COMMITS, failures_path, run_path
+from transforms.layout import COMMITS, COMPACTED, failures_path, run_path
 from transforms.plan import Plan
 from transforms.store import Store, is_remote, open_store, sweep_temporaries
-from transforms.tally import Sums, add_up
+from transforms.tally import Sums, add_up, examples_of, require_parts
 
 _EXAMPLES = 5
-_LISTED_AMBIGUOUS = 1000
-_CREATED_IN = (COMMITS, "runs", "budget", FOLDER)
+_CREATED_IN = (COMMITS, COMPACTED, "runs", "budget", FOLDER)
 """Folders of an output in which objects are created in one step."""
 
 
@@ -51,9 +53,10 @@ def settle_run(
     sweep_temporaries(store.root, _CREATED_IN)
     if is_remote(store.root):
         lease.sweep(store, CLAIMS)
-    sums = add_up(store, run)
-    groups = tuple(_failure_groups(store, sums))
-    failed_batches = tuple(_failed_batches(plan, failed, sums.batches))
+    index = take_stock(store, require_parts)
+    sums = add_up(index, run)
+    groups = tuple(_failure_groups(store, index, sums))
+    failed_batches = tuple(_failed_batches(plan, failed, index.committed))
     reason_class, reason = _reason(groups, failed_batches, loaded, plan)
     if run.skip_routes and reason_class == "budget":
         reason = f"{reason}. Skipped in this run, as decided: {', '.join(run.skip_routes)}"
@@ -72,9 +75,9 @@ def settle_run(
     return result
 
 
-def _failure_groups(store: Store, sums: Sums) -> Iterator[FailureGroup]:
+def _failure_groups(store: Store, index: CommitIndex, sums: Sums) -> Iterator[FailureGroup]:
     """The failures as they stand, most frequent first, with a few ids to look at."""
-    examples = _find_examples(store, sums)
+    examples = _find_examples(store, index, sums)
     for name, count in sorted(sums.failures_by_class.items(), key=lambda item: (-item[1], item[0])):
         kind = FAILURE_KINDS[FailureClass(name)]
         rows = examples.get(name, [])
@@ -89,29 +92,28 @@ def _failure_groups(store: Store, sums: Sums) -> Iterator[FailureGroup]:
         )
 
 
-def _find_examples(store: Store, sums: Sums) -> dict[str, list[tuple[str | None, str]]]:
-    """Up to a few (id, message) of each class; stops reading as soon as it has them."""
-    wanted = {name: min(count, _EXAMPLES) for name, count in sums.failures_by_class.items() if count}
+def _find_examples(store: Store, index: CommitIndex, sums: Sums) -> dict[str, list[tuple[str | None, str]]]:
+    """Up to a few (id, message) of each class; of each, the few batches that it takes are read."""
     found: dict[str, list[tuple[str | None, str]]] = defaultdict(list)
-    for batch_id, attempt in sums.with_failures.items():
-        if all(len(found[name]) >= count for name, count in wanted.items()):
-            break
-        with store.open(failures_path(batch_id, attempt)) as stream:
-            table = pq.read_table(stream, columns=["document_id", "error_class", "message"])
-        for row in table.to_pylist():
-            if len(found[row["error_class"]]) < _EXAMPLES:
-                found[row["error_class"]].append((row["document_id"], row["message"]))
+    read: set[str] = set()
+    for name, count in sums.failures_by_class.items():
+        for batch_id, attempt in examples_of(index, name, _EXAMPLES):
+            if len(found[name]) >= min(count, _EXAMPLES) or batch_id in read:
+                continue
+            read.add(batch_id)
+            with store.open(failures_path(batch_id, attempt)) as stream:
+                table = pq.read_table(stream, columns=["document_id", "error_class", "message"])
+            for row in table.to_pylist():
+                if len(found[row["error_class"]]) < _EXAMPLES:
+                    found[row["error_class"]].append((row["document_id"], row["message"]))
     return found
 
 
-def _failed_batches(
-    plan: Plan, failed: Sequence[BatchReport], committed: Mapping[str, int]
-) -> Iterator[FailedBatch]:
+def _failed_batches(plan: Plan, failed: Sequence[BatchReport], committed: Committed) -> Iterator[FailedBatch]:
     """The planned attempts that are not committed, each with what its worker said about it."""
     errors = {report.batch_id: report.error for report in failed}
-    for ref in plan.refs:
-        if committed.get(ref.batch_id, 0) < ref.attempt:
-            yield _failed_batch(ref, errors.get(ref.batch_id, "its worker ended before it was done"))
+    for ref in plan.refs.where(committed.attempts_of(plan.refs.ids) < plan.refs.attempts):
+        yield _failed_batch(ref, errors.get(ref.batch_id, "its worker ended before it was done"))
 
 
 def _failed_batch(ref: BatchRef, error: str) -> FailedBatch:
@@ -196,7 +198,7 @@ def _manifest(
         "failures": failures,
         "retryable": sum(g.count for g in groups if g.retryable),
         "batches": plan.batches_total,
-        "batches_committed": len(sums.batches),
+        "batches_committed": sums.batches,
         "batches_committed_by_this_run": sums.by_this_run,
         "calls_by_this_run": sums.calls_by_this_run,
         "results_by_route": dict(sums.results_by_route),
@@ -210,7 +212,7 @@ def _manifest(
         "budget_amount": None if budget is None else str(budget),
         "budget_soft_amount": None if soft is None else str(soft),
         "budget_soft_passed": soft is not None and against_caps(sums.totals) >= soft,
-        "ambiguous": tuple(sums.ambiguous[:_LISTED_AMBIGUOUS]),
+        "ambiguous": tuple(sums.ambiguous),
         "approvals": tuple(dict(approval) for approval in run.approvals),
     }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,7 +24,9 @@ from transforms.call.caps import AMOUNT, CapSpec, cap_specs
 from transforms.call.caps_file import start_cap_records, start_centre
 from transforms.call.ledgers import read_spent
 from transforms.commit_index import CommitIndex
+from transforms.commit_survey import listing_is_cheaper
 from transforms.commit_totals import entries
+from transforms.committed import Keys, name_of, packed_ids, places_of, unpacked_keys
 from transforms.layout import LEDGER, is_batch_id
 from transforms.store import Store
 
@@ -106,13 +109,23 @@ def count_spending(workload: Workload, store: Store, index: CommitIndex) -> Spen
 def _begun(store: Store, index: CommitIndex) -> Mapping[str, int]:
     """The attempts whose ledgers may hold what no commit record accounts for, by batch."""
     if index.begun is not None:
-        return index.begun
+        return _of_attempts(store, index.begun, len(index.committed))
     found = {batch: index.committed.get(batch) for batch in store.folders(LEDGER) if is_batch_id(batch)}
     return {
         batch: 1 if standing is None else standing.attempt + 1
         for batch, standing in found.items()
         if standing is None or standing.failures_by_class
     }
+
+
+def _of_attempts(store: Store, begun: Keys, committed: int) -> Mapping[str, int]:
+    """The lowest attempt of each batch; of many batches, only of those that have a ledger."""
+    batches, attempts = unpacked_keys(begun)
+    if listing_is_cheaper(len(begun), committed + len(begun)):
+        there = np.sort(packed_ids([name for name in store.folders(LEDGER) if is_batch_id(name)]))
+        has_ledger = places_of(batches, there) >= 0
+        batches, attempts = batches[has_ledger], attempts[has_ledger]
+    return dict(zip(map(name_of, batches[::-1]), map(int, attempts[::-1]), strict=True))
 
 
 def _unpriced(index: CommitIndex, hosted: pa.Array) -> pa.Array:

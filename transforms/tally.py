@@ -2,116 +2,167 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.batches import AmbiguousCall, BackendTotals, CommitRecord
 from schemas.errors import ReconcileError, StoreError
 from schemas.run import RunContext
-from transforms.commit_totals import add_totals
-from transforms.layout import list_commits, read_commit
-from transforms.side_by_side import side_by_side
+from transforms.commit_index import CommitIndex
+from transforms.commit_totals import add_totals, entries, sum_totals
+from transforms.committed import Rows, keys_of, name_of, places_of, unpacked, unpacked_keys
+from transforms.layout import commit_path
 from transforms.store import Store
+
+LISTED_AMBIGUOUS = 1000
+"""Calls of unknown end that are listed; the others are counted."""
+
+_COUNTS = ("rows_in", "rows_skipped", "assignments", "results", "failures")
+_BY_NAME = ("failures_by_class", "failures_by_route", "results_by_route")
+_COLUMNS = ("batch_id", "attempt", "run_id", *_COUNTS, *_BY_NAME, "totals", "ambiguous")
 
 
 @dataclass(slots=True)
 class Sums:
-    """Running sums over commit records."""
+    """Running sums over commit records. `ambiguous` lists the first calls of unknown end."""
 
     rows_in: int = 0
     rows_skipped: int = 0
     results: int = 0
+    batches: int = 0
     by_this_run: int = 0
     calls_by_this_run: int = 0
-    results_by_route: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    failures_by_route: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    failures_by_class: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    totals: dict[str, dict[str, BackendTotals]] = field(default_factory=lambda: defaultdict(dict))
+    results_by_route: Counter[str] = field(default_factory=Counter)
+    failures_by_route: Counter[str] = field(default_factory=Counter)
+    failures_by_class: Counter[str] = field(default_factory=Counter)
+    totals: dict[str, dict[str, BackendTotals]] = field(default_factory=dict)
     ambiguous: list[AmbiguousCall] = field(default_factory=list)
-    with_failures: dict[str, int] = field(default_factory=dict)  # batch → newest attempt
-    batches: dict[str, int] = field(default_factory=dict)  # the same, of every batch
 
 
-def _records(store: Store, run_id: str) -> Iterator[list[CommitRecord]]:
-    """The commit records of each batch, by attempt; see `add_up` for what is checked of them."""
-
-    def read(batch: tuple[str, list[int]]) -> list[CommitRecord]:
-        records = [read_commit(store, batch[0], attempt) for attempt in batch[1]]
-        _check_chain(records)
-        for record in records:
-            if record.run_id == run_id:
-                _require_parts(store, record, "results")
-        _require_parts(store, records[-1], "failures")
-        return records
-
-    return side_by_side(store, read, list_commits(store).items())
-
-
-def add_up(store: Store, run: RunContext) -> Sums:
-    """Add up every committed batch of an output.
+def require_parts(store: Store, record: CommitRecord) -> None:
+    """Make sure that what a record names is there.
 
     Raises:
-        ReconcileError: the records of a batch contradict each other.
-        StoreError: results that this run committed, or a batch's failures, are not there.
+        StoreError: results that it committed, or its failures, are not there.
     """
-    sums = Sums()
-    for records in _records(store, run.run_id):
-        newest = records[-1]
-        sums.batches[newest.batch_id] = newest.attempt
-        sums.rows_in += newest.rows_in
-        sums.rows_skipped += records[0].rows_skipped
-        _add_counts(sums.failures_by_route, newest.failures_by_route)
-        _add_counts(sums.failures_by_class, newest.failures_by_class)
-        if newest.failures:
-            sums.with_failures[newest.batch_id] = newest.attempt
-        for record in records:
-            _add_record(sums, record, mine=record.run_id == run.run_id)
-    return sums
-
-
-def _add_record(sums: Sums, record: CommitRecord, *, mine: bool) -> None:
-    sums.results += record.results
-    _add_counts(sums.results_by_route, record.results_by_route)
-    sums.ambiguous.extend(record.ambiguous)
-    sums.by_this_run += mine
-    for route, backends in record.totals.items():
-        for name, totals in backends.items():
-            before = sums.totals[route].get(name, BackendTotals())
-            sums.totals[route][name] = add_totals(before, totals)
-            sums.calls_by_this_run += (totals.calls - totals.replayed) if mine else 0
-
-
-def _require_parts(store: Store, record: CommitRecord, kind: str) -> None:
     for part in record.parts:
-        if part.kind == kind and not store.exists(part.final):
+        if not store.exists(part.final) and (part.kind == "results" or not _is_replaced(store, record)):
             raise StoreError(
                 f"{store.root}/{part.final} was committed by {record.run_id} and is not there. "
                 "Someone deleted it; restore it, or use a new output folder"
             )
 
 
-def _check_chain(records: Sequence[CommitRecord]) -> None:
-    """Attempts follow each other, and each takes up exactly what the one before left undone."""
-    first = records[0]
-    if [r.attempt for r in records] != list(range(1, len(records) + 1)):
-        raise ReconcileError(
-            f"batch {first.batch_id}: attempts {[r.attempt for r in records]}, one is missing"
-        )
-    if first.assignments < first.rows_in - first.rows_skipped:
-        raise ReconcileError(
-            f"batch {first.batch_id}: {first.rows_in} rows in, {first.rows_skipped} skipped, "
-            f"but only {first.assignments} assignments"
-        )
-    for before, after in pairwise(records):
-        if before.failures != after.results + after.failures:
+def _is_replaced(store: Store, record: CommitRecord) -> bool:
+    return store.exists(commit_path(record.batch_id, record.attempt + 1))
+
+
+def add_up(index: CommitIndex, run: RunContext) -> Sums:
+    """Add up every committed batch of an output, a piece at a time.
+
+    Raises:
+        ReconcileError: the records of a batch contradict each other.
+    """
+    sums, chains = Sums(batches=len(index.committed)), _Chains(index)
+    for table in index.tables(_COLUMNS):
+        chains.take(table)
+        newest = _newest(table, index)
+        sums.rows_in += _sum(newest, "rows_in")
+        sums.rows_skipped += _sum(table.filter(pc.equal(table.column("attempt"), 1)), "rows_skipped")
+        sums.results += _sum(table, "results")
+        sums.results_by_route += _by_name(table, "results_by_route")
+        sums.failures_by_route += _by_name(newest, "failures_by_route")
+        sums.failures_by_class += _by_name(newest, "failures_by_class")
+        _add_totals(sums, table)
+        mine = table.filter(pc.equal(table.column("run_id"), run.run_id))
+        sums.by_this_run += len(mine)
+        sums.calls_by_this_run += sum(t.calls - t.replayed for t in sum_totals(mine).values())
+        _list_ambiguous(sums, table)
+    chains.check()
+    return sums
+
+
+def _newest(table: pa.Table, index: CommitIndex) -> pa.Table:
+    rows = index.committed.rows_of(unpacked(table.column("batch_id")))
+    return table.filter(pa.array(index.committed.attempts[rows] == table.column("attempt").to_numpy()))
+
+
+def _sum(table: pa.Table, name: str) -> int:
+    return pc.sum(table.column(name)).as_py() or 0
+
+
+def _by_name(table: pa.Table, name: str) -> Counter[str]:
+    column = table.column(name).combine_chunks()
+    flat = pa.table({"name": column.keys, "count": column.items})
+    grouped = flat.group_by("name").aggregate([("count", "sum")])
+    return Counter(dict(zip(*(grouped.column(n).to_pylist() for n in ("name", "count_sum")), strict=True)))
+
+
+def _add_totals(sums: Sums, table: pa.Table) -> None:
+    for (route, backend), totals in sum_totals(table).items():
+        of_route = sums.totals.setdefault(route, {})
+        of_route[backend] = add_totals(of_route.get(backend, BackendTotals()), totals)
+
+
+def _list_ambiguous(sums: Sums, table: pa.Table) -> None:
+    if len(sums.ambiguous) >= LISTED_AMBIGUOUS:
+        return
+    calls, rows = entries(table, "ambiguous")
+    left = LISTED_AMBIGUOUS - len(sums.ambiguous)
+    places = table.select(["batch_id", "attempt"]).take(rows.slice(0, left)).to_pylist()
+    for place, call in zip(places, calls.slice(0, left).to_pylist(), strict=True):
+        sums.ambiguous.append(AmbiguousCall(place["batch_id"].hex(), place["attempt"], **call))
+
+
+class _Chains:
+    """What must hold between the attempts of a batch: some numbers of each attempt, in order."""
+
+    def __init__(self, index: CommitIndex) -> None:
+        self._attempts = index.attempts
+        self._counts = {name: np.zeros(len(index.attempts), np.int64) for name in _COUNTS}
+
+    def take(self, table: pa.Table) -> None:
+        """Note some attempts."""
+        places = places_of(keys_of(table), self._attempts)
+        for name, counts in self._counts.items():
+            counts[places] = table.column(name).to_numpy()
+
+    def check(self) -> None:
+        """Attempts follow each other, and each takes up exactly what the one before left undone."""
+        ids, attempts = unpacked_keys(self._attempts)
+        follows = np.zeros(len(ids), bool)
+        follows[1:] = ids[1:] == ids[:-1]
+        before = np.where(follows, np.concatenate([attempts[:1], attempts[:-1]]), 0)
+        for row in _rows_where(attempts != before + 1):
+            every = [int(attempt) for attempt in attempts[ids == ids[row]]]
+            raise ReconcileError(f"batch {name_of(ids[row])}: attempts {every}, one is missing")
+        rows_in, skipped, assignments, results, failures = (self._counts[name] for name in _COUNTS)
+        for row in _rows_where(~follows & (assignments < rows_in - skipped)):
             raise ReconcileError(
-                f"batch {first.batch_id}: attempt {before.attempt} left {before.failures} failures, attempt "
-                f"{after.attempt} accounts for {after.results + after.failures}"
+                f"batch {name_of(ids[row])}: {rows_in[row]} rows in, {skipped[row]} skipped, "
+                f"but only {assignments[row]} assignments"
+            )
+        accounted = results + failures
+        left = np.concatenate([failures[:1], failures[:-1]])
+        for row in _rows_where(follows & (left != accounted)):
+            raise ReconcileError(
+                f"batch {name_of(ids[row])}: attempt {before[row]} left {left[row]} failures, attempt "
+                f"{attempts[row]} accounts for {accounted[row]}"
             )
 
 
-def _add_counts(into: dict[str, int], counts: Mapping[str, int]) -> None:
-    for name, count in counts.items():
-        into[name] += count
+def _rows_where(wrong: npt.NDArray[np.bool_]) -> Iterator[int]:
+    return map(int, np.flatnonzero(wrong))
+
+
+def examples_of(index: CommitIndex, error_class: str, most: int) -> list[tuple[str, int]]:
+    """A few batches whose newest attempt left failures of a class, with that attempt."""
+    left: Rows = index.committed.failures_in([error_class])
+    rows = np.flatnonzero(left)[:most]
+    return [(name_of(index.committed.ids[row]), int(index.committed.attempts[row])) for row in rows]

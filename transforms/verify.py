@@ -19,7 +19,6 @@ from transforms.layout import (
     LEDGER,
     RESULTS,
     list_commits,
-    newest_commits,
     parse_name,
     read_commit,
     run_path,
@@ -28,6 +27,7 @@ from transforms.output import read_manifest, read_marker
 from transforms.plan_file import read_plan
 from transforms.store import open_store
 from transforms.verify_batch import BatchProof, prove_batch
+from transforms.verify_commits import check_compacted
 from transforms.verify_ledger import Kind, answered_pairs
 from transforms.verify_sums import Sums
 
@@ -126,8 +126,9 @@ def verify_output(output: str) -> Verification:
         _take(found, proof)
         files += proof.result_files
     _check_strangers(found, commits, files)
+    check_compacted(store, commits, found.note)
     _check_totals(found)
-    _check_run(found)
+    _check_run(found, commits)
     return found
 
 
@@ -180,15 +181,14 @@ def _check_totals(found: Verification) -> None:
             )
 
 
-def _check_run(found: Verification) -> None:
+def _check_run(found: Verification, commits: dict[str, list[int]]) -> None:
     """What the newest run planned must be committed, and its manifest must say what is there."""
     store = open_store(found.output)
     manifest = read_manifest(found.output)
     plans = [path.split("/")[1] for path in store.list("runs") if path.endswith("/plan.parquet")]
     if plans:
         refs, _ = read_plan(store, run_path(max(plans), "plan.parquet"))
-        commits = newest_commits(store)
-        open_refs = sum(commits.get(ref.batch_id, 0) < ref.attempt for ref in refs)
+        open_refs = sum(commits.get(ref.batch_id, [0])[-1] < ref.attempt for ref in refs)
         if open_refs:
             place = run_path(max(plans), "plan.parquet")
             found.note("unfinished", place, f"{open_refs} of {len(refs)} planned attempts are not committed")

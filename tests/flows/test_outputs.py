@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -58,11 +59,13 @@ class Folder:
         self.write(f"runs/{manifest.run_id}/manifest.json", manifest.to_json())
 
     def commit(self, ref: BatchRef, failures: list[dict[str, Any]] | None = None) -> None:
-        self.write(commit_path(ref.batch_id, ref.attempt), self._record(ref).to_json())
-        if failures:
+        rows = [failure_row(ref, **values) for values in failures or ()]
+        classes = Counter(row["error_class"] for row in rows)
+        record = replace(self._record(ref), failures=len(rows), failures_by_class=dict(classes))
+        self.write(commit_path(ref.batch_id, ref.attempt), record.to_json())
+        if rows:
             path = self.root / failures_path(ref.batch_id, ref.attempt)
             path.parent.mkdir(exist_ok=True)
-            rows = [failure_row(ref, **values) for values in failures]
             pq.write_table(pa.Table.from_pylist(rows, schema=FAILURES_SCHEMA), path)
 
 

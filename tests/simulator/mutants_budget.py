@@ -110,9 +110,15 @@ def a_new_run_counts_the_newest_attempts_only(replaced: ExitStack) -> None:
             ids = [batch.hex() for batch in table.column("batch_id").to_pylist()]
             attempts = table.column("attempt").to_pylist()
             newest = [self.committed.attempt_of(b) == a for b, a in zip(ids, attempts, strict=True)]
-            yield table.filter(pa.array(newest)).select(columns)
+            yield table.filter(pa.array(newest, pa.bool_())).select(columns)
 
-    before = swap(replaced, CommitIndex, "tables", tables)
+    def count(*arguments: Any) -> Any:
+        with ExitStack() as meanwhile:
+            swap(meanwhile, CommitIndex, "tables", tables)
+            return counted(*arguments)
+
+    before = CommitIndex.tables
+    counted = swap(replaced, spend, "count_spending", count)
 
 
 @defect("budget", CAP)

@@ -53,18 +53,15 @@ def a_run_is_complete_although_documents_can_be_tried_again(replaced: ExitStack)
 
 @defect("settle", TOLD)
 def a_manifest_counts_failures_that_were_replaced(replaced: ExitStack) -> None:
-    def add(sums: Any, record: Any, *, mine: bool) -> None:
-        before(sums, record, mine=mine)
-        if record.attempt > 1:
-            tally._add_counts(sums.failures_by_class, record.failures_by_class)
-
-    before = swap(replaced, tally, "_add_record", add)
+    swap(replaced, tally, "_newest", lambda table, index: table)
 
 
 @defect("settle", TOLD)
 def a_manifest_names_the_newest_attempts_ambiguous_calls_alone(replaced: ExitStack) -> None:
-    def add(sums: Any, record: Any, *, mine: bool) -> None:
-        sums.ambiguous = [call for call in sums.ambiguous if call.batch_id != record.batch_id]
-        before(sums, record, mine=mine)
+    def add_up(index: Any, run: Any) -> tally.Sums:
+        sums = before(index, run)
+        newest = index.committed.attempt_of
+        sums.ambiguous = [call for call in sums.ambiguous if call.attempt == newest(call.batch_id)]
+        return sums
 
-    before = swap(replaced, tally, "_add_record", add)
+    before = swap(replaced, settle, "add_up", add_up)

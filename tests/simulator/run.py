@@ -6,6 +6,8 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+
 from schemas.batches import BatchRef
 from schemas.errors import StoreError
 from schemas.load import LoadedWorkload
@@ -20,9 +22,12 @@ from tests.simulator.world import Process
 from transforms import commit as commits
 from transforms import spend
 from transforms.batch_refs import BatchRefs
-from transforms.commit_index import CommitIndex, read_index
+from transforms.commit_index import CommitIndex
+from transforms.compaction import take_stock
 from transforms.due import find_due_batches
+from transforms.layout import plan_path
 from transforms.plan import Plan
+from transforms.plan_file import plan_bytes
 from transforms.settle import settle_run
 
 
@@ -53,11 +58,12 @@ async def one_run(job: Job) -> bool:
 def plan_run(job: Job, store: ProcessStore) -> list[BatchRef]:
     """Recover, see what is due, and start the budget."""
     commits.recover(store)
-    index = read_index(store)
-    due = list(find_due_batches(BatchRefs.of(job.refs), index.committed).refs)
+    index = take_stock(store, few_files=1)
+    due = find_due_batches(BatchRefs.of(job.refs), index.committed).refs
     if job.around.shape.every_cap():
         _start_caps(job, store, index)
-    return due
+    store.create(plan_path(job.context.run_id), plan_bytes(due, pa.schema([])))
+    return list(due)
 
 
 def _start_caps(job: Job, store: ProcessStore, index: CommitIndex) -> None:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from schemas.errors import PreconditionFailedError, StoreError
 from tests.simulator.clock import pause
 from tests.simulator.world import KilledError, Process, World
+from transforms.layout import LEDGER
 from transforms.store import LocalStore
 
 _VISIBLE = ("results/", "failures/")
@@ -52,6 +53,11 @@ class Objects:
 
     def _lose_power(self) -> None:
         for path, thing in list(self.objects.items()):
+            if path.startswith("compacted/") and self.world.source.random() < 0.2:
+                thing.data = (
+                    thing.data[: len(thing.data) // 2] + b"\0" + thing.data[len(thing.data) // 2 + 1 :]
+                )
+                self.world.seen.add("compacted commits damaged")
             if thing.durable:
                 continue
             if self.world.source.random() < 0.5:
@@ -217,7 +223,11 @@ class ProcessStore:
         yield from found
 
     def folders(self, prefix: str) -> Iterator[str]:
-        return LocalStore(self.root).folders(prefix)  # of ledgers, which are no objects here
+        if prefix == LEDGER:  # which are no objects here
+            yield from LocalStore(self.root).folders(prefix)
+            return
+        self._step("list", prefix)
+        yield from sorted({path.split("/")[1] for path in self._objects if path.startswith(f"{prefix}/")})
 
     def delete(self, path: str) -> None:
         lost = self._step("delete", path)

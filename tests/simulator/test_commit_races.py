@@ -20,7 +20,15 @@ from tests.simulator.shape import make_refs
 from tests.simulator.store import Objects, ProcessStore
 from tests.simulator.world import KilledError, World
 from transforms import commit as commits
-from transforms.layout import commit_path, failures_path, results_path, staging_folder
+from transforms.compaction import sweep_replaced
+from transforms.layout import (
+    commit_path,
+    failures_path,
+    list_commits,
+    read_commit,
+    results_path,
+    staging_folder,
+)
 
 RACES = int(os.environ.get("SWITCHGEAR_RACES", "10000"))
 BLOCKS = 10
@@ -104,7 +112,13 @@ class Race:
         if self.world.violation is not None:
             return
         last = self.world.spawn("recovery")
-        await in_steps(last, lambda: commits.recover(ProcessStore(self.objects, last)))
+        await in_steps(last, lambda: self._next_run(ProcessStore(self.objects, last)))
+
+    @staticmethod
+    def _next_run(store: ProcessStore) -> None:
+        commits.recover(store)
+        names = [(batch, attempt) for batch, every in list_commits(store).items() for attempt in every]
+        sweep_replaced(store, [read_commit(store, *name) for name in names])
 
     def hold(self) -> None:
         """What must be there when all is over."""

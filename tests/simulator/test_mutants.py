@@ -14,7 +14,7 @@ from tests.simulator.world import ViolationError
 
 WITHIN_SEEDS = 1000
 AREAS = {
-    *("ledger", "claim", "replay", "budget", "caps", "commit"),
+    *("ledger", "claim", "replay", "budget", "caps", "commit", "compaction"),
     *("retry", "repair", "answer", "share", "settle", "segments"),
 }
 

@@ -7,7 +7,7 @@ from transforms.layout import (
     commit_path,
     failures_path,
     list_commits,
-    newest_commits,
+    newest_attempt,
     parse_name,
     read_commit,
     results_path,
@@ -48,7 +48,8 @@ def test_commits_are_listed_by_attempt_and_strangers_left_alone(tmp_path: Path) 
     store.create(f"commits/{BATCH}.0003.json.bak", b"{}")
     store.create("commits/notes.txt", b"{}")
     assert list_commits(store) == {BATCH: [1, 2, 9_999, 10_000]}
-    assert newest_commits(store) == {BATCH: 10_000}
+    assert newest_attempt(store, BATCH) == 2
+    assert newest_attempt(store, "0" * 32) == 0
 
 
 def test_a_commit_record_is_read_by_batch_and_attempt(tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def undelivered(output: Path) -> tuple[Path, str]:
     batch = commit.name.split(".")[0]
     for path in [*output.glob(f"commits/{batch}.*"), *output.glob(f"results/*/{batch}.*")]:
         path.unlink()
-    for path in output.glob(f"failures/{batch}.*"):
+    for path in [*output.glob(f"failures/{batch}.*"), *output.glob("compacted/*")]:
         path.unlink()
     return output, batch
 

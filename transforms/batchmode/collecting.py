@@ -28,7 +28,7 @@ from transforms.call.request import CallBatch
 from transforms.call.share import SharedAnswer
 from transforms.call.site import Site
 from transforms.call.wire import CallFailure, WireResponse
-from transforms.layout import newest_commits
+from transforms.layout import newest_attempt
 from transforms.store import Store
 
 
@@ -53,13 +53,12 @@ class Collector:
 
     async def _collect(self, state: JobState, spool: Spool | None, otherwise: CallFailure) -> Counter[str]:
         ends: Counter[str] = Counter()
-        newest = newest_commits(self._store)
         leaders = LeadersAnswers(self._store, state.job.repeated)
         for part in state.job.tickets:
             if not list_tickets(self._store, part.batch_id)[part.batch_id, part.number]:
                 continue
             ticket = read_ticket(self._store, part.batch_id, part.number)
-            attempt = newest.get(part.batch_id, 0) + 1
+            attempt = newest_attempt(self._store, part.batch_id) + 1
             ends += await self._settle(state, part, ticket, attempt, spool, otherwise, leaders)
             close_ticket(self._store, part.batch_id, part.number)
         return ends

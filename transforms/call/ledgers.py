@@ -11,7 +11,7 @@ from transforms.call.segments import SegmentLedgers, read_segments
 from transforms.side_by_side import side_by_side
 from transforms.store import Store, is_remote, open_store
 
-_READERS = 4  # a ledger may have tens of megabytes
+_READERS = 16  # a ledger may have tens of megabytes; most that are asked for have none
 
 
 def open_ledgers(store: Store) -> LocalLedgers | SegmentLedgers:

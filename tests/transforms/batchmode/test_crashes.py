@@ -141,3 +141,4 @@ def test_a_process_killed_while_its_worker_leaves_tickets_submits_each_request_o
 def _uncommit(output: Path, batch_id: str) -> None:
     (output / "commits" / f"{batch_id}.0001.json").unlink()
     (output / "failures" / f"{batch_id}.0001.parquet").unlink()
+    shutil.rmtree(output / "compacted")

@@ -1,0 +1,173 @@
+"""Compacting commit records, by the holder of an output's lock: after a run, before one, and during it.
+
+Nothing that counts depends on it. A crash at any moment leaves records that are in no file, which the next
+run asks for, or in two, which count once. Records themselves are never deleted: a worker that comes late
+must still find its name taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.arrow import COMMITS_SCHEMA
+from schemas.batches import CommitRecord
+from schemas.errors import StoreError
+from transforms.commit_index import CommitIndex, index_of
+from transforms.commit_rows import commit_rows
+from transforms.commit_survey import PIECE, Survey, survey_commits
+from transforms.committed import LOOKED_UP, keys_without
+from transforms.compacted import MOST_ROWS, CompactedFile, write_compacted
+from transforms.layout import failures_path
+from transforms.output_lock import require_held
+from transforms.side_by_side import side_by_side
+from transforms.store import Store
+
+FEW_FILES = 16
+
+_LOGGER = logging.getLogger(__name__)
+Check = Callable[[Store, CommitRecord], None]
+
+
+def take_stock(
+    store: Store, check: Check = lambda _store, _record: None, few_files: int = FEW_FILES
+) -> CommitIndex:
+    """Read an output's commits as they stand, and compact those that were in no file.
+
+    `check` is given each of these. What earlier attempts of theirs left in `failures/` is taken away. Of more
+    than `few_files` small files large ones are made.
+
+    Raises:
+        StoreError: see `transforms.output_lock.require_held`.
+    """
+    survey = survey_commits(store)
+    stock = _Stock(store, survey)
+    for records in survey.found():
+        for record in records:
+            check(store, record)
+        stock.take(records)
+    return stock.finish(few_files)
+
+
+@dataclass(slots=True)
+class _Stock:
+    """The files of an output while what was found besides is compacted."""
+
+    store: Store
+    survey: Survey
+    pieces: list[pa.Table] = field(default_factory=list)  # what was found, for lookups
+    files: list[CompactedFile] = field(default_factory=list)
+    left: list[pa.Table] = field(default_factory=list)  # what is in no file yet
+    written: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.files = list(self.survey.compacted.files)
+
+    def take(self, records: Sequence[CommitRecord]) -> None:
+        """Note records; as soon as there are many they are durable, lest a crash cost more than a piece."""
+        sweep_replaced(self.store, records)
+        table = commit_rows(records)
+        self.pieces.append(table.select(LOOKED_UP))
+        self.left.append(table)
+        if len(records) == PIECE:
+            self._write(())
+
+    def finish(self, few_files: int) -> CommitIndex:
+        """Write what is left, and which runs are covered by now; join small files."""
+        index = index_of(self.survey, [file.rows for file in self.files], self.pieces)
+        covered = self.survey.covered_by(index.attempts)
+        small = [file for file in self.files if len(file.keys) < MOST_ROWS // 2]
+        joined = small if len(small) > few_files else []
+        if covered or self.left or joined:
+            self._join(joined, covered, index)
+        for path in (*self.survey.compacted.damaged, *self._redundant()):
+            require_held(self.store)
+            self.store.delete(path)
+        return replace(index, files=tuple(file.rows for file in self.files), loose=())
+
+    def _join(self, joined: Sequence[CompactedFile], covered: Sequence[str], index: CommitIndex) -> None:
+        """Put the rows of some files together with what is left, and delete these files then."""
+        runs = {*covered, *(run for file in joined for run in file.covers)}
+        rows = replace(index, files=tuple(file.rows for file in joined), loose=tuple(self.left))
+        self.left = []
+        for table in rows.tables(COMMITS_SCHEMA.names):
+            if sum(map(len, self.left)) + len(table) > MOST_ROWS:
+                self._write(())
+            self.left.append(table)
+        self._write(runs)
+        replaced = {file.path for file in joined} - self.written
+        self.files = [file for file in self.files if file.path not in replaced]
+        for path in sorted(replaced):
+            self.store.delete(path)
+
+    def _write(self, covered: Collection[str]) -> None:
+        require_held(self.store)
+        file = write_compacted(self.store, self.left, covered)
+        self.left = []
+        self.written.add(file.path)
+        self.files.append(file)
+
+    def _redundant(self) -> Iterator[str]:
+        """The files that others make up for: of a run that ended between joining files and deleting them."""
+        if sum(len(file.keys) for file in self.files) == len(self.survey.known):
+            return
+        for file in sorted(self.files, key=lambda file: len(file.keys)):
+            others = [other for other in self.files if other is not file]
+            covers = {run for other in others for run in other.covers}
+            keys = np.unique(np.concatenate([file.keys[:0], *(other.keys for other in others)]))
+            if file.covers <= covers and not len(keys_without(file.keys, keys)):
+                self.files = others
+                yield file.path
+
+
+def sweep_replaced(store: Store, records: Iterable[CommitRecord]) -> int:
+    """Take away what earlier attempts than these left in `failures/`; how many files that were at most."""
+    replaced = [
+        failures_path(record.batch_id, attempt) for record in records for attempt in range(1, record.attempt)
+    ]
+    return sum(1 for _ in side_by_side(store, store.delete, replaced))
+
+
+class Compactor:
+    """Compacts the records that workers report, while a run goes on: a crash then leaves few to be asked for.
+
+    A report is the record itself, so this reads nothing. What fails is left to the end of the run.
+    """
+
+    def __init__(self, store: Store, piece: int = PIECE) -> None:
+        self._store = store
+        self._piece = piece
+        self._guard = threading.Lock()
+        self._noted: list[CommitRecord] = []
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="compaction")
+
+    def note(self, record: CommitRecord) -> None:
+        """Take a record that is committed. From any thread; costs a write every so many."""
+        with self._guard:
+            self._noted.append(record)
+            if len(self._noted) < self._piece:
+                return
+            full, self._noted = self._noted, []
+        self._writer.submit(self._write, full)
+
+    def close(self) -> None:
+        """Compact what is left; returns when all is durable that can be."""
+        with self._guard:
+            left, self._noted = self._noted, []
+        if left:
+            self._writer.submit(self._write, left)
+        self._writer.shutdown()
+
+    def _write(self, records: Sequence[CommitRecord]) -> None:
+        try:
+            require_held(self._store)
+            sweep_replaced(self._store, records)
+            write_compacted(self._store, [commit_rows(records)], ())
+        except (StoreError, OSError) as error:
+            _LOGGER.warning("%d commit records are compacted later: %s", len(records), error)
