@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,7 +175,11 @@ class PartWriter:
         compression = self.workload.output.compression
         level = _ZSTD_LEVEL if compression == "zstd" else None
         pq.write_table(
-            table.replace_schema_metadata(metadata), sink, compression=compression, compression_level=level
+            table.replace_schema_metadata(metadata),
+            sink,
+            compression=compression,
+            compression_level=level,
+            use_dictionary=_repeating(table.schema),
         )
         data = sink.getvalue()
         stream = self.store.stage(staged)
@@ -193,6 +197,23 @@ def _table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
         is_arrow = isinstance(values, pa.Array | pa.ChunkedArray)
         arrays.append(values if is_arrow else pa.array(values, field.type))
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _repeating(fields: Iterable[pa.Field], parent: str = "") -> list[str]:
+    """The columns whose values may repeat, as Parquet names them: all but floating-point numbers.
+
+    A dictionary of vectors takes six times as long to write as the vectors, and half as much space again.
+    """
+    names: list[str] = []
+    for field in fields:
+        name = f"{parent}{field.name}"
+        if pa.types.is_struct(field.type):
+            names += _repeating(field.type, f"{name}.")
+        elif hasattr(field.type, "value_field"):
+            names += _repeating([field.type.value_field.with_name("element")], f"{name}.list.")
+        elif not pa.types.is_floating(field.type):
+            names.append(name)
+    return names
 
 
 def _typed_array(outputs: Sequence[Any], kind: pa.DataType) -> pa.Array:

@@ -280,6 +280,24 @@ def test_the_compression_is_the_one_asked_for(store: LocalStore, write: Write, n
     assert metadata.row_group(0).column(0).compression == codec
 
 
+def test_numbers_that_never_repeat_get_no_dictionary_and_words_that_do_get_one(
+    store: LocalStore, write: Write
+) -> None:
+    """A dictionary of vectors makes a part half as large again, and takes longer than all the rest of it."""
+    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
+    batch = work_batch(REF, [embedded(100, 0), embedded(101, 1)], vectors={"vec": vectors})
+    (part,) = write(batch, **EMBED)
+    row_group = pq.read_metadata(store.local_path(part.staged)).row_group(0)
+    columns = {(column := row_group.column(n)).path_in_schema: column for n in range(row_group.num_columns)}
+    without = {name for name, column in columns.items() if not column.has_dictionary_page}
+    assert without == {
+        "embedding.list.element",
+        *(f"cost.{name}" for name in ("device_seconds", "energy_wh_low", "energy_wh_high")),
+        "lineage.latency_ms",
+        "truncated",  # a bit each
+    }
+
+
 def test_parts_of_several_batches_read_as_one_table(store: LocalStore, write: Write) -> None:
     """One batch knows no latency, another no usage: their files must still have one schema."""
     sparse = answered(100, latency_ms=None, answered_at=None, finish_reasons=(), response_id=None)

@@ -49,9 +49,12 @@ class Instant:
         shape = (2 * GROUP, embedder.dim)
         self._vectors = np.random.default_rng(0).normal(size=shape).astype(embedder.dtype)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def embed_groups(self, groups: Sequence[Sequence[str]]) -> list[Any]:
         """As many vectors as there are texts."""
-        from transforms.embed.embedder import Embeddings
+        from transforms.embed.embeddings import Embeddings
 
         made = []
         for count in map(len, groups):
