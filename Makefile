@@ -128,7 +128,7 @@ storm: $(INSTALLED) ## 50,000 documents through a storm of faults, held to the p
 	@$(BIN)/python -m tests.e2e.storm --rows $(or $(ROWS),50000) --seed $(or $(SEED),0)
 
 simulate-scale: $(INSTALLED) ## simulate 1 to 2,000 workers and print what holds them back (about a minute)
-	@$(BIN)/python infra/bench/scale/simulate.py $(ARGS)
+	@$(BIN)/python -m infra.bench.scale.simulate $(ARGS)
 
 bench-memory: $(INSTALLED) ## peak memory over 100,000 and 1,000,000 documents (about 15 minutes; SIZES=)
 	@$(BIN)/python infra/bench/memory.py

@@ -28,11 +28,8 @@ def test_a_record_that_takes_a_second_is_asked_so_seldom_that_hundreds_of_worker
     assert many.rows_per_s >= 0.85 * 200 * alone.rows_per_s
 
 
-def test_with_draws_of_a_fixed_size_the_record_would_hold_everybody_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("infra.bench.scale.simulate._LARGEST_DRAW", 256)
-    many = simulate(200, Costs(), 3600)
+def test_with_draws_of_a_fixed_size_the_record_would_hold_everybody_back() -> None:
+    many = simulate(200, Costs(largest_draw=256), 3600)
     assert many.rows_per_s <= 256
     assert many.held_back_by.startswith("the budget record")
 

@@ -24,8 +24,8 @@ from transforms.call.ports import BudgetRecordStore, Clock
 
 RECORD_VERSION = "budget/1"
 _SHARE = 8  # a draw takes at most this part of what is left, so that late workers find something
-_MOST_CALLS = 256  # ... and no more than so many worst cases, so that little is held back unused,
-_EVEN_MORE_CALLS = 1 << 20  # or, where the record is slow, up to so many,
+SMALL_DRAW = 256  # ... and no more than so many worst cases, so that little is held back unused,
+LARGE_DRAW = 1 << 20  # or, where the record is slow, up to so many,
 _BIGGEST_STEP = 64
 _DRAWING_PART = 1 / 20  # so that this part of a worker's time goes into drawing at most
 _ASK_AGAIN_S = 0.25  # after a refusal the record is left alone for so long
@@ -130,6 +130,22 @@ def lease_of(left: Decimal, least: Decimal, most: Decimal) -> Decimal:
     return min(money(max(least, min(left / _SHARE, most))), left)
 
 
+def sized_draw(calls: int, took_s: float, between_s: float, largest: int = LARGE_DRAW) -> int:
+    """How many worst cases to draw next, given the last draw's size, what it took, and the time before it.
+
+    More at a time from a record that takes long, and less again from one that does not. An object in a
+    bucket takes about one change a second (https://cloud.google.com/storage/quotas), and with many
+    workers a change waits for those of the others: what a draw takes tells both.
+    """
+    wanted = took_s / _DRAWING_PART
+    if between_s < wanted:
+        steps = min(_BIGGEST_STEP, math.ceil(wanted / max(between_s, 1e-3)))
+        return min(calls * steps, largest)
+    if between_s > 4 * wanted:
+        return max(calls // 2, SMALL_DRAW)
+    return calls
+
+
 class LeaseRecord(Protocol):
     """What a worker does with a shared record: see `BudgetState`, whose meaning it has."""
 
@@ -223,7 +239,7 @@ class LeasedBudget:
         self._refused = ZERO  # what the record had too little for
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._drawing = asyncio.Lock()
-        self._calls = _MOST_CALLS  # a draw's size, in worst cases
+        self._calls = SMALL_DRAW  # a draw's size, in worst cases
         self._drawn_at = -math.inf
 
     @property
@@ -323,19 +339,10 @@ class LeasedBudget:
             self._patient_until = None
 
     def _size_draws(self, began: float) -> None:
-        """Draw more at a time from a record that takes long, and less again from one that does not.
-
-        An object in a bucket takes about one change a second (https://cloud.google.com/storage/quotas), and
-        with many workers a change waits for those of the others: what a draw takes tells both.
-        """
+        """Draw more at a time, or less: see `sized_draw`."""
         now = self._clock.monotonic()
-        wanted = (now - began) / _DRAWING_PART
-        between, self._drawn_at = began - self._drawn_at, now
-        if between < wanted:
-            steps = min(_BIGGEST_STEP, math.ceil(wanted / max(between, 1e-3)))
-            self._calls = min(self._calls * steps, _EVEN_MORE_CALLS)
-        elif between > 4 * wanted:
-            self._calls = max(self._calls // 2, _MOST_CALLS)
+        self._calls = sized_draw(self._calls, took_s=now - began, between_s=began - self._drawn_at)
+        self._drawn_at = now
 
     async def release_unused(self) -> None:
         """Reports what was settled and gives back all but what is reserved."""

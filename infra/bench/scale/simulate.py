@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from transforms.call.budget import LARGE_DRAW, SMALL_DRAW, sized_draw
+
 ROWS = 4096  # of a batch (limits.batch_rows)
 _SEGMENT_ROWS = 256
-_SMALLEST_DRAW, _LARGEST_DRAW = 256, 1 << 20  # calls of a lease, as in transforms/call/budget.py
-_BIGGEST_STEP = 64
-_DRAWING_PART = 1 / 20
 WORKERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
@@ -30,7 +28,8 @@ class Costs:
     `cpu_s` is CPU for a row on the hosted path (`make bench-calls`), `latency_s` a provider's answer,
     `in_flight` calls of a worker at a time. `write_s` is one write to the store and `record_s` the least
     time between two changes of one object (https://cloud.google.com/storage/quotas: one a second).
-    `claim_s` goes by between a worker's loss and the take-over of its batch.
+    `claim_s` goes by between a worker's loss and the take-over of its batch. `largest_draw` are the calls
+    that a worker draws leave for at most.
     """
 
     cpu_s: float = 0.00041
@@ -42,6 +41,7 @@ class Costs:
     preempted_per_hour: float = 0.0
     restart_s: float = 90.0
     claim_s: float = 60.0
+    largest_draw: int = LARGE_DRAW
 
     @property
     def row_s(self) -> float:
@@ -79,7 +79,7 @@ class Outcome:
 class _Worker:
     rows: int = 0
     leased: int = 0
-    draw: int = _SMALLEST_DRAW
+    draw: int = SMALL_DRAW
     drawn_at: float = -1e9
 
 
@@ -117,7 +117,8 @@ def simulate(workers: int, costs: Costs, seconds: float, seed: int = 0) -> Outco
         if not has_lease and worker.leased < _SEGMENT_ROWS:
             then = max(record.serve(now, costs.record_s), now + costs.write_s)
             wait("the budget record", then, now)
-            _size_draw(worker, now, then)
+            worker.draw = sized_draw(worker.draw, then - now, now - worker.drawn_at, costs.largest_draw)
+            worker.drawn_at = then
             worker.leased += worker.draw
             outcome.record_changes += 1
             heapq.heappush(events, (then, number, True))
@@ -143,17 +144,6 @@ def simulate(workers: int, costs: Costs, seconds: float, seed: int = 0) -> Outco
             done = committed
         heapq.heappush(events, (done, number, False))
     return outcome
-
-
-def _size_draw(worker: _Worker, began: float, now: float) -> None:
-    """As `LeasedBudget._size_draws` does it."""
-    wanted, between = (now - began) / _DRAWING_PART, began - worker.drawn_at
-    worker.drawn_at = now
-    if between < wanted:
-        steps = min(_BIGGEST_STEP, math.ceil(wanted / max(between, 1e-3)))
-        worker.draw = min(worker.draw * steps, _LARGEST_DRAW)
-    elif between > 4 * wanted:
-        worker.draw = max(worker.draw // 2, _SMALLEST_DRAW)
 
 
 def table(title: str, costs: Costs, counts: Sequence[int], seconds: float) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """`make bench-scale`: wall, CPU, memory and store operations of a run at growing numbers of documents.
 
 The documents are written under build/, a row group at a time, and deleted again with what a run made of
-them. The provider is a process of its own on loopback, so nothing is paid. Exit code 1 says that the driver's
-memory has grown by more than a quarter from 100,000 documents on, or that a batch took more than three writes
-a route.
+them, which is 2.5 kB a document: 25 GB for 10 million. The provider is a process of its own on loopback, so
+nothing is paid. Exit code 1 says that the driver's memory has grown by more than a quarter from 100,000
+documents on, or that a batch took more than three writes a route.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 
-from infra.bench.scale.running import Ran, Size, run_size
+from infra.bench.scale.running import Ran, Size, clear, run_size
 
 _FLAT_FROM = 100_000
 _MOST_GROWTH = 1.25
@@ -115,6 +115,7 @@ def main() -> None:
             size = Size(documents, options.workers, batch_rows=options.batch_rows)
             runs.append(run_size(size, str(documents), options.limit, output=output))
             print(line(runs[-1]), flush=True)
+            clear(str(documents))
     print("\n".join(slopes(runs)))
     found = list(broken(runs))
     if found:

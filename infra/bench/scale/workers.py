@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from infra.bench.scale.running import Ran, Size, run_size
+from infra.bench.scale.running import Ran, Size, clear, run_size
 
 _LEAST = 0.9
 _WORKER = "pipelines.enrich"
@@ -50,6 +50,7 @@ def main() -> None:
             size = Size(count * options.rows, count, count * options.in_flight, latency_ms=options.latency)
             runs.append(run_size(size, f"workers-{count}", options.limit, provider_cores=own))
             print(f"  round {number + 1}, load {os.getloadavg()[0]:.1f}: {line(runs[-1])}", flush=True)
+            clear(f"workers-{count}")
     print("\n".join(table(runs, counts)))
     short = [count for count in counts if median(shares(runs, count)) < _LEAST]
     if short:
