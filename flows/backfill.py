@@ -2,12 +2,14 @@
 
 Days that are done cost a look at their commit records, and days whose folder isn't there are left out. So
 the same backfill, on a schedule over the last days, also catches up after any downtime without doing a day
-twice.
+twice. A day that needs an approval lets all others go first; then the backfill asks, and is suspended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.conduct import conduct
+from flows.conduct import Question, conduct, stopped
 from flows.orders import Order
 from flows.parameters import DATE, BackfillParameters, EnrichParameters
+from flows.review import Decided, ask_for, has_form
 from flows.standing import end_with_worker
+from flows.steps import surroundings
 from flows.words import count, shortened
 from transforms.store import is_remote
 
@@ -58,10 +62,60 @@ def _name_of_day() -> str:
     return str(flow_run.parameters["day"])
 
 
+@dataclass(slots=True)
+class _Day:
+    """What the run of a day is told beyond its parameters, and what it has to ask."""
+
+    order: Order
+    may_ask: bool
+    question: Question | None = None
+
+
+_TODAY: ContextVar[_Day] = ContextVar("switchgear_day")
+
+
+class _WaitsError(Exception):
+    """A day needs an approval: the backfill asks, because Prefect can't suspend a run inside another."""
+
+
 @flow(name="day", flow_run_name=_name_of_day, persist_result=False)
-def run_day(day: str, parameters: EnrichParameters) -> State[Any]:  # noqa: ARG001  (names the run)
+def run_day(day: str, parameters: EnrichParameters) -> State[Any]:  # noqa: ARG001  (for the name and the page)
     """One day of a backfill: what `enrich` does."""
-    return conduct(Order(parameters))
+    today = _TODAY.get()
+
+    def hand_up(question: Question) -> Decided:
+        today.question = question
+        raise _WaitsError
+
+    try:
+        return conduct(today.order, hand_up if today.may_ask else None)
+    except _WaitsError:
+        assert today.question is not None
+        return Failed(message=f"It waits for an approval: {today.question.need.what}", name="Waiting")
+
+
+def _try_day(day: date, order: Order) -> tuple[State[Any], Question | None]:
+    """The end of a day's run, or what it has to ask first."""
+    today = _Day(order, has_form())
+    token = _TODAY.set(today)
+    try:
+        state: Any = run_day(day.isoformat(), order.parameters, return_state=True)
+    finally:
+        _TODAY.reset(token)
+    return state, today.question
+
+
+def _ask_for_day(day: date, question: Question) -> State[Any]:
+    """The end of a day that needs approvals; suspends the backfill until they are given."""
+    asked: Question | None = question
+    state: State[Any] = Failed()
+    while asked is not None:
+        need = replace(asked.need, what=f"{day}: {asked.need.what}")
+        decided = ask_for(need, asked.order, asked.wait_h, about=day.isoformat())
+        if decided.order is None:
+            return stopped(asked, decided.approval, surroundings())
+        state, asked = _try_day(day, decided.order)
+    return state
 
 
 def _name_of_run() -> str:
@@ -78,15 +132,18 @@ def _name_of_run() -> str:
     validate_parameters=True,
 )
 def backfill(parameters: BackfillParameters) -> State[Any]:
-    """Run day after day; Failed, with the days that are not complete, after all were tried."""
+    """Run day after day; Failed, with the days that are not complete, after all were tried.
+
+    Suspended while a day waits for an approval: then all days that need none have been done.
+    """
     end_with_worker()
-    failed: list[tuple[date, str]] = []
     days = list(orders_of(parameters, datetime.now(UTC).date()))
     get_run_logger().info(f"{count(len(days), 'day')} with documents")
-    for day, order in days:
-        state: Any = run_day(day.isoformat(), order, return_state=True)
-        if not state.is_completed():
-            failed.append((day, state.message or ""))
+    tried = {day: _try_day(day, Order(order)) for day, order in days}
+    ends = {
+        day: state if asked is None else _ask_for_day(day, asked) for day, (state, asked) in tried.items()
+    }
+    failed = [(day, state.message or "") for day, state in ends.items() if not state.is_completed()]
     if not failed:
         return Completed(message=f"{count(len(days), 'day')} complete.")
     named = ", ".join(day.isoformat() for day, _ in failed[:_DAYS_NAMED])

@@ -134,7 +134,9 @@ class Backstage:
     def _print_status(self, found: Status) -> None:
         if found.live is not None:
             self.show(Text(live_line(found, found.live), style="bold"))
-            if found.state == "interrupted":
+            if found.asked is not None and found.state == "waiting":
+                self.show(Text(_WAITS.format(what=found.asked.what, until=found.asked.until[:16])))
+            elif found.state == "interrupted":
                 self.show(Text("Run the same command again: it goes on from here."))
         if found.manifest is not None:
             self.show(report(found.manifest, found.output))
@@ -145,10 +147,14 @@ class Backstage:
             self.show(table("Provider batches that have not come back", rows))
 
 
+_DOING = {"running": "is at work", "waiting": "waits for a person"}
+_WAITS = "It waits until {until} UTC: {what}. Open it in Prefect's UI, menu ⋮, Resume."
+
+
 def live_line(found: Status, live: LiveRun) -> str:
     """Where a run without a manifest stands, on one line."""
     label = "rehearsal" if found.rehearsal else "run"
-    doing = "is at work" if found.state == "running" else "was interrupted"
+    doing = _DOING.get(found.state, "was interrupted")
     return (
         f"{label} {live.run_id} {doing}: {live.batches_committed:,} of {batches_text(live.batches)} "
         f"committed, {live.rows_committed:,} of {count(live.rows, 'document')}"

@@ -270,7 +270,7 @@ def retry(
 
 @app.command(epilog="Example: `switchgear status output/ --json | jq .state`")
 def status(context: typer.Context, output: OutputArgument, as_json: JsonOption = False) -> None:
-    """Show where an output stands: running, interrupted, complete or incomplete.
+    """Show where an output stands: running, waiting (for a person), interrupted, complete or incomplete.
 
     Lists rows by route, failures by reason, cost by backend, and the calls whose end is not known.
     """

@@ -8,7 +8,8 @@ no cache, and a task run stands for a group of this plan, not for one of an earl
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefect import get_run_logger
@@ -17,6 +18,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from flows.artifacts import Settled, only_a_view, publish_artifacts
+from flows.asked import note_question
 from flows.group_tasks import work_on_groups
 from flows.groups import GroupOutcome, failed_reports
 from flows.orders import Approval, Order
@@ -24,7 +26,7 @@ from flows.planning import PlannedRun, planned, say
 from flows.repair_link import repair_link
 from flows.report import end_sentence
 from flows.report_html import report_html
-from flows.review import Need, ask_for, need_after, need_before
+from flows.review import Decided, Need, ask_for, has_form, need_after, need_before
 from flows.standing import await_server, end_with_worker
 from flows.steps import Surroundings, surroundings
 from flows.words import count
@@ -35,15 +37,33 @@ from transforms.layout import run_path
 from transforms.store import open_store
 
 
-def conduct(order: Order) -> State[Any]:
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a person has to decide before an order can go on."""
+
+    need: Need
+    order: Order
+    wait_h: float
+
+
+Answering = Callable[[Question], Decided]
+
+
+def ask_here(question: Question) -> Decided:
+    """Ask by suspending this flow run."""
+    return ask_for(question.need, question.order, question.wait_h)
+
+
+def conduct(order: Order, answering: Answering | None = None) -> State[Any]:
     """Run what is due, and nothing else; the flow run's last state.
 
-    Completed when nothing is left to do, else Failed with one plain sentence.
+    Completed when nothing is left to do, else Failed with one plain sentence. `answering` is asked
+    instead of a form of this flow run.
     """
     end_with_worker()
     around = surroundings()
     try:
-        state = _conduct(order, around)
+        state = _conduct(order, around, answering)
     except SwitchgearError as error:
         around.ending.error = error
         state = _broken_off(error)
@@ -52,7 +72,7 @@ def conduct(order: Order) -> State[Any]:
     return state
 
 
-def _conduct(order: Order, around: Surroundings) -> State[Any]:
+def _conduct(order: Order, around: Surroundings, answering: Answering | None) -> State[Any]:
     """Plan and work until no question is open; a question ends the process until it is answered."""
     while True:
         with planned(order, around) as run:
@@ -63,9 +83,12 @@ def _conduct(order: Order, around: Surroundings) -> State[Any]:
             if need is None:
                 around.ending.error = _common_configuration_error(outcomes)
                 return _ended(run, outcomes, manifest)
-        decided = ask_for(need, order, run.loaded.workload.review.wait_h)
+            question = Question(need, order, run.loaded.workload.review.wait_h)
+            if answering is not None or has_form():
+                note_question(open_store(run.context.output), run.context.run_id, need.what, question.wait_h)
+        decided = (answering or ask_here)(question)
         if decided.order is None:
-            return _stopped(order, need, decided.approval, around)
+            return stopped(question, decided.approval, around)
         order = decided.order
 
 
@@ -113,17 +136,17 @@ def _ended(run: PlannedRun, outcomes: list[GroupOutcome], manifest: Manifest) ->
     return Failed(message=sentence)
 
 
-def _stopped(order: Order, need: Need, approval: Approval, around: Surroundings) -> State[Any]:
+def stopped(question: Question, approval: Approval, around: Surroundings) -> State[Any]:
     """A person has said stop: note it in a manifest, and send nothing."""
-    told = replace(order, approvals=(*order.approvals, approval))
+    told = replace(question.order, approvals=(*question.order.approvals, approval))
     with planned(told, around) as run:
         left_out = run.plan.batches_left_out + len(run.plan.refs)
         nothing = replace(run.plan, refs=no_refs(), batches_left_out=left_out)
         manifest = around.steps.settle(run.loaded, run.context, nothing, [], run.started_at)
     around.ending.manifest = manifest
     return Failed(
-        message=f"Stopped by {approval.by}: {approval.reason} (asked because {need.what}). Nothing more was "
-        "sent. Start the deployment again to be asked again",
+        message=f"Stopped by {approval.by}: {approval.reason} (asked because {question.need.what}). "
+        "Nothing more was sent. Start the deployment again to be asked again",
         name="Stopped",
     )
 

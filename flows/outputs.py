@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
+from flows.asked import Asked, open_question
 from flows.parameters import LAUNCH_FILE, EnrichParameters
 from schemas.errors import OutputError
 from schemas.run import Manifest
@@ -23,12 +24,15 @@ from transforms.store import Store, open_store
 _FAILURE_COLUMNS = ("document_id", "error_class", "message", "retryable", "answer", "cost", "lineage")
 _ROWS_AT_ONCE = 1024
 
-StatusState = Literal["running", "interrupted", "complete", "incomplete", "empty"]
+StatusState = Literal["running", "waiting", "interrupted", "complete", "incomplete", "empty"]
 
 
 @dataclass(frozen=True, slots=True)
 class LiveRun:
-    """A run without a manifest: it is at work, or was interrupted. Counts are of its own plan."""
+    """A run without a manifest: it is at work, waits for a person, or was interrupted.
+
+    Counts are of its own plan.
+    """
 
     run_id: str
     batches: int
@@ -41,7 +45,8 @@ class LiveRun:
 class Status:
     """Where an output stands. `manifest` is the newest there is, `live` a newer run without one.
 
-    `provider_batches` are those that have not been collected.
+    `provider_batches` are those that have not been collected, `asked` is what a run waits for that has
+    asked a person.
     """
 
     output: str
@@ -50,6 +55,7 @@ class Status:
     live: LiveRun | None
     manifest: Manifest | None
     provider_batches: tuple[OpenBatch, ...] = ()
+    asked: Asked | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -61,6 +67,7 @@ class Status:
             "live": None if live is None else {name: getattr(live, name) for name in LiveRun.__slots__},
             "manifest": None if self.manifest is None else self.manifest.to_dict(),
             "provider_batches": [batch.to_dict() for batch in self.provider_batches],
+            "asked": None if self.asked is None else asdict(self.asked),
         }
 
 
@@ -74,13 +81,17 @@ def read_status(output: str) -> Status:
     store = open_store(output)
     manifest = read_manifest(output)
     live = _live_run(store, manifest)
-    state, batches = _state(output, manifest, live), tuple(open_batches(store))
-    return Status(output, state, bool(marker["rehearsal"]), live, manifest, batches)
+    newest = live.run_id if live is not None else "" if manifest is None else manifest.run_id
+    asked = open_question(store, newest) if newest else None
+    state, batches = _state(store, manifest, live, asked), tuple(open_batches(store))
+    return Status(output, state, bool(marker["rehearsal"]), live, manifest, batches, asked)
 
 
-def _state(output: str, manifest: Manifest | None, live: LiveRun | None) -> StatusState:
-    if is_locked(open_store(output)):
+def _state(store: Store, manifest: Manifest | None, live: LiveRun | None, asked: Asked | None) -> StatusState:
+    if is_locked(store):
         return "running"
+    if asked is not None:
+        return "waiting"
     if live is not None:
         return "interrupted"
     return manifest.state if manifest is not None else "empty"

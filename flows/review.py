@@ -91,15 +91,21 @@ def need_after(run: PlannedRun, order: Order, manifest: Manifest) -> Need | None
     return _need("soft", f"the soft budget of {soft} is used up", run, order, manifest, budget.amount)
 
 
-def ask_for(need: Need, order: Order, wait_h: float, ask: Ask | None = None) -> Decided:
+def has_form() -> bool:
+    """Whether this flow run can ask with a form: it was started from a deployment."""
+    return bool(deployment.id)
+
+
+def ask_for(need: Need, order: Order, wait_h: float, ask: Ask | None = None, about: str = "") -> Decided:
     """Ask a person, which ends this process unless the question is answered already; the decision.
 
-    An answer that can't be followed is asked for again, with what is wrong with it.
+    An answer that can't be followed is asked for again, with what is wrong with it. `about` tells
+    questions apart where one flow run asks for several runs.
 
     Raises:
         ReviewNeededError: the run was not started from a deployment, so it has no form.
     """
-    if ask is None and not deployment.id:
+    if ask is None and not has_form():
         raise ReviewNeededError(
             f"This run needs an approval: {need.what}. {' '.join(need.facts)} Nothing more was sent. Approve "
             'it with `switchgear run WORKLOAD --budget USD --approved-by NAME --because "REASON"`, or start '
@@ -107,7 +113,7 @@ def ask_for(need: Need, order: Order, wait_h: float, ask: Ask | None = None) -> 
         )
     asking, wrong = ask or _ask_by_suspending, ""
     for number in range(1, _MOST_QUESTIONS):
-        form = asking(f"{need.kind}-{number}", wrong, need, wait_h)
+        form = asking(f"{about}{'-' if about else ''}{need.kind}-{number}", wrong, need, wait_h)
         wrong = _mistake(form, need)
         if not wrong:
             return _decide(form, need, order)

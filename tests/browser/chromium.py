@@ -23,6 +23,7 @@ WIDTH, HEIGHT = 1360, 900
 PATIENCE_MS = 45_000
 _PRESSES = 3
 _UNAVAILABLE = 503
+_REFUSED = (409, 422)
 expect.set_options(timeout=PATIENCE_MS)
 _FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -144,6 +145,28 @@ class Ui:
         # The address changes before the page does: until then other runs' states are on the list.
         expect(self.page.get_by_role("tab", name="Job Variables")).to_be_visible()
         return run_id
+
+    def refused(self) -> str:
+        """Press *Submit* in a form that has mistakes; why the server refuses it.
+
+        Pressed again while a busy server answers 503.
+        """
+        for _ in range(_PRESSES):
+            with self.page.expect_response(lambda response: "/create_flow_run" in response.url) as made:
+                self.page.get_by_role("button", name="Submit").click()
+            if made.value.status != _UNAVAILABLE:
+                break
+        assert made.value.status in _REFUSED, made.value.text()
+        return made.value.text()
+
+    @contextmanager
+    def beside(self) -> Iterator[Ui]:
+        """Another tab of the same browser."""
+        page = self.page.context.new_page()
+        try:
+            yield Ui(page, self.url)
+        finally:
+            page.close()
 
     def open_run(self, run_id: str) -> None:
         """The page of a flow run."""

@@ -132,6 +132,47 @@ def test_a_run_that_failed_in_two_groups_is_read_and_retried(
     ), "a document whose group had failed was asked for twice, the others once"
 
 
+def test_a_form_with_mistakes_says_what_is_wrong_beside_the_field_and_starts_nothing(
+    served: Served, ui: Ui
+) -> None:
+    before = served.api("POST", "/flow_runs/count", {})
+    ui.open_form("enrich")
+    assert "'workload' is a required property" in ui.refused()
+    expect(ui.field("Workload").locator("xpath=..")).to_contain_text("'workload' is a required property")
+
+    ui.fill("Workload", "nowhere/w.toml")
+    ui.fill("Groups", "501", "int")
+    assert "501 is greater than the maximum of 500" in ui.refused()
+    expect(ui.field("Groups").locator("xpath=..")).to_contain_text("501 is greater than the maximum of 500")
+    ui.picture("refused-form", whole=True)
+
+    assert served.api("POST", "/flow_runs/count", {}) == before
+
+
+def test_two_people_who_press_retry_at_once_pay_for_nothing_twice(
+    served: Served, ui: Ui, mock_vendor: MockVendor
+) -> None:
+    tickets = Tickets(served, mock_vendor, "pressed-twice", limits=ONE_GROUP)
+    tickets.down(*DOWN)
+    run_id = served.submit("enrich/enrich", workload="pressed-twice/w.toml")
+    assert served.ended(run_id)["type"] == "FAILED"
+    tickets.up()
+
+    with ui.beside() as other:
+        for each in (ui, other):
+            each.open_run(run_id)
+            each.wait_for_state("Failed")
+            each.menu("Retry")
+        ui.confirm("Retry")
+        other.confirm("Retry")
+        wait_for(lambda: tickets.results() == Counter(tickets.ids(*range(GROUPS))), "no retry ever completed")
+
+    # The second press finds the first still waiting, and both are one; or its run finds the output at work.
+    state = served.ended(run_id)
+    assert state["type"] == "COMPLETED" or state["name"] == "OutputBusy", state
+    assert answered(mock_vendor) == Counter(tickets.ids(*range(GROUPS))), "nothing was paid twice"
+
+
 def test_the_repair_form_is_filled_in_for_the_failed_run_and_does_what_is_left(
     served: Served, ui: Ui, mock_vendor: MockVendor
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -103,3 +104,84 @@ def test_every_day_is_tried_and_the_sentence_names_those_that_are_not_complete(
         f"1 of 3 days not complete: {days[1]}. The first: Incomplete: a provider was down. "
         "A retry does what is missing"
     )
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_day_that_needs_an_approval_lets_the_others_go_first_and_suspends_the_backfill(
+    tmp_path: Path, manifest: Callable[..., Manifest]
+) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import Pause
+    from prefect.flow_engine import run_flow
+
+    from flows.backfill import backfill
+    from flows.deployments import BACKFILL, apply_deployment, apply_pool
+    from flows.steps import Ending, Steps, Surroundings, bound
+    from schemas.load import LoadedWorkload, load_workload
+    from schemas.run import RunContext
+    from tests.flows.fake_run import WORKLOAD
+    from tests.flows.test_review import ANSWER, quote_of
+    from transforms.quote.compare import store_quote
+    from transforms.store import open_store
+
+    days = [(datetime.now(UTC).date() - timedelta(days=n)).isoformat() for n in (2, 1)]
+    fakes: dict[str, FakeRun] = {}
+    for day in days:
+        (tmp_path / day / "in").mkdir(parents=True)
+        fakes[day] = FakeRun(tmp_path / day, 2, manifest())
+    workload = tmp_path / "w.toml"
+    workload.write_text(f"{WORKLOAD}\n[budget]\namount = 30\n[review]\nquote_above = 10\n")
+
+    def of(output: str) -> Steps:
+        return fakes[Path(output).parent.name].steps()
+
+    def quote(_: LoadedWorkload, run: RunContext, _classes: Any) -> None:
+        high = "12.5" if days[0] in run.output else "5"
+        store_quote(open_store(run.output), run.run_id, quote_of(high))
+
+    steps = Steps(
+        load=lambda path, i, o: load_workload(path, input_uri=i, output_uri=o),
+        check=of(f"{days[0]}/out").check,
+        require_keys=lambda _: None,
+        require_safe_runner=lambda *_: None,
+        open_output=lambda loaded, rehearsal: of(loaded.output_uri).open_output(loaded, rehearsal),
+        plan=lambda loaded, run, classes: of(run.output).plan(loaded, run, classes),
+        arguments=lambda job: of(_output_of(job)).arguments(job),
+        settle=lambda loaded, run, *rest: of(run.output).settle(loaded, run, *rest),
+        now=lambda: datetime.now(UTC),
+        quote=quote,
+    )
+    form = {
+        "workload": str(workload),
+        "input": f"{tmp_path}/{{date}}/in",
+        "output": f"{tmp_path}/{{date}}/out",
+        "days": 2,
+    }
+    with get_client(sync_client=True) as client:
+        apply_pool(client, "test", None, None)
+        deployment = apply_deployment(client, BACKFILL, "test")
+        made = client.create_flow_run_from_deployment(deployment, parameters={"parameters": form}).id
+
+        def run() -> Any:
+            flow_run = client.read_flow_run(made)
+            with bound(Surroundings(steps, Watched(), Ending())):
+                try:
+                    run_flow(backfill, flow_run, flow_run.parameters, return_type="state")
+                except Pause:
+                    assert [fake.locks for fake in fakes.values()] == [0, 0]
+            return client.read_flow_run(made).state
+
+        assert run().name == "Suspended"
+        assert [len(fakes[day].starts()) for day in days] == [0, 1]
+        (note,) = (tmp_path / days[0]).glob("out/runs/*/asked.json")
+        assert json.loads(note.read_text())["what"] == "its quote of likely up to $12.50 is above $10.00"
+
+        assert client.resume_flow_run(made, run_input=ANSWER).status.value == "ACCEPT"
+        state = run()
+    assert state.is_completed(), state.message
+    assert [len(fakes[day].starts()) for day in days] == [1, 1]
+    assert fakes[days[0]].contexts[-1].budget_amount == "20"
+
+
+def _output_of(job: Any) -> str:
+    return str(json.loads(Path(job.context).read_text())["output"])

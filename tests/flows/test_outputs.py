@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.asked import note_question, open_question
 from flows.outputs import launched_with, read_failures, read_status
 from flows.parameters import EnrichParameters
 from schemas.arrow import FAILURES_SCHEMA
@@ -248,3 +250,25 @@ def test_an_output_whose_workload_file_is_gone_says_so(folder: Folder) -> None:
 def test_an_output_that_never_ran_cannot_be_retried(folder: Folder) -> None:
     with pytest.raises(OutputError, match="no run has noted what it was started with"):
         launched_with(str(folder))
+
+
+def test_a_run_that_has_asked_a_person_waits_as_long_as_it_would(folder: Folder, ref: Ref) -> None:
+    store = open_store(str(folder))
+    folder.plan("20261122T000000Z-000000", [ref(0)])
+    note_question(store, "20261122T000000Z-000000", "its price is not known", wait_h=2)
+
+    status = read_status(str(folder))
+
+    assert (status.state, status.to_dict()["asked"]["what"]) == ("waiting", "its price is not known")
+    asked = datetime.fromisoformat(status.to_dict()["asked"]["at"])
+    assert open_question(store, status.live.run_id, asked + timedelta(hours=3)) is None  # type: ignore[union-attr]
+
+
+def test_a_run_that_came_after_the_question_is_what_counts(folder: Folder, manifest: Make, ref: Ref) -> None:
+    store = open_store(str(folder))
+    folder.settle(manifest(run_id="20261122T000000Z-000000", state="incomplete"))
+    note_question(store, "20261122T000000Z-000000", "the soft budget is used up", wait_h=2)
+    assert read_status(str(folder)).state == "waiting"
+
+    folder.settle(manifest(run_id="20261123T000000Z-000000", state="complete"))
+    assert read_status(str(folder)).state == "complete"
