@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui simulate-scale bench-scale bench-workers bench-plan
+.PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui image simulate-scale bench-scale bench-workers bench-plan
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -114,6 +114,9 @@ pictures: $(INSTALLED) peers ## make the pictures of the operators' page again, 
 
 bench-ui: $(INSTALLED) ## what Prefect adds to a run of 200 groups, and how fast its pages are (ARGS="--database postgresql")
 	@$(BIN)/python -m tests.browser.bench_ui $(ARGS)
+
+image: ## build the image of infra/operate with docker, podman or buildah (ARGS="--target worker -t switchgear-worker")
+	@sh infra/operate/image.sh $(or $(ARGS),-t switchgear)
 
 kills: $(INSTALLED) peers ## kill -9 a thousand small runs (JOBS=)
 	@SWITCHGEAR_KILL_JOBS="$(or $(JOBS),1000)" $(BIN)/python -m pytest -n $(WORKERS) tests/e2e/test_light_kills.py $(ARGS)

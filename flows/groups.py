@@ -148,8 +148,8 @@ def write_context(run: RunContext, folder: Path) -> Path:
 
     Groups are started from several threads: who reads the file while it is written again finds it whole.
     """
-    path = folder / f"{run.run_id}.json"
-    draft = folder / f"{run.run_id}.{threading.get_ident()}.draft"
+    path = folder / "context.json"
+    draft = folder / f"context.{threading.get_ident()}.draft"
     draft.write_text(json.dumps(asdict(run)), encoding="utf-8")
     os.replace(draft, path)
     return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -34,7 +34,7 @@ from transforms.plan_file import group_slice
 from transforms.quote.compare import read_quote
 from transforms.quote.lengths import settle_lengths
 from transforms.quote.values import Quote
-from transforms.store import open_store
+from transforms.store import is_remote, open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class PlannedRun:
             workload=str(self.loaded.path),
             plan=self.plan.plan_uri,
             context=str(write_context(self.context, self.scratch)),
-            log=str(_log_folder(self.context, self.scratch) / f"group-{group:04d}.log"),
+            log=str(self.scratch / "logs" / f"group-{group:04d}.log"),
             lock=self.lock,
             runner_flags=self.runner_flags,
             engine=self.engine,
@@ -92,11 +92,10 @@ def planned(order: Order, around: Surroundings) -> Iterator[PlannedRun]:
         log.info(line)
     limits = loaded.workload.limits
     parallel = parameters.parallel_groups or limits.parallel_groups
-    with (
-        tempfile.TemporaryDirectory(prefix="switchgear-") as scratch,
-        steps.open_output(loaded, parameters.rehearsal) as lock,
-    ):
+    with ExitStack() as closers:
+        lock = closers.enter_context(steps.open_output(loaded, parameters.rehearsal))
         context = _context(order.started(loaded, started.isoformat()), loaded, started, parallel)
+        scratch = closers.enter_context(_scratch(context))
         say(around, steps.collect(loaded, context))
         changed = with_changes(loaded, context)
         classes = [c.value for c in parameters.retry_classes]
@@ -118,7 +117,7 @@ def planned(order: Order, around: Surroundings) -> Iterator[PlannedRun]:
             groups=min(wanted, max(1, len(plan.refs))),
             parallel=parallel,
             lock=lock.fileno(),
-            scratch=Path(scratch),
+            scratch=scratch,
             started_at=started,
             runner_flags=parameters.runner_flags,
             notices=_notices(quote, changed, context, began, parameters.engine),
@@ -203,8 +202,17 @@ def _note_launch(parameters: EnrichParameters, loaded: LoadedWorkload, context: 
     open_store(context.output).create(run_path(context.run_id, LAUNCH_FILE), data)
 
 
-def _log_folder(context: RunContext, scratch: Path) -> Path:
-    """Beside the run's other files when the output is a local folder, else in the scratch folder."""
-    if "://" in context.output:
-        return scratch
-    return Path(context.output, "runs", context.run_id, "logs")
+@contextmanager
+def _scratch(context: RunContext) -> Iterator[Path]:
+    """Where the run's processes find their context and write their logs.
+
+    Beside the run's other files when the output is a local folder, so that a run that is killed leaves
+    nothing elsewhere; else in a temporary folder.
+    """
+    if is_remote(context.output):
+        with tempfile.TemporaryDirectory(prefix="switchgear-") as folder:
+            yield Path(folder)
+    else:
+        own = Path(context.output, "runs", context.run_id)
+        own.mkdir(parents=True, exist_ok=True)
+        yield own

@@ -123,6 +123,14 @@ class Ui:
         """What a field holds."""
         return self.field(title).locator("textarea, input").first.input_value()
 
+    def told_of(self, title: str) -> Locator:
+        """A field with what the form says of it."""
+        return self.field(title).locator("xpath=..")
+
+    def complaint_of(self, title: str) -> str:
+        """Why the browser does not send what a field holds; empty when it does."""
+        return str(self.field(title).locator("input").first.evaluate("field => field.validationMessage"))
+
     def choose(self, title: str, option: str) -> None:
         """One of the choices of a field."""
         self.field(title).get_by_role("combobox").or_(self.field(title).get_by_role("button")).first.click()

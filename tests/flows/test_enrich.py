@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -344,6 +345,27 @@ def test_workers_are_told_how_long_the_texts_are_that_the_quote_has_sampled(fake
         fake.batches += 1
     histogram = {"emb": {"counts": [[12, 30], [40, 30]], "sampled": 60, "documents": 600}}
     assert [run.lengths for run in told] == [histogram] * 4
+
+
+def test_a_run_over_a_local_folder_keeps_no_file_elsewhere_so_that_kill_9_leaves_none(
+    fake: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    seen: list[list[str]] = []
+    arguments = fake.steps().arguments
+
+    def started(job: GroupJob) -> tuple[str, ...]:
+        seen.append(sorted(path.name for path in temporary.iterdir()))
+        assert (
+            Path(job.context).parent == Path(job.log).parents[1] == fake.folder / "output/runs" / job.run_id
+        )
+        return arguments(job)
+
+    assert Run(fake, steps=fake.steps(arguments=started)).state.is_completed()
+    assert seen
+    assert not any(name.startswith("switchgear-") for names in seen for name in names)
 
 
 def test_there_are_never_more_groups_than_batches(fake: FakeRun) -> None:

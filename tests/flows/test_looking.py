@@ -13,10 +13,12 @@ from flows.looking import outputs_in
 from flows.parameters import QuoteParameters, RepairParameters, ReportParameters, SweepParameters
 from flows.repair import order_for
 from schemas.errors import OutputError
+from tests.peers.cloud_storage import CloudStorage
 from tests.support import documents
 from tests.support.runs import Place
 from tests.support.workloads import load
-from transforms.output import open_output
+from transforms.output import MARKER, open_output
+from transforms.store import open_store
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -155,3 +157,27 @@ def test_a_deleted_output_or_workload_is_a_sentence_and_no_damage(gone: str, pla
 
     assert state.name == "Misconfigured"
     assert ("is no Switchgear output" if gone == "output" else "is no longer there") in state.message
+
+
+def test_a_sweep_of_an_output_in_cloud_storage_does_the_same_and_keeps_off_where_a_run_is_at_work(
+    one_cloud_storage: CloudStorage, tmp_path: Path
+) -> None:
+    from flows.looking import sweep
+
+    address = f"{one_cloud_storage.bucket()}/out"
+    missing, _ = run(sweep, SweepParameters(folder=address))
+    assert missing.name == "Misconfigured"
+    store, orphan = open_store(address), f"_staging/{'a' * 32}.0001.{'b' * 16}/part.parquet"
+    with open_output(load(tmp_path, output__uri=address), rehearsal=False):
+        store.create(orphan, b"half a part")
+        store.create("results/kept.txt", b"what somebody put there")
+        busy, _ = run(sweep, SweepParameters(folder=address))
+        assert busy.message == "1 output looked at, 0 files deleted; 1 output at work, left alone"
+        assert store.exists(orphan)
+
+    swept, _ = run(sweep, SweepParameters(folder=address))
+
+    assert swept.message == "1 output looked at, 1 file deleted"
+    assert sorted(store.list("")) == ["results/kept.txt", MARKER]
+    again, _ = run(sweep, SweepParameters(folder=address))
+    assert again.message == "1 output looked at, 0 files deleted"

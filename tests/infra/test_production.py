@@ -136,6 +136,52 @@ def test_the_image_is_made_of_what_is_here_and_of_the_versions_that_are_tested()
     assert not names & {"pytest", "playwright", "ruff", "mypy"}
 
 
+def test_the_image_s_context_is_what_its_file_copies_and_nothing_else() -> None:
+    text = (OPERATE / "Dockerfile").read_text()
+    copied = {
+        s for line in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE) for s in line.split()
+    }
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    kept = {line[1:] for line in lines if line.startswith("!")}
+
+    assert "*" in lines
+    assert {re.sub(r"^infra/locks/.*", "infra/locks", source) for source in copied} == kept
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        (
+            {"docker": 0, "podman": 0, "buildah": 0},
+            "docker build -f infra/operate/Dockerfile -t switchgear .",
+        ),
+        ({"docker": 1, "podman": 0}, "podman build -f infra/operate/Dockerfile -t switchgear ."),
+        ({"docker": 1, "buildah": 0}, "buildah bud --layers -f infra/operate/Dockerfile -t switchgear ."),
+        ({"docker": 1}, "apt-get install buildah"),
+    ],
+)
+def test_the_image_is_built_with_the_builder_that_answers(
+    here: dict[str, int], said: str, tmp_path: Path
+) -> None:
+    for name, status in here.items():
+        script = f'#!/bin/sh\n[ "$1" = version ] && exit {status}\necho "{name} $*"\n'
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    for name in ("dirname", "sh"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+
+    done = subprocess.run(
+        [str(tmp_path / "sh"), str(OPERATE / "image.sh"), "-t", "switchgear"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert said in done.stdout + done.stderr
+    assert done.returncode == (2 if "apt-get" in said else 0)
+
+
 def test_the_operators_page_shows_pictures_that_are_there_and_names_that_exist() -> None:
     page = (OPERATE / "README.md").read_text()
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
