@@ -86,7 +86,8 @@ class _Stock:
         joined = small if len(small) > few_files else []
         if covered or self.left or joined:
             self._join(joined, covered, index)
-        for path in (*self.survey.compacted.damaged, *self._redundant()):
+        damaged = set(self.survey.compacted.damaged) - self.written  # one may have been made anew by its name
+        for path in (*sorted(damaged), *self._redundant()):
             require_held(self.store)
             self.store.delete(path)
         return replace(index, files=tuple(file.rows for file in self.files), loose=())
