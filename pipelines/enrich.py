@@ -51,30 +51,37 @@ from transforms.worker import Worker, WorkerConfig, forget_worker, worker_of
 
 _PROGRESS_EVERY_S = 0.5
 _LOOK_EVERY_S = 1.0
-_DRAIN_S = 6.0  # with the engine's own grace less than the launcher waits before it kills
-_END_BY_ITSELF_S = 12.0  # less than a launcher waits between SIGTERM and SIGKILL
+DRAIN_S = 6.0  # with the engine's own grace less than the launcher waits before it kills
+END_BY_ITSELF_S = 12.0  # less than a launcher waits between SIGTERM and SIGKILL
 _TERMINATED = 128 + signal.SIGTERM
 _LOGGER = logging.getLogger(__name__)
 
 Emit = Callable[[dict[str, Any]], None]
 
 
-class _Elsewhere:
+class Elsewhere:
     """The pipeline that an engine runs in other processes, once it was handed over."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.result: PipelineResult | None = None
+        self._monotonic = monotonic
+        self._sleep = sleep
 
     def stop(self, run: RunContext) -> None:
-        """Have its workers send nothing more and settle; cancel the pipeline if that does not end it."""
+        """Have its workers send nothing more and settle; cancel it if END_BY_ITSELF_S does not end it."""
         if self.result is None:
             return
+        until = self._monotonic() + END_BY_ITSELF_S
         open_store(run.output).create(stop_path(run.run_id), b"")
-        for _ in range(int(_END_BY_ITSELF_S / _LOOK_EVERY_S)):
-            if PipelineState.is_terminal(self.result.state):
+        while not PipelineState.is_terminal(self.result.state):
+            if self._monotonic() >= until:
+                self.result.cancel()
                 return
-            time.sleep(_LOOK_EVERY_S)
-        self.result.cancel()
+            self._sleep(_LOOK_EVERY_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ class Job:
     flags: tuple[str, ...]
     engine: Engine = "local"
     tpu: Tpu | None = None
-    elsewhere: _Elsewhere = field(default_factory=_Elsewhere, compare=False)
+    elsewhere: Elsewhere = field(default_factory=Elsewhere, compare=False)
 
 
 def build(
@@ -247,14 +254,14 @@ def load_job(argv: Sequence[str]) -> Job:
 def _stop_on_signal(job: Job) -> None:
     """On SIGTERM: send nothing more, settle what is in flight, commit what is whole, and end.
 
-    A rerun goes on from there. What is not through `_DRAIN_S` seconds later is left to it as well.
+    A rerun goes on from there. What is not through `DRAIN_S` seconds later is left to it as well.
     """
 
     def stop() -> None:
         try:
             worker_of(job.config).stop()
             job.elsewhere.stop(job.config.run)
-            time.sleep(_DRAIN_S)  # the process usually ends before: this thread is a daemon
+            time.sleep(DRAIN_S)  # the process usually ends before: this thread is a daemon
         finally:
             os._exit(_TERMINATED)
 

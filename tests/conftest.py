@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.peers import cloud_storage as gcs
 from tests.peers import mock_vendor as aimock
+from transforms.store import Store, open_store
 
 # A busy machine is no finding: what a property costs is not what these tests are about.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -83,6 +85,21 @@ def cloud_storage(
     found = _cloud_storages[request.param]
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", found.url)
     return found
+
+
+@pytest.fixture(params=["local", "strict", pytest.param("go", marks=pytest.mark.peer)])
+def store(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    _cloud_storages: dict[str, gcs.CloudStorage],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Store:
+    """Each kind of store in turn, empty: a folder, and a bucket of each stand-in."""
+    if request.param == "local":
+        return open_store(str(tmp_path / "out"))
+    cloud = _cloud_storages[request.param]
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud.url)
+    return open_store(f"{cloud.bucket()}/a folder/out")
 
 
 @pytest.fixture

@@ -6,14 +6,16 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from schemas.errors import InputError
 from transforms.embed.embedder import Embeddings, VectorSpace
+from transforms.layout import RESULTS
+from transforms.store import Store, open_store
 
 SPACE_KEY = b"switchgear.vector_space"
 BATCH_ROWS = 8192
@@ -55,7 +57,7 @@ def search(
     the number of documents. All files are checked before any vector is read.
 
     Args:
-        output: the output folder, a local path or a URI.
+        output: the output, a folder, its file:// URI or a gs:// address.
         route: name of an embed route.
         query: words to look for.
         embedder: the one that the route's vectors were made with.
@@ -69,13 +71,14 @@ def search(
     """
     if k < 1:
         raise InputError(f"k = {k}; expected at least 1")
-    filesystem, files = _result_files(output, route)
+    store = _store_of(output)
+    files = _result_files(store, route)
     for file in files:
-        _check_file(filesystem, file, embedder.space, columns)
+        _check_file(store, file, embedder.space, columns)
     wanted = _query_vector(query, embedder)
     best: list[tuple[float, int, Hit]] = []  # smallest first
     seen = 0
-    for batch in _batches(filesystem, files, ["document_id", "embedding", *columns], batch_rows):
+    for batch in _batches(store, files, ["document_id", "embedding", *columns], batch_rows):
         scores = _cosines(batch.column("embedding"), wanted)
         for row in _best_rows(scores, k):
             # Earlier rows win ties: the heap compares score first, then the negated position.
@@ -87,22 +90,26 @@ def search(
     return [hit for _, _, hit in sorted(best, key=lambda entry: entry[:2], reverse=True)]
 
 
-def _result_files(output: str, route: str) -> tuple[pafs.FileSystem, list[str]]:
-    if "://" in output:
-        filesystem, root = pafs.FileSystem.from_uri(output)
-    else:
-        filesystem, root = pafs.LocalFileSystem(), output
-    folder = f"{root.rstrip('/')}/results/route={route}"
-    found = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-    files = sorted(info.path for info in found if info.path.endswith(".parquet"))
+def _store_of(output: str) -> Store:
+    if output.startswith("file://"):
+        return open_store(unquote(urlsplit(output).path))
+    return open_store(output)
+
+
+def _result_files(store: Store, route: str) -> list[str]:
+    folder = f"{RESULTS}/route={route}"
+    files = sorted(path for path in store.list(folder) if path.endswith(".parquet"))
     if not files:
-        raise InputError(f"{folder}: no Parquet files. Run the workload first, or name another embed route.")
-    return filesystem, files
+        raise InputError(
+            f"{store.root}/{folder}: no Parquet files. Run the workload first, or name another embed route."
+        )
+    return files
 
 
-def _check_file(filesystem: pafs.FileSystem, path: str, space: VectorSpace, columns: Sequence[str]) -> None:
+def _check_file(store: Store, name: str, space: VectorSpace, columns: Sequence[str]) -> None:
+    path = f"{store.root}/{name}"
     try:
-        with filesystem.open_input_file(path) as source:
+        with store.open(name) as source:
             schema = pq.read_schema(source)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not readable as Parquet ({error}). Settle the run again.") from error
@@ -130,11 +137,9 @@ def _query_vector(query: str, embedder: QueryEmbedder) -> np.ndarray:
     return vector / max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
 
 
-def _batches(
-    filesystem: pafs.FileSystem, files: Sequence[str], names: list[str], rows: int
-) -> Iterator[pa.RecordBatch]:
+def _batches(store: Store, files: Sequence[str], names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
     for path in files:
-        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+        with store.open(path) as source, pq.ParquetFile(source) as file:
             yield from file.iter_batches(batch_size=rows, columns=list(dict.fromkeys(names)))
 
 

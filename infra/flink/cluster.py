@@ -32,7 +32,7 @@ _ROOT = Path(__file__).resolve().parent.parent.parent
 DISTRIBUTION = _ROOT / "build" / "flink" / "dist"
 _MASTER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
-_READY_S = 90.0
+_READY_S = 300.0
 _OPENED = (  # what Flink's own start scripts open of Java 17's modules
     "java.lang",
     "java.net",

@@ -273,7 +273,7 @@ def drive_apart(run: Run) -> subprocess.CompletedProcess[bytes]:
         cwd=REPOSITORY,
         env={**os.environ, "OPENAI_API_KEY": CANARY},
         capture_output=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
     assert process.returncode == 0, process.stderr[-2000:]

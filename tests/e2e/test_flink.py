@@ -127,6 +127,8 @@ def test_an_embedded_flink_is_cancelled_within_seconds_and_goes_on_from_there(
     process.send_signal(signal.SIGINT)
     asked = time.monotonic()
     process.communicate(timeout=120)
+    # Workers end within 18 s or are cancelled, the launcher kills after 20, then the run is settled: 7 s in
+    # all on an idle machine, and several times that on one that is at work on other things.
     assert time.monotonic() - asked < 60
     assert process.returncode != 0
     sent = len(mock_vendor.journal())

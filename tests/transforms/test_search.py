@@ -16,6 +16,7 @@ from schemas.errors import InputError
 from transforms import search as module
 from transforms.embed.embedder import Embeddings, VectorSpace
 from transforms.search import Hit, search
+from transforms.store import Store, open_store
 
 DIM = 4
 SPACE = VectorSpace(
@@ -79,6 +80,23 @@ def test_the_nearest_come_first_from_all_files_with_their_cosines(tmp_path: Path
     hits = search(str(tmp_path), "embed", "east", EAST, k=3)
     assert [hit.document_id for hit in hits] == ["east", "northeast", "north"]
     assert [hit.score for hit in hits] == pytest.approx([1.0, 0.6, 0.0])
+
+
+def test_results_are_searched_wherever_they_are(tmp_path: Path, store: Store):
+    for name, vectors in (
+        ("a", {"north": [0, 1, 0, 0]}),
+        ("b", {"east": [1, 0, 0, 0], "west": [-1, 0, 0, 0]}),
+    ):
+        path = write(tmp_path / "made", f"{name}.parquet", vectors)
+        assert store.create(f"results/route=embed/{name}.parquet", path.read_bytes())
+    store.create("results/route=other/c.parquet", path.read_bytes())
+    hits = search(store.root, "embed", "east", EAST, k=2, columns=["title"])
+    assert [(hit.document_id, hit.columns) for hit in hits] == [
+        ("east", {"title": "title of east"}),
+        ("north", {"title": "title of north"}),
+    ]
+    with pytest.raises(InputError, match="no Parquet files"):
+        search(store.root, "nowhere", "east", EAST)
 
 
 def test_further_columns_come_along(tmp_path: Path):
@@ -215,7 +233,8 @@ def test_a_folder_with_a_space_and_other_files_in_it_is_fine(tmp_path: Path):
 def test_no_more_than_a_batch_of_vectors_is_in_memory_at_a_time(tmp_path: Path):
     many = {f"d{i}": [1.0, i, 0, 0] for i in range(5000)}
     write(tmp_path, "a.parquet", many)
-    filesystem, files = module._result_files(str(tmp_path), "embed")
-    sizes = [batch.num_rows for batch in module._batches(filesystem, files, ["embedding"], 512)]
+    store = open_store(str(tmp_path))
+    files = module._result_files(store, "embed")
+    sizes = [batch.num_rows for batch in module._batches(store, files, ["embedding"], 512)]
     assert max(sizes) <= 512
     assert sum(sizes) == 5000

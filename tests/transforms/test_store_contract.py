@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from schemas.errors import PreconditionFailedError, StoreError
-from tests.peers.cloud_storage import CloudStorage
-from transforms.store import Store, open_store
+from transforms.store import Store
 
 THREADS = 16
-
-
-@pytest.fixture(params=["local", "strict", pytest.param("go", marks=pytest.mark.peer)])
-def store(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    _cloud_storages: dict[str, CloudStorage],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Store:
-    if request.param == "local":
-        return open_store(str(tmp_path / "out"))
-    cloud = _cloud_storages[request.param]
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud.url)
-    return open_store(f"{cloud.bucket()}/a folder/out")
 
 
 def stage(store: Store, path: str, data: bytes) -> None:

@@ -21,20 +21,6 @@ BATCH = "a" * 32
 QUICK = Times(lease_s=0.5, renew_every_s=0.1)
 
 
-@pytest.fixture(params=["local", "strict", pytest.param("go", marks=pytest.mark.peer)])
-def store(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    _cloud_storages: dict[str, CloudStorage],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Store:
-    if request.param == "local":
-        return LocalStore(str(tmp_path / "out"))
-    cloud = _cloud_storages[request.param]
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud.url)
-    return open_store(f"{cloud.bucket()}/out")
-
-
 @pytest.fixture
 def ledgers(store: Store) -> Iterator[SegmentLedgers]:
     made = SegmentLedgers(store, seal_s=1e6)
