@@ -13,7 +13,7 @@ from rich.text import Text
 from flows.report import table
 from flows.tables import Row
 from flows.words import usd
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, OutputError
 from schemas.lengths import TextLengths
 from schemas.load import LoadedWorkload
 from schemas.workload import EmbedderBackend
@@ -22,9 +22,10 @@ from transforms.embed.device_plan import DevicePlan, Question, StepPlan, plan_de
 from transforms.embed.libtpu import Compile, compile_in_a_process, find_libtpu
 from transforms.embed.plan_mix import MixPlan
 from transforms.embed.roofline import Estimate, Interval
+from transforms.output import read_marker
 from transforms.quote.build import quote_workload
 from transforms.quote.lengths import known_lengths
-from transforms.store import open_store
+from transforms.store import Store, open_store
 
 if TYPE_CHECKING:
     from flows.backstage import Backstage
@@ -95,13 +96,24 @@ def _embedders(loaded: LoadedWorkload, name: str | None) -> dict[str, EmbedderBa
 
 def _sampled(name: str, loaded: LoadedWorkload, now: datetime) -> TextLengths:
     """The lengths that a run started now would choose its shapes by."""
-    found = known_lengths(open_store(loaded.output_uri), quote_workload(loaded, now)).get(name)
+    quote = quote_workload(loaded, now)
+    found = known_lengths(_own_output(loaded), quote).get(name)
     if found is None:
         raise ConfigurationError(
             f"no document that is due goes to backend {name!r}, so that none can be measured: say with "
             "--document-tokens how many tokens they have"
         )
     return found
+
+
+def _own_output(loaded: LoadedWorkload) -> Store | None:
+    """The workload's output if there is one, and it is no other version's."""
+    try:
+        marker = read_marker(loaded.output_uri)
+    except OutputError:
+        return None
+    is_own = marker.get("workload_sha256") == loaded.workload.digest()
+    return open_store(loaded.output_uri) if is_own else None
 
 
 def plan_parts(plan: DevicePlan) -> list[RenderableType]:

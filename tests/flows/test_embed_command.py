@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,12 +20,14 @@ from flows.embed_command import PlanOptions, run_plan
 from flows.report import console
 from flows.steps import Ending
 from schemas.errors import ConfigurationError
+from schemas.load import load_workload
 from tests.support.documents import rows, write
 from tests.support.workloads import EMBEDDER, write_workload
 from tests.transforms.embed.test_device_plan import EIGHT_BILLION
 from tests.transforms.embed.tiny_model import REAL_MODEL, write_json
 from transforms.embed.chips import GIB
 from transforms.embed.libtpu import find_libtpu
+from transforms.output import open_output
 from transforms.store import LocalStore
 
 GOLDEN = Path(__file__).parent / "embed_plan.txt"
@@ -116,6 +119,11 @@ def test_a_plan_takes_the_lengths_that_the_runs_of_its_output_have(plan: Plan, t
     write(tmp_path / "in" / "a.parquet", rows(range(10)))
     known = {"emb": {"counts": [[30, 100], [250, 100]], "sampled": 200, "documents": 200}}
     LocalStore(str(tmp_path / "out")).create("lengths/run-1.json", json.dumps(known).encode())
+    _, (made,) = plan(PlanOptions(("v5e:2x2",)))
+    assert made.document_basis == "of 10 sampled"  # the folder is no output of this workload
+    shutil.rmtree(tmp_path / "out")
+    with open_output(load_workload(tmp_path / "w.toml"), rehearsal=False):
+        LocalStore(str(tmp_path / "out")).create("lengths/run-1.json", json.dumps(known).encode())
     _, (made,) = plan(PlanOptions(("v5e:2x2",)))
     assert (made.document_tokens, made.document_basis) == (140, "of 200 sampled")
 

@@ -30,9 +30,12 @@ def settle_lengths(store: Store, run_id: str, quote: Quote) -> dict[str, TextLen
     return settled
 
 
-def known_lengths(store: Store, quote: Quote) -> dict[str, TextLengths]:
-    """The lengths by embedder's backend: those that the output has, unless the quote's texts are others."""
-    kept = _newest(store)
+def known_lengths(store: Store | None, quote: Quote) -> dict[str, TextLengths]:
+    """The lengths by embedder's backend: those that the output has, unless the quote's texts are others.
+
+    Without a store, the quote's own.
+    """
+    kept = {} if store is None else _newest(store)
     settled = dict(kept)
     for name, fresh in _sampled(quote).items():
         before = kept.get(name)
