@@ -7,7 +7,6 @@ says so an Arrow IPC stream. Nothing is pickled either way, and the process know
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import resource
@@ -21,6 +20,7 @@ import pyarrow as pa
 
 from transforms.probe_footer import read_footer
 from transforms.probe_rows import RowGroupRows
+from transforms.ranges import RangesFile
 
 _PROGRESS_S = 1.0
 _CUT_OFF = 3
@@ -110,9 +110,9 @@ class _Server:
     def _note(self, request: dict[str, Any]) -> None:
         self._elsewhere = request.get("elsewhere")
 
-    def _open(self, path: str) -> str | _Elsewhere:
+    def _open(self, path: str) -> str | RangesFile:
         """What pyarrow is to open: a path, or a file whose ranges are asked for."""
-        return path if self._elsewhere is None else _Elsewhere(self._fetch, self._elsewhere)
+        return path if self._elsewhere is None else RangesFile(self._fetch, self._elsewhere)
 
     def _fetch(self, start: int, length: int) -> bytes:
         """A range of the file that is asked about, from whoever asked."""
@@ -157,35 +157,3 @@ class _Server:
         data = json.dumps(answer, separators=(",", ":")).encode()
         self._answers.write(struct.pack("<I", len(data)) + data)
         self._answers.flush()
-
-
-class _Elsewhere(io.RawIOBase):
-    """A file that this process can't open: it asks for its ranges."""
-
-    def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
-        super().__init__()
-        self._fetch = fetch
-        self._size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        wanted = self._size - self._position if size < 0 else min(size, self._size - self._position)
-        if wanted <= 0:
-            return b""
-        data = self._fetch(self._position, wanted)
-        self._position += len(data)
-        return data

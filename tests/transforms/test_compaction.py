@@ -14,7 +14,6 @@ import pytest
 
 from schemas.batches import CommitRecord
 from schemas.errors import StoreError
-from tests.peers.cloud_storage import CloudStorage
 from tests.support.records import REF, commit_record, run_context
 from transforms.batch_refs import BatchRefs
 from transforms.commit_index import CommitIndex, read_index
@@ -23,7 +22,7 @@ from transforms.committed import name_of, unpacked_keys
 from transforms.compaction import Compactor, take_stock
 from transforms.layout import commit_path, failures_path, plan_path
 from transforms.plan_file import plan_bytes
-from transforms.store import LocalStore, Store, open_store
+from transforms.store import LocalStore, Store
 from transforms.tally import add_up
 from transforms.verify_commits import check_compacted
 
@@ -72,20 +71,6 @@ def begun(index: CommitIndex) -> set[tuple[str, int]] | None:
         return None
     batches, attempts = unpacked_keys(index.begun)
     return set(zip(map(name_of, batches), map(int, attempts), strict=True))
-
-
-@pytest.fixture(params=["local", "strict", pytest.param("go", marks=pytest.mark.peer)])
-def store(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    _cloud_storages: dict[str, CloudStorage],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Store:
-    if request.param == "local":
-        return open_store(str(tmp_path / "out"))
-    cloud = _cloud_storages[request.param]
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", cloud.url)
-    return open_store(f"{cloud.bucket()}/out")
 
 
 @pytest.fixture

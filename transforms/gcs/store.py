@@ -25,7 +25,8 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from schemas.errors import PreconditionFailedError, StoreError
 from transforms.gcs.client import ChecksumError, Patience, is_refused, is_transient, open_client, trouble
-from transforms.gcs.objects import ObjectInfo, Ranges, crc32c_of, split_address
+from transforms.gcs.objects import ObjectInfo, crc32c_of, split_address
+from transforms.ranges import RangesFile
 
 WHOLE_BYTES = 8 << 20
 """Objects up to this size are read in one piece, and checked; larger ones by ranges. Uploads beyond are
@@ -135,7 +136,11 @@ class GcsStore:
         found = self.info(path)
         if found.size <= WHOLE_BYTES:
             return io.BytesIO(self.read(path))
-        return io.BufferedReader(Ranges(self.read_range, found), _RANGE_BYTES)
+
+        def fetch(start: int, length: int) -> bytes:
+            return self.read_range(found.path, start, length, found.generation)
+
+        return io.BufferedReader(RangesFile(fetch, found.size), _RANGE_BYTES)
 
     def list(self, prefix: str) -> Iterator[str]:
         """See `Store`."""

@@ -13,7 +13,11 @@ import pytest
 from schemas.errors import StoreError
 from schemas.run import RunContext
 from schemas.workload import Limits, Rehearsal
+from tests.peers.cloud_storage import CloudStorage
+from tests.peers.cloud_storage import environment as cloud_environment
+from tests.peers.mock_vendor import REPOSITORY, MockVendor
 from tests.transforms.call.fakes import make_batch, make_workload
+from transforms.cache import CACHE_VARIABLE
 from transforms.call.engine import open_call_engine
 from transforms.call.ledger import encode_frame, header
 from transforms.call.ledger_file import ledger_path
@@ -173,6 +177,59 @@ def test_engines_on_one_output_pay_each_distinct_request_once(tmp_path: Path, sh
     assert again.stats().calls == (0 if share else 5)
     assert all(outcome.is_result for outcome in late.outcomes)
     again.close()
+
+
+WORKER = """
+import sys
+from schemas.run import RunContext
+from tests.transforms.call.fakes import MINI, make_batch, make_workload
+from transforms.call.engine import open_call_engine
+
+output, url, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+workload = make_workload({"mini": MINI.model_copy(update={"base_url": url})})
+run = RunContext("run", output, "w" * 64, False, 64)
+engine = open_call_engine(workload, run, budget_limit=None, environ={"OPENAI_API_KEY": "sk-test-not-a-key"})
+batches = [
+    make_batch(15, ("mini",), f"{number * 5 + n:032x}", prompt=f"document {n} of five") for n in range(5)
+]
+print("ready", flush=True)
+sys.stdin.readline()
+futures = [engine.submit(batch) for batch in batches]
+print(sum(outcome.is_result for future in futures for outcome in future.result(120).outcomes), flush=True)
+engine.close()
+"""
+
+
+@pytest.mark.peer
+def test_worker_processes_of_a_machine_pay_each_distinct_request_once_on_object_storage(
+    one_cloud_storage: CloudStorage, mock_vendor: MockVendor, tmp_path: Path
+) -> None:
+    """As `--workers 3` starts them; the vendor's journal is the bill."""
+    pattern = r"document (\d+) of"
+    mock_vendor.answer("an answer about $ID", id=pattern, latency_ms=[100, 300])
+    output = f"{one_cloud_storage.bucket()}/out"
+    environment = {**cloud_environment(one_cloud_storage.url), CACHE_VARIABLE: str(tmp_path / "cache")}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, output, mock_vendor.base_url("openai"), str(number)],
+            cwd=REPOSITORY,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:  # all are up: they ask at the same time
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    printed = [process.communicate(timeout=200)[0] for process in processes]
+    assert printed == ["75\n"] * 3
+    assert mock_vendor.answered(pattern) == {str(n): 1 for n in range(5)}
 
 
 def test_a_key_is_not_in_the_index(tmp_path: Path) -> None:
