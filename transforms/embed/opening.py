@@ -17,6 +17,7 @@ from schemas.ids import canonical_json, sha256_hex
 from schemas.workload import EmbedderBackend
 from transforms.cache import cache_folder
 from transforms.embed.device import (
+    Devices,
     find_devices,
     has_fast_bfloat16,
     keep_programs,
@@ -28,7 +29,7 @@ from transforms.embed.ownership import may_use_accelerators, own_accelerators
 from transforms.embed.packing import ShapeSet, plan_steps
 from transforms.embed.parts import check_parts
 from transforms.embed.program import Head
-from transforms.embed.runner import StepRunner
+from transforms.embed.runner import StepRunner, kernels_used
 from transforms.embed.shapes import (
     ACCELERATOR_COMPILATION,
     COMPILATION,
@@ -92,8 +93,7 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
         return StepRunner(devices, model.architecture, params, head, dtype)
 
     if backend.compute_dtype == "auto":
-        subject = [weights_sha256, model.settings_sha256(), model.pooling, devices.kind]
-        verdict = _verdict_file(cache, subject)
+        verdict = _verdict_file(cache, _subject(model, weights_sha256, devices))
         dtype, runner = _settle_dtype(has_fast_bfloat16(devices), runner_for, tokenizer, size, verdict)
     else:
         dtype = backend.compute_dtype
@@ -183,6 +183,12 @@ def least_cosine(exact: StepRunner, fast: StepRunner, tokenizer: TextTokenizer, 
     norms = np.linalg.norm(lefts, axis=1) * np.linalg.norm(rights, axis=1)
     cosines = np.einsum("nd,nd->n", lefts, rights) / np.maximum(norms, np.finfo(np.float32).tiny)
     return float(np.nan_to_num(cosines, nan=-1.0).min())
+
+
+def _subject(model: ModelDescription, weights_sha256: str, devices: Devices) -> list[str]:
+    """What a verdict holds for: model, kind of device, and which of the CPU's own kernels compute it."""
+    kernels = [str(kernels_used(devices, model.architecture, dtype)) for dtype in ("float32", "bfloat16")]
+    return [weights_sha256, model.settings_sha256(), model.pooling, devices.kind, *kernels]
 
 
 def _verdict_file(cache: Path, subject: Sequence[str]) -> Path:

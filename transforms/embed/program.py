@@ -36,11 +36,16 @@ class Head:
 
 
 def step_program(
-    arch: Architecture, head: Head, execution: Execution, encode: Any = None
+    arch: Architecture,
+    head: Head,
+    execution: Execution,
+    encode: Any = None,
+    sum_texts: Callable[[jax.Array, jax.Array, int], jax.Array] | None = None,
 ) -> Callable[[Any, jax.Array, int], jax.Array]:
     """A function of parameters, packed step and texts a row; gives `[rows, texts, dim]` float32.
 
-    `encode` is the encoder if it is another than the family's own, with the same arguments.
+    `encode` is the encoder if it is another than the family's own, with the same arguments; `sum_texts` adds
+    up hidden states by segment, if there is something faster than a product.
     """
     if encode is None:
         encode = bert.encode if isinstance(arch, BertArchitecture) else rotary.encode
@@ -48,7 +53,7 @@ def step_program(
     def embed_step(params: Any, packed: jax.Array, texts: int) -> jax.Array:
         tokens, positions, segments = packed[0], packed[1], packed[2]
         hidden = encode(arch, params, tokens, positions, segments, execution)
-        vectors = _pool(head.pooling, hidden, positions, segments, texts)
+        vectors = _pool(head.pooling, hidden, positions, segments, texts, sum_texts)
         for activation, layer in zip(head.dense, params.get("dense", ()), strict=True):
             vectors = _dense(vectors, layer, activation)
         vectors = vectors[..., : head.dim]
@@ -73,7 +78,12 @@ def spread(program: Callable[..., jax.Array], mesh: Mesh, specs: Any, texts: int
 
 
 def _pool(
-    pooling: str, hidden: jax.Array, positions: jax.Array, segments: jax.Array, texts: int
+    pooling: str,
+    hidden: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    texts: int,
+    sum_texts: Callable[[jax.Array, jax.Array, int], jax.Array] | None = None,
 ) -> jax.Array:
     """`[rows, length, dim]` to `[rows, texts, dim]`, text i being that of segment i + 1."""
     own = segments[:, None, :] == jnp.arange(1, texts + 1)[None, :, None]
@@ -87,7 +97,10 @@ def _pool(
     weights = own.astype(jnp.float32)
     if pooling == "weightedmean":
         weights = weights * (positions[:, None, :] + 1)
-    pooled = jnp.einsum("rts,rsd->rtd", weights, hidden, precision=lax.Precision.HIGHEST)
+    if sum_texts is not None and pooling in ("mean", "mean_sqrt_len_tokens"):
+        pooled = sum_texts(hidden, segments, texts)
+    else:
+        pooled = jnp.einsum("rts,rsd->rtd", weights, hidden, precision=lax.Precision.HIGHEST)
     total = jnp.maximum(weights.sum(-1, keepdims=True), 1)
     return pooled / (jnp.sqrt(total) if pooling == "mean_sqrt_len_tokens" else total)
 

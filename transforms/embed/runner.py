@@ -76,12 +76,12 @@ class StepRunner:
     ) -> None:
         self.dim = head.dim
         self._mesh = devices.mesh
-        placed, encode = _placed(devices, arch, params, dtype)
-        self.text_by_text = encode is not None
+        placed, own = _placed(devices, arch, params, dtype)
+        self.text_by_text = bool(own)
         self._specs = parameter_specs(placed, devices.parts)
         self._params = jax.device_put(placed, shardings(self._mesh, self._specs))
         self._sharding = NamedSharding(self._mesh, P(None, DATA_AXIS))
-        self._program = step_program(arch, head, devices.execution(dtype, arch.head_dim), encode)
+        self._program = step_program(arch, head, devices.execution(dtype, arch.head_dim), **own)
         lanes = devices.steps_in_flight if devices.platform == "cpu" else 1
         self._clock = DeviceClock(devices.count, lanes)
         self._pool = ThreadPoolExecutor(devices.steps_in_flight, thread_name_prefix="switchgear-embed")
@@ -197,14 +197,23 @@ def pack(tokens: TokenizedTexts, step: Step) -> np.ndarray:
     return packed
 
 
-def _placed(devices: Devices, arch: Architecture, params: Any, dtype: str) -> tuple[Any, Any]:
-    """The parameters as they are computed with, and the encoder: the CPU's own kernels where they fit."""
-    if devices.platform == "cpu" and devices.parts == 1 and isinstance(arch, BertArchitecture):
-        from transforms.embed.kernels import calls  # LLVM, which other devices have no use for
+def kernels_used(devices: Devices, arch: Architecture, dtype: str) -> int:
+    """The version of the CPU's own kernels where they compute this; 0: they don't."""
+    if devices.platform != "cpu" or devices.parts != 1 or not isinstance(arch, BertArchitecture):
+        return 0
+    from transforms.embed.kernels import VERSION, calls  # LLVM, which other devices have no use for
 
-        if calls.fits(arch, dtype == "bfloat16"):
-            return calls.pack_parameters(params, dtype == "bfloat16"), calls.encode
-    return arranged_for(arch, in_dtype(params, jnp.dtype(dtype)), devices.parts), None
+    return VERSION if calls.fits(arch, dtype == "bfloat16") else 0
+
+
+def _placed(devices: Devices, arch: Architecture, params: Any, dtype: str) -> tuple[Any, dict[str, Any]]:
+    """The parameters as they are computed with, and what the CPU's own kernels do of a step, if any."""
+    if kernels_used(devices, arch, dtype):
+        from transforms.embed.kernels import calls
+
+        own = {"encode": calls.encode, "sum_texts": calls.sum_texts}
+        return calls.pack_parameters(params, dtype == "bfloat16"), own
+    return arranged_for(arch, in_dtype(params, jnp.dtype(dtype)), devices.parts), {}
 
 
 def in_dtype(params: Any, dtype: Any) -> Any:

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.transforms.embed.kernels.machines import needs_kernels
 from tests.transforms.embed.tiny_model import REAL_MODEL, backend
 from transforms.cache import cache_folder
 from transforms.embed import opening
 from transforms.embed.device import Devices, find_devices, has_fast_bfloat16, keep_programs
 from transforms.embed.embedder import open_embedder
+from transforms.embed.kernels import VERSION
+from transforms.embed.kernels.calls import SWITCH
 from transforms.embed.model_files import describe_model
 from transforms.embed.packing import Step
 from transforms.embed.runner import StepResult
@@ -86,6 +89,16 @@ def test_without_fast_bfloat16_auto_is_float32_and_nothing_is_measured(
     assert opening._settle_dtype(False, runner_for, tokenizer, SIZE, tmp_path / "v.json")[0] == "float32"
     assert opened == ["float32"]
     assert not (tmp_path / "v.json").exists()
+
+
+@needs_kernels
+def test_a_verdict_holds_for_the_kernels_that_it_was_measured_with(monkeypatch: pytest.MonkeyPatch):
+    model = describe_model(backend(REAL_MODEL), ROOT)
+    found = find_devices()
+    measured = opening._subject(model, "weights", found)
+    assert measured[-2:] == [str(VERSION), str(VERSION)]
+    monkeypatch.setenv(SWITCH, "0")
+    assert opening._subject(model, "weights", found) == [*measured[:-2], "0", "0"]
 
 
 def test_the_compute_dtype_is_part_of_the_space(tiny_folder: Path, cache_dir: Path):

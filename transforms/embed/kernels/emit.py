@@ -38,6 +38,8 @@ _EXP2 = (1.00000007103, 0.69314694916, 0.24022121754, 0.05550742616, 0.009675459
 # Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: erf with an error of 1.5e-7.
 _ERF_P = 0.3275911
 _ERF_A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+EVERY_LANE = ir.Constant(I16, -1)
+NO_EXCEPTIONS = ir.Constant(I32, 4)  # and rounding as the thread has it
 
 
 def i64(value: int) -> ir.Constant:
@@ -123,16 +125,16 @@ class Emit(ir.IRBuilder):
 
     def fused(self, left: Any, right: Any, added: Any) -> Any:
         """`left * right + added`, rounded once."""
-        return self._intrinsic("llvm.fma.v16f32", FLOATS, [left, right, added])
+        return self.intrinsic("llvm.fma.v16f32", FLOATS, [left, right, added])
 
     def larger(self, left: Any, right: Any) -> Any:
         """The larger one of each lane."""
         return self.select(self.fcmp_ordered(">", left, right), left, right)
 
-    def fetch(self, pointer: Any) -> None:
-        """Asks for a line of memory that will be read soon; any address will do."""
-        hints = [ir.Constant(I32, hint) for hint in (0, 3, 1)]  # to read, to stay, data
-        self._intrinsic("llvm.prefetch.p0", ir.VoidType(), [pointer, *hints])
+    def fetch(self, pointer: Any, level: int = 1) -> None:
+        """Asks for a line of memory that will be read soon, into a level of the cache, at any address."""
+        hints = [ir.Constant(I32, hint) for hint in (0, 4 - level, 1)]  # to read; how near; data
+        self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [pointer, *hints])
 
     def total(self, values: Any) -> Any:
         """The sum of the lanes."""
@@ -155,7 +157,7 @@ class Emit(ir.IRBuilder):
             )
         return self.extract_element(values, ir.Constant(I32, 0))
 
-    def _intrinsic(self, name: str, gives: Any, arguments: Sequence[Any]) -> Any:
+    def intrinsic(self, name: str, gives: Any, arguments: Sequence[Any]) -> Any:
         module = self.module
         function = module.globals.get(name)
         if function is None:
@@ -165,7 +167,7 @@ class Emit(ir.IRBuilder):
 
     def unit_root(self, value: Any) -> Any:
         """One over the square root of a float."""
-        root = self._intrinsic("llvm.sqrt.f32", F32, [value])
+        root = self.intrinsic("llvm.sqrt.f32", F32, [value])
         return self.fdiv(ir.Constant(F32, 1.0), root)
 
     def exp2(self, values: Any) -> Any:
@@ -181,7 +183,7 @@ class Emit(ir.IRBuilder):
 
     def gelu(self, values: Any) -> Any:
         """`x * Phi(x)`, off by at most 3e-7 * |x|: the formula by 0.75e-7, float32 by the rest."""
-        size = self._intrinsic("llvm.fabs.v16f32", FLOATS, [values])
+        size = self.intrinsic("llvm.fabs.v16f32", FLOATS, [values])
         divisor = self.fused(size, constant(_ERF_P * 0.5**0.5), constant(1.0))
         near = self._reciprocal(divisor)
         tail = constant(_ERF_A[-1] / 2)
@@ -196,7 +198,7 @@ class Emit(ir.IRBuilder):
     def _reciprocal(self, values: Any) -> Any:
         """One over values, refined once from the 14 bits that the CPU gives."""
         name = "llvm.x86.avx512.rcp14.ps.512"
-        first = self._intrinsic(name, FLOATS, [values, constant(0.0), ir.Constant(I16, -1)])
+        first = self.intrinsic(name, FLOATS, [values, constant(0.0), EVERY_LANE])
         error = self.fused(self.fneg(values), first, constant(1.0))
         return self.fused(first, error, first)
 

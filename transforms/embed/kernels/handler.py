@@ -12,9 +12,11 @@ from typing import Any
 
 from llvmlite import ir
 
+from transforms.embed.kernels import VERSION
 from transforms.embed.kernels.emit import I8, I32, I64, POINTER, Emit, i64
 
 API_VERSION = (0, 3)
+PREFIX = f"switchgear{VERSION}"  # of the kernels' names
 _FRAME_EXTENSION, _FRAME_ARGUMENTS, _FRAME_RESULTS = 8, 72, 112
 _EXTENSION_METADATA = 24
 _METADATA_MAJOR, _METADATA_MINOR, _METADATA_TRAITS = 24, 28, 32

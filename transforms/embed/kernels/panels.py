@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from transforms.embed.kernels import tiles
-from transforms.embed.kernels.emit import BF16, F32, LANES, Emit, constant, i64
-from transforms.embed.kernels.handler import Buffers, write_handler
+from transforms.embed.kernels import dense_tiles, tiles
+from transforms.embed.kernels.emit import F32, LANES, Emit, constant, i64
+from transforms.embed.kernels.handler import PREFIX, Buffers, write_handler
+from transforms.embed.kernels.tiles import Cut
 
 BLOCK = 256  # tokens
 WIDTH = 64
@@ -40,7 +41,13 @@ class Layer:
         """The target's name; equal kernels have equal names."""
         dtype = "bf16" if self.bfloat16 else "f32"
         epsilon = f"_{self.epsilon:g}" if self.then == "norm" else ""
-        return f"switchgear_dense_{dtype}_{self.inputs}x{self.outputs}_{self.then or 'plain'}{epsilon}"
+        return f"{PREFIX}_dense_{dtype}_{self.inputs}x{self.outputs}_{self.then or 'plain'}{epsilon}"
+
+    @property
+    def room(self) -> int:
+        """Floats of scratch memory, the last output; 0: there is none."""
+        norm = self.bfloat16 and self.then == "norm"
+        return dense_tiles.room(Cut(self.inputs, self.outputs)) if norm else 0
 
 
 def pack_panels(weight: np.ndarray, bfloat16: bool) -> np.ndarray:
@@ -57,34 +64,37 @@ def write_dense(layer: Layer) -> ir.Module:
 
     Inputs: tokens `[tokens, inputs]`, packed weights, bias; with "norm" also residual, scale and shift
     `[tokens, outputs]` and `[outputs]`. Outputs: `[tokens, outputs]` in the dtype; with "norm" float32,
-    and with bfloat16 that once more in bfloat16. The number of tokens is a multiple of 32.
+    and with bfloat16 that once more in bfloat16, and scratch `[room]` float32. The number of tokens is a
+    multiple of 32. Numbers in bfloat16 lie in squares, `[tokens / 32, columns / 32, 32, 32]`, but for
+    outputs without activation and norm: `[outputs / 32, tokens, 32]`, as attention takes them.
     """
     norm = layer.then == "norm"
-    outputs = 2 if norm and layer.bfloat16 else 1
+    outputs = 3 if norm and layer.bfloat16 else 1
 
     def body(emit: Emit, buffers: Buffers) -> None:
         if layer.bfloat16:
             tiles.configure(emit)
-        emit.loop(0, buffers.leading, BLOCK, lambda start, _: block(emit, buffers, start))
-        if layer.bfloat16:
+            dense_tiles.write_product(
+                emit, Cut(layer.inputs, layer.outputs), layer.then, layer.epsilon, buffers
+            )
             tiles.release(emit)
+        else:
+            emit.loop(0, buffers.leading, BLOCK, lambda start, _: block(emit, buffers, start))
 
     def block(emit: Emit, buffers: Buffers, start: Any) -> None:
         stop = emit.add(start, i64(BLOCK))
         stop = emit.select(emit.icmp_signed("<", stop, buffers.leading), stop, buffers.leading)
-        made = finisher(emit, layer, buffers)
-        product = tiles.product if layer.bfloat16 else _product
-        product(emit, (layer.inputs, layer.outputs), buffers.inputs[:2], (start, stop), made)
+        made = _finisher(emit, layer, buffers)
+        _product(emit, (layer.inputs, layer.outputs), buffers.inputs[:2], (start, stop), made)
         if norm:
             emit.loop(start, stop, 1, lambda row, _: _norm_row(emit, layer, buffers, row))
 
     return write_handler(layer.name, 6 if norm else 3, outputs, body)
 
 
-def finisher(emit: Emit, layer: Layer, buffers: Buffers) -> Callable[[Any, Any, Any], None]:
-    """What takes 16 numbers of the product, at a row and a column."""
+def _finisher(emit: Emit, layer: Layer, buffers: Buffers) -> Callable[[Any, Any, Any], None]:
+    """What takes 16 numbers of the product in float32, at a row and a column."""
     bias, target = buffers.inputs[2], buffers.outputs[0]
-    element = BF16 if layer.bfloat16 and layer.then != "norm" else F32
 
     def finish(values: Any, row: Any, column: Any) -> None:
         place = emit.add(emit.mul(row, i64(layer.outputs)), column)
@@ -95,7 +105,7 @@ def finisher(emit: Emit, layer: Layer, buffers: Buffers) -> Callable[[Any, Any, 
             values = emit.larger(values, constant(0.0))
         elif layer.then == "norm":
             values = emit.fadd(values, emit.vector(buffers.inputs[3], F32, place))
-        emit.put(values, target, element, place)
+        emit.put(values, target, F32, place)
 
     return finish
 
@@ -142,7 +152,7 @@ def _product(
 
 
 def _norm_row(emit: Emit, layer: Layer, buffers: Buffers, row: Any) -> None:
-    """LayerNorm of a row that holds residual and product, in place, and its copy in bfloat16."""
+    """LayerNorm in float32 of a row that holds residual and product, in place."""
     size = layer.outputs
     own = emit.at(buffers.outputs[0], F32, emit.mul(row, i64(size)))
     scale, shift = buffers.inputs[4:6]
@@ -172,8 +182,5 @@ def _norm_row(emit: Emit, layer: Layer, buffers: Buffers, row: Any) -> None:
         scaled = emit.fmul(emit.fmul(centred, factor), emit.vector(scale, F32, column))
         values = emit.fadd(scaled, emit.vector(shift, F32, column))
         emit.put(values, own, F32, column)
-        if layer.bfloat16:
-            place = emit.add(emit.mul(row, i64(size)), column)
-            emit.put(values, buffers.outputs[1], BF16, place)
 
     emit.loop(0, size, LANES, put)

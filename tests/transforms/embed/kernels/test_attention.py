@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.transforms.embed.kernels.layouts import from_squares, in_columns
 from tests.transforms.embed.kernels.machines import needs_kernels
-from transforms.embed.kernels.attention import write_attention
+from transforms.embed.kernels.attention import room, write_attention
 from transforms.embed.kernels.attention_parts import Heads
 from transforms.embed.kernels.machine import make_known
 
@@ -25,7 +26,7 @@ def program(heads: Heads, tokens: int) -> Callable[..., jax.Array]:
     name = make_known(heads.name, lambda: write_attention(heads))
     gives = [
         jax.ShapeDtypeStruct((tokens, heads.dim), jnp.bfloat16 if heads.bfloat16 else jnp.float32),
-        jax.ShapeDtypeStruct((heads.room,), jnp.float32),
+        jax.ShapeDtypeStruct((room(heads),), jnp.float32),
     ]
     return jax.jit(lambda *parts: jax.ffi.ffi_call(name, gives)(*parts)[0])
 
@@ -37,8 +38,10 @@ def called(heads: Heads, mixed: np.ndarray, lengths: list[int]) -> np.ndarray:
         segments[start : start + length] = number
         positions[start : start + length] = np.arange(length)
         start += length
-    given = jnp.asarray(mixed, jnp.bfloat16 if heads.bfloat16 else jnp.float32)
-    return np.asarray(program(heads, len(mixed))(given, segments, positions), np.float64)
+    if not heads.bfloat16:
+        return np.asarray(program(heads, len(mixed))(mixed, segments, positions), np.float64)
+    given = jnp.asarray(in_columns(mixed), jnp.bfloat16)
+    return from_squares(np.asarray(program(heads, len(mixed))(given, segments, positions), np.float64))
 
 
 def expected(heads: Heads, mixed: np.ndarray, lengths: list[int]) -> np.ndarray:
