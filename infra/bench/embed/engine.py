@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 
 Embed = Callable[[list[str]], np.ndarray]
 BATCH = {"cpu": 32, "gpu": 256}  # of sentence-transformers: its default, and what fills a GPU
-GEMM = {"cpu": 4096, "gpu": 16384}  # side of the matrices whose product is the peak
+GEMM = {"cpu": (1024, 2048, 4096), "gpu": (16384,)}  # sides of the matrices whose product is the peak
 SMALL_BATCH = 8  # of the hand-driven engines: what was fastest of 4, 8, 16 and 32
 OPENVINO_PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -178,27 +178,25 @@ def by_hand(
 
 
 def peak(precision: str) -> Embed:
-    """GFLOP/s of a large GEMM in torch; its only vector is that number."""
+    """GFLOP/s of a large GEMM in torch, of several sizes the fastest; its only vector is that number."""
     import torch
 
     torch.set_num_threads(THREADS)
-    side, where = GEMM[DEVICE], "cuda" if DEVICE == "gpu" else "cpu"
-    left, right = (torch.randn(side, side, device=where).to(getattr(torch, precision)) for _ in range(2))
+    where = "cuda" if DEVICE == "gpu" else "cpu"
+    numbers = getattr(torch, precision)
 
-    def multiply() -> None:
-        torch.mm(left, right)
-        if DEVICE == "gpu":
-            torch.cuda.synchronize()
-
-    def measure(_: list[str]) -> np.ndarray:
+    def seconds(side: int) -> float:
+        left, right = (torch.randn(side, side, device=where).to(numbers) for _ in range(2))
         best = float("inf")
         for _ in range(3):
             started = time.perf_counter()
-            multiply()
+            torch.mm(left, right)
+            if DEVICE == "gpu":
+                torch.cuda.synchronize()
             best = min(best, time.perf_counter() - started)
-        return np.array([[2 * side**3 / best / 1e9]])
+        return best
 
-    return measure
+    return lambda _: np.array([[max(2 * side**3 / seconds(side) / 1e9 for side in GEMM[DEVICE])]])
 
 
 def opened(engine: str, model: Path, cache: Path, max_length: int) -> Embed:
