@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -154,17 +154,13 @@ class Progress:
 
 def awaited(link: Connection[Any, Any], work: Future[bytes], progress: Progress) -> bytes:
     """The work's frame; as long as it takes, the worker is told every second that it goes on."""
-    while True:
+    while not wait([work], HEARTBEAT_S).done:
         try:
-            return work.result(HEARTBEAT_S)
-        except TimeoutError:
-            if work.done():
-                raise
-            try:
-                link.send_bytes(pack_progress(progress.texts))
-            except OSError:
-                progress.gone = True
-                raise
+            link.send_bytes(pack_progress(progress.texts))
+        except OSError:
+            progress.gone = True
+            raise
+    return work.result()
 
 
 def open_asked(opening: Opening) -> Embedder:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -227,17 +228,9 @@ def test_the_rest_of_a_request_is_dropped_once_its_worker_is_gone():
     progress = Progress()
     theirs.close()
     with pytest.raises(BrokenPipeError):
-        awaited(ours, NeverDone(), progress)
+        awaited(ours, Future(), progress)
     with pytest.raises(GoneError):
         progress.advance(1)
-
-
-class NeverDone:
-    def result(self, timeout: float) -> bytes:
-        raise TimeoutError
-
-    def done(self) -> bool:
-        return False
 
 
 # ---- hosts that die
