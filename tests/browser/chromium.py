@@ -42,6 +42,21 @@ def missing() -> str | None:
     return None if executable() else "chromium is missing: apt-get install chromium"
 
 
+_ASK_AGAIN = """
+const ask = window.fetch, presses = /create_flow_run|set_state|resume/;
+window.fetch = async (...given) => {
+  const request = new Request(...given);
+  for (let left = 9; ; left--) {
+    const answer = await ask(request.clone());
+    if (answer.status !== 503 || !left || presses.test(request.url)) return answer;
+    await new Promise(done => setTimeout(done, 500));
+  }
+};
+"""
+"""A server on SQLite that is busy answers 503, and the UI asks once: its page then stays empty until somebody
+loads it again. Here what a page reads is asked for again. What is pressed is not: see `submit`, `confirm`."""
+
+
 @contextmanager
 def browser_page(profile: Path, ui: str) -> Iterator[Ui]:
     """A page of a browser with a profile of its own."""
@@ -54,6 +69,7 @@ def browser_page(profile: Path, ui: str) -> Iterator[Ui]:
             viewport={"width": WIDTH, "height": HEIGHT},
         )
         context.set_default_timeout(PATIENCE_MS)
+        context.add_init_script(_ASK_AGAIN)
         try:
             yield Ui(context.pages[0], ui)
         finally:

@@ -1,8 +1,8 @@
 """The production set-up as `infra/operate/compose.yaml` says it, with real processes in place of containers.
 
-There is no container engine here, so the file is read, its model is checked by the Compose project's own
-loader where that is at hand, and server and worker run with its commands and environment: on a PostgreSQL,
-behind the shared secret.
+Building the image takes minutes (`make image`), so here the file is read, its model is checked by the Compose
+project's own loader where that is at hand, and server and worker run with its commands and environment: on a
+PostgreSQL, behind the shared secret.
 """
 
 from __future__ import annotations
