@@ -232,4 +232,4 @@ class Ui:
     def wait_for_state(self, name: str) -> None:
         """Wait until the page of a run shows a state."""
         badge = self.page.get_by_text(name, exact=True).first
-        expect(badge).to_be_visible(timeout=2 * PATIENCE_MS)
+        expect(badge).to_be_visible(timeout=4 * PATIENCE_MS)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.serving import Served, make_workload, wait_for
 
-pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(480)]
 
 _BLOCK = """
 import sys

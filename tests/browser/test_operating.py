@@ -16,7 +16,7 @@ from tests.peers.mock_vendor import MockVendor
 from tests.support import documents, workloads
 from tests.support.serving import Served, wait_for
 
-pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(480)]
 
 DOCUMENT = r"doc-\d+-\d+"
 GROUPS, ROWS = 3, 5

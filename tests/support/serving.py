@@ -18,6 +18,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from pipelines.leash import leashed
 from tests.support import documents, workloads
 
 PATIENCE_S = 120.0
@@ -51,7 +52,7 @@ class Served:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
         command = [sys.executable, "-P", "-m", "flows.cli", "serve", "--state", str(self.folder / "state")]
         self.process = subprocess.Popen(
-            [*command, "--port", str(self.port), "--folder", str(self.folder)],
+            leashed([*command, "--port", str(self.port), "--folder", str(self.folder)]),
             env={**environment, **self.environment},
             stderr=subprocess.PIPE,
             text=True,
