@@ -24,6 +24,7 @@ from transforms.store import is_remote
 _ROWS_AT_A_TIME = 16384  # few enough that what a small file blows up to stays small here
 _READERS = 8
 _READERS_ELSEWHERE = 16  # which mostly wait for the network
+_RUNS_A_READER = 4  # a process takes 0.2 s to start
 _ROW_BITS = 34  # of a place: 28 bits number the row group, 34 the row in it
 _LAST_ROW = (1 << _ROW_BITS) - 1
 
@@ -91,8 +92,8 @@ def find_duplicates(
     `schema` are the types that the columns are read as in all files. Rows that the filter skips
     count neither as first nor as later ones; null ids are left out. Row groups are read side by side, and
     asked for as there is room for them.
-    Memory: about 64 MB, and for each row whose id stands more than once 50 bytes and the id. Beyond a
-    million rows the hashes of all ids are in temporary files, 16 bytes a row.
+    Memory: a few MB, and for each row whose id stands more than once 50 bytes and the id. The hashes of all
+    ids are in temporary files, 16 bytes a row (see `transforms.repeated_hashes`).
     """
     with hashes or RepeatedHashes() as found:
         note = partial(_note_hashes, schema, id_column, row_filter, found)
@@ -110,7 +111,7 @@ def _side_by_side(work: Callable[[S], T], items: Iterable[S], runs: Sequence[IdR
     """Do something about row groups, a few at a time: each takes a reader process."""
     elsewhere = bool(runs) and is_remote(runs[0].uri)
     readers = _READERS_ELSEWHERE if elsewhere else min(_READERS, os.cpu_count() or 1)
-    readers = max(1, min(readers, len(runs)))
+    readers = max(1, min(readers, len(runs) // _RUNS_A_READER))
     with ThreadPoolExecutor(readers, thread_name_prefix="ids") as pool:
         yield from in_order(pool, work, items, 2 * readers)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 _MOST_REMEMBERED = 64
+_PIECE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,46 @@ class InputFile:
         return sum(group.rows for group in self.row_groups)
 
 
+class Names(Sequence[str]):
+    """Many strings in little more than their bytes: a piece is an Arrow array as soon as it is full."""
+
+    def __init__(self) -> None:
+        self._full: list[pa.StringArray] = []
+        self._last: list[str] = []
+
+    def append(self, name: str) -> None:
+        """Take one in, behind the others."""
+        self._last.append(name)
+        if len(self._last) == _PIECE:
+            self._full.append(pa.array(self._last, pa.string()))
+            self._last = []
+
+    def __len__(self) -> int:
+        return len(self._full) * _PIECE + len(self._last)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        piece, place = divmod(range(len(self))[index], _PIECE)
+        name: str = self._last[place] if piece == len(self._full) else self._full[piece][place].as_py()
+        return name
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in self._full:
+            yield from piece.to_pylist()
+        yield from self._last
+
+
 class Files(Sequence[InputFile]):
     """Readable files in the order of their names.
 
-    Each is made when it is asked for; what stays in memory is its name, its generation, 24 bytes, and 16
+    Each is made when it is asked for; what stays in memory is its name, its generation, 36 bytes, and 16
     bytes for each of its row groups. A schema is there once, however many files have it.
     """
 
@@ -54,8 +91,8 @@ class Files(Sequence[InputFile]):
         self.schemas: list[pa.Schema] = []
         self._known: dict[bytes, int] = {}
         self._same: dict[int, tuple[pa.Schema, int]] = {}
-        self._uris: list[str] = []
-        self._generations: list[str] = []
+        self._uris = Names()
+        self._generations = Names()
         self._sizes = array("q")
         self._mtimes = array("q")
         self._schema_of = array("i")

@@ -18,7 +18,7 @@ from tests.support.documents import rows
 from tests.support.objects import BUCKET, Objects
 from transforms.files import collect_files, describe
 from transforms.gcs.inputs import MOST_END_BYTES, locate_in
-from transforms.input_files import Files, InputFile, RowGroup
+from transforms.input_files import Files, InputFile, Names, RowGroup
 
 SETTINGS = Input(uri="in", id="id", text="text", columns=("kind", "size"))
 
@@ -147,6 +147,17 @@ def test_every_file_comes_back_as_it_was_taken_in(values: list[tuple[Groups, int
     )
     assert [found.schemas[number] for _, number in found.with_schema()] == [file.schema for file in files]
     assert [files[n].schema for n in found.first_of()] == found.schemas
+
+
+@pytest.mark.parametrize("count", [0, 1, 4095, 4096, 4097, 9000])
+def test_names_come_back_however_many_they_are(count: int) -> None:
+    names = [f"/ü{n}" for n in range(count)]
+    found = Names()
+    for name in names:
+        found.append(name)
+    assert list(found) == names
+    assert (len(found), found[count - 3 :]) == (count, names[count - 3 :])
+    assert [found[n] for n in range(-min(count, 5), 0)] == names[-5:]
 
 
 def test_a_file_that_is_not_there_is_no_file() -> None:

@@ -99,14 +99,14 @@ class Planned:
     plan_bytes: int
 
 
-def plan(batches: int, latency_s: float, folder: Path) -> Planned:
+def plan(batches: int, latency_s: float, folder: Path, batches_a_file: int = BATCHES_A_FILE) -> Planned:
     """Plan a run over so many batches in this process."""
     shutil.rmtree(folder, ignore_errors=True)
     loaded = _loaded(folder / "output")
     settings = loaded.workload.input
-    data = _file()
+    data = _file(batches_a_file)
     _describe(Bucket(1, data, 0), loaded)  # what is imported when it is used first
-    files = -(-batches // BATCHES_A_FILE)
+    files = -(-batches // batches_a_file)
     bucket = Bucket(files, data, latency_s)
     before, cpu = _forget_peak(), _cpu()
     marks = [time.monotonic()]
@@ -136,8 +136,8 @@ def _describe(bucket: Bucket, loaded: LoadedWorkload) -> Iterator[object]:
     return describe(bucket.list(), locate_in(bucket.fetch), columns, OBJECTS_AT_ONCE)
 
 
-def _file() -> bytes:
-    rows = BATCHES_A_FILE * _BATCH_ROWS
+def _file(batches: int) -> bytes:
+    rows = batches * _BATCH_ROWS
     table = pa.table({"id": [str(n) for n in range(rows)], "text": ["words " * 20] * rows})
     sink = io.BytesIO()
     pq.write_table(table, sink)
@@ -262,40 +262,42 @@ def main() -> None:
     parser.add_argument("--sizes", default="10000,100000,1000000", help="numbers of batches")
     parser.add_argument("--ids", default="1000000,10000000,100000000", help="numbers of ids; empty: none")
     parser.add_argument("--latency-ms", type=float, default=50.0)
+    parser.add_argument("--batches-a-file", type=int, default=BATCHES_A_FILE)
     parser.add_argument("--one", choices=("plan", "ids"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",") if size]
     if options.one == "plan":
-        print(json.dumps(asdict(plan(sizes[0], options.latency_ms / 1000, FOLDER / str(sizes[0])))))
+        folder = FOLDER / str(sizes[0])
+        found = plan(sizes[0], options.latency_ms / 1000, folder, options.batches_a_file)
+        print(json.dumps(asdict(found)))
         return
     if options.one == "ids":
         print(json.dumps(asdict(look_for_repeated(sizes[0]))))
         return
     print(f"{options.latency_ms:g} ms a range, {OBJECTS_AT_ONCE} at once, load {os.getloadavg()[0]:.1f}")
     print(f"{LEGEND}\n{HEAD}", flush=True)
-    found = []
+    planned = []
     for size in sorted(sizes):
-        found.append(Planned(**_apart("plan", size, options.latency_ms)))
-        print(line(found[-1], options.latency_ms / 1000), flush=True)
-    for few, many in pairwise(found):
+        more = (f"--latency-ms={options.latency_ms}", f"--batches-a-file={options.batches_a_file}")
+        planned.append(Planned(**_apart("plan", size, *more)))
+        print(line(planned[-1], options.latency_ms / 1000), flush=True)
+    for few, many in pairwise(planned):
         shown = ", ".join(f"{name} {slope:.2f}" for name, slope in slopes(few, many).items())
         each = f"{bytes_a_batch(few, many):.0f} bytes a batch"
         print(f"{few.batches:,} to {many.batches:,}: {each}; slopes {shown}")
     for rows in (int(number) for number in options.ids.split(",") if number):
-        looked = Looked(**_apart("ids", rows, 0))
+        looked = Looked(**_apart("ids", rows))
         print(
             f"repeated among {rows:,} ids: {looked.seconds:.1f} s, {looked.peak / _MIB:.0f} MiB", flush=True
         )
-    if wrong := list(broken(found)):
+    if wrong := list(broken(planned)):
         raise SystemExit("; ".join(wrong))
 
 
-def _apart(what: str, size: int, latency_ms: float) -> dict[str, float]:
+def _apart(what: str, size: int, *more: str) -> dict[str, float]:
     """Do one thing in a process of its own."""
     command = [sys.executable, "-m", "infra.bench.scale.planning", f"--one={what}", f"--sizes={size}"]
-    done = subprocess.run(
-        [*command, f"--latency-ms={latency_ms}"], stdout=subprocess.PIPE, check=True, timeout=3600
-    )
+    done = subprocess.run([*command, *more], stdout=subprocess.PIPE, check=True, timeout=3600)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 
