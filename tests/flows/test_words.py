@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows.words import batches, count, duration, shortened, usd
+from flows.words import batches, count, duration, shortened, span, usd
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,8 @@ def test_long_texts_are_cut_to_one_line_of_the_limit() -> None:
     assert shortened("a\n b\t c", 10) == "a b c"
     assert shortened("x" * 11, 10) == "x" * 9 + "…"
     assert len(shortened("word " * 100, 30)) == 30
+
+
+def test_a_span_of_time_names_both_ends_unless_they_read_alike() -> None:
+    assert span(40, 185) == "40 s to 3 min 05 s"
+    assert span(40.2, 40.4) == "40 s"
