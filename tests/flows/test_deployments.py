@@ -114,7 +114,7 @@ def test_prefects_own_deploy_takes_the_yaml(server: str, client: SyncPrefectClie
         env={**os.environ, "PREFECT_API_URL": server},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 

@@ -179,9 +179,9 @@ def test_an_output_that_another_process_works_on_is_refused_until_it_ends(loaded
 
 def test_the_lock_lasts_as_long_as_a_worker_that_inherited_it(loaded: LoadedWorkload) -> None:
     process = start(_OUTLIVE, loaded)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=120) == 0
     assert "another run is at work on" in refusal(loaded)
-    process.communicate("end\n", timeout=30)
+    process.communicate("end\n", timeout=120)
     with Path(loaded.output_uri, ".run.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the worker is really gone
     use(loaded)

@@ -53,7 +53,7 @@ def test_of_many_processes_one_creates_each_object(store: LocalStore) -> None:
         assert racer.stdin is not None
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    wins = [eval(racer.communicate(timeout=30)[0]) for racer in racers]
+    wins = [eval(racer.communicate(timeout=120)[0]) for racer in racers]
     assert sorted(n for won in wins for n in won) == list(range(20))
     for racer, won in enumerate(wins):
         assert all(store.read(f"commits/{n}.json") == str(racer).encode() * 500 for n in won)
@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_nothing_under_the_final_name(store: LocalStore, oper
     store.create("old", b"value")
     big = b"x" * 2000
     arguments = {"create": ("new", big), "swap": ("old", big, store.read_versioned("old")[1])}[operation]
-    done = python(_FULL_DISK, store.root, operation, repr(arguments)).communicate(timeout=30)[0]
+    done = python(_FULL_DISK, store.root, operation, repr(arguments)).communicate(timeout=120)[0]
     assert int(done) == errno.EFBIG
     assert set(os.listdir(store.root)) <= {"old", ".old.lock"}
     assert store.read("old") == b"value"

@@ -282,7 +282,7 @@ def test_a_killed_worker_never_pays_twice_for_an_answered_row(tmp_path: Path) ->
         worker.send_signal(signal.SIGKILL)
         worker.wait()
         answered_at_kill.append(answered_rows(tmp_path))
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     results, ambiguous = map(int, done.stdout.split())
     answered = provider.close()
     assert 10 <= len(answered_at_kill[0]) < len(answered_at_kill[1]) < rows
