@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui image simulate-scale bench-scale bench-workers bench-plan
+.PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui image simulate-scale bench-scale bench-workers bench-plan bench-resume
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -141,6 +141,9 @@ bench-scale: $(INSTALLED) ## wall, CPU, memory, store operations at 10 k to 10 M
 
 bench-plan: $(INSTALLED) ## seconds, memory, store operations of planning 10 k to 1 M batches (minutes; ARGS="--sizes 10000")
 	@$(BIN)/python -m infra.bench.scale.planning $(ARGS)
+
+bench-resume: $(INSTALLED) ## seconds, memory, store operations of resuming and settling 10 k to 1 M batches (a minute or two)
+	@$(BIN)/python -m infra.bench.scale.resume $(ARGS)
 
 bench-workers: $(INSTALLED) ## what each further worker process adds (minutes; on a quiet machine)
 	@$(BIN)/python -m infra.bench.scale.workers $(ARGS)

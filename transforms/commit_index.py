@@ -15,7 +15,17 @@ import pyarrow as pa
 from schemas.batches import CommitRecord
 from transforms.commit_rows import commit_rows
 from transforms.commit_survey import NAMES_AT_ONCE, Survey, survey_commits
-from transforms.committed import LOOKED_UP, Committed, Keys, key_of, keys_of, keys_without, places_of
+from transforms.committed import (
+    LOOKED_UP,
+    Committed,
+    Keys,
+    encoded,
+    key_of,
+    keys_of,
+    keys_without,
+    places_of,
+    with_keys,
+)
 from transforms.compacted import Rows, rows_in
 from transforms.layout import read_commit
 from transforms.side_by_side import side_by_side
@@ -57,10 +67,10 @@ class CommitIndex:
 def index_of(survey: Survey, files: Sequence[Rows], loose: Sequence[pa.Table]) -> CommitIndex:
     """The index of an output. What was found besides the surveyed files is `loose`, or in `files` too."""
     looked_up = [file.looked_up for file in survey.compacted.files]
-    looked_up += [piece.select(LOOKED_UP) for piece in loose]
-    attempts = np.unique(np.concatenate([survey.known, *map(keys_of, loose)]))
+    looked_up += [encoded(piece.select(LOOKED_UP)) for piece in loose]
+    attempts = with_keys(survey.known, np.concatenate([key_of([]), *map(keys_of, loose)]))
     begun = None if not survey.compacted.files else keys_without(survey.asked, attempts)
-    table = pa.concat_tables(looked_up) if looked_up else commit_rows(()).select(LOOKED_UP)
+    table = pa.concat_tables(looked_up) if looked_up else commit_rows(())
     return CommitIndex(Committed(table), attempts, survey.store, tuple(files), tuple(loose), begun)
 
 

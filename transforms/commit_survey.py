@@ -91,10 +91,10 @@ def listing_is_cheaper(asked: int, all_names: int) -> bool:
 def survey_commits(store: Store) -> Survey:
     """Read the compacted files and the plans of the runs that they don't cover."""
     compacted = read_compacted(store)
-    known = _sorted(file.keys for file in compacted.files)
+    known = compacted.known
     runs = sorted(set(store.folders(RUNS)) - compacted.covers)
-    plans = dict(zip(runs, side_by_side(store, lambda run: _planned(store, run), runs), strict=True))
-    planned = {run: keys_without(keys, known) for run, keys in plans.items() if isinstance(keys, np.ndarray)}
+    plans = dict(zip(runs, side_by_side(store, lambda run: _planned(store, run, known), runs), strict=True))
+    planned = {run: keys for run, keys in plans.items() if isinstance(keys, np.ndarray)}
     unreadable = any(isinstance(keys, str) for keys in plans.values())
     return Survey(
         store=store,
@@ -109,12 +109,13 @@ def survey_commits(store: Store) -> Survey:
 _UNREADABLE = "unreadable"
 
 
-def _planned(store: Store, run_id: str) -> Keys | str | None:
-    """The attempts that a run planned, ascending; None if it came to no plan."""
+def _planned(store: Store, run_id: str, known: Keys) -> Keys | str | None:
+    """The attempts that a run planned and that are not known; None if it came to no plan."""
     try:
         with store.open(plan_path(run_id)) as stream, pq.ParquetFile(stream) as plan:
             threads = plan.metadata.num_rows > PIECE
-            return np.sort(keys_of(plan.read(["batch_id", "attempt"], use_threads=threads)))
+            table = plan.read(["batch_id", "attempt"], use_threads=threads)
+            return keys_without(keys_of(table), known)
     except FileNotFoundError:
         return None
     except (pa.ArrowException, OSError, ValueError):

@@ -68,7 +68,7 @@ class Committed:
 
     def __init__(self, table: pa.Table) -> None:
         """Of a table with the columns `LOOKED_UP`, one row an attempt, in any order."""
-        table = _newest(_encoded(table.select(LOOKED_UP)))
+        table = _newest(encoded(table.select(LOOKED_UP)))
         self.ids: Ids = unpacked(table.column("batch_id"))
         """The batches, ascending, 16 bytes each."""
         self.attempts: npt.NDArray[np.int32] = table.column("attempt").to_numpy()
@@ -179,11 +179,22 @@ def packed_ids(batch_ids: Sequence[str]) -> Ids:
 def keys_of(table: pa.Table) -> Keys:
     """The attempts of a table with the columns `batch_id`, binary or hexadecimal, and `attempt`."""
     batches, attempts = table.column("batch_id"), table.column("attempt").to_numpy()
-    is_text = pa.types.is_string(batches.type) or pa.types.is_large_string(batches.type)
-    ids = packed_ids(batches.to_pylist()) if is_text else unpacked(batches)
+    ids = unpacked(batches) if pa.types.is_fixed_size_binary(batches.type) else _from_text(batches)
     keys = np.empty(len(ids), _KEY)
     keys["id"], keys["attempt"] = ids, attempts
     return keys.view(f"S{_KEY.itemsize}")
+
+
+def _from_text(batches: pa.ChunkedArray) -> Ids:
+    """Ids that are written, without an object of each."""
+    texts = (chunk for chunk in batches.cast(pa.string()).chunks if len(chunk))
+    return np.frombuffer(b"".join(bytes.fromhex(_letters(chunk)) for chunk in texts), f"S{_ID_BYTES}")
+
+
+def _letters(chunk: pa.StringArray) -> str:
+    _, offsets, letters = chunk.buffers()
+    places = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+    return str(letters.slice(int(places[0]), int(places[-1] - places[0])).to_pybytes(), "ascii")
 
 
 def key_of(names: Sequence[tuple[str, int]]) -> Keys:
@@ -196,6 +207,12 @@ def key_of(names: Sequence[tuple[str, int]]) -> Keys:
 def keys_without(keys: Keys, known: Keys) -> Keys:
     """Those of some keys that are not among others, which are sorted; in their order."""
     return keys[places_of(keys, known) < 0]
+
+
+def with_keys(known: Keys, others: Keys) -> Keys:
+    """Sorted keys and others, each once, ascending; costs little where there are few others."""
+    new = np.unique(keys_without(others, known))
+    return np.insert(known, np.searchsorted(known, new), new) if len(new) else known
 
 
 def places_of(keys: Keys, known: Keys) -> Rows:
@@ -227,8 +244,8 @@ def unpacked(column: pa.ChunkedArray) -> Ids:
     return np.frombuffer(whole.buffers()[1], f"S{_ID_BYTES}", len(whole), whole.offset * _ID_BYTES)
 
 
-def _encoded(table: pa.Table) -> pa.Table:
-    """With the names of files and runs kept once instead of once a batch."""
+def encoded(table: pa.Table) -> pa.Table:
+    """A table of lookups with the names of files and runs kept once instead of once a batch."""
     for name in ("run_id", "uri", "generation"):
         column = table.column(name)
         if not pa.types.is_dictionary(column.type):

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from schemas.arrow import COMMITS_SCHEMA
 from schemas.errors import StoreError
-from transforms.committed import LOOKED_UP, Keys, keys_of, unpacked
+from transforms.committed import LOOKED_UP, Keys, encoded, key_of, keys_of, unpacked
 from transforms.layout import COMPACTED, compacted_path
 from transforms.side_by_side import side_by_side
 from transforms.store import Store
@@ -72,9 +72,10 @@ class CompactedFile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compacted:
-    """The files of an output. `damaged` are those that can't be used."""
+    """The files of an output. `known` are their attempts, ascending, each once; `damaged` can't be used."""
 
-    files: tuple[CompactedFile, ...] = ()
+    files: tuple[CompactedFile, ...]
+    known: Keys
     damaged: tuple[str, ...] = ()
     covers: frozenset[str] = field(init=False)
 
@@ -127,11 +128,12 @@ def _read_all(store: Store) -> Compacted:
     paths = sorted(path for path in store.list(COMPACTED) if path.endswith(".parquet"))
     found = list(side_by_side(store, read, paths, _FILES_AT_ONCE))
     files = [file for file in found if isinstance(file, CompactedFile)]
-    wrong = _contradicting(files)
-    return Compacted(
-        tuple(file for file in files if file.path not in wrong),
-        (*(path for path in found if isinstance(path, str)), *sorted(wrong)),
-    )
+    damaged = [path for path in found if isinstance(path, str)]
+    known, wrong = _ordered(files)
+    if wrong:
+        files = [file for file in files if file.path not in wrong]
+        known, _ = _ordered(files)
+    return Compacted(tuple(files), known, (*damaged, *sorted(wrong)))
 
 
 def open_compacted(store: Store, path: str) -> pq.ParquetFile:
@@ -179,20 +181,20 @@ def _kept(path: str, table: pa.Table, covers: Iterable[str]) -> CompactedFile:
         covers=frozenset(covers),
         keys=keys_of(table),
         digests=unpacked(table.column("record_digest")),
-        looked_up=table.select(LOOKED_UP),
+        looked_up=encoded(table.select(LOOKED_UP)),
     )
 
 
-def _contradicting(files: Sequence[CompactedFile]) -> frozenset[str]:
-    """The files that say different things of one record."""
-    if not files:
-        return frozenset()
-    keys = np.concatenate([file.keys for file in files])
+def _ordered(files: Sequence[CompactedFile]) -> tuple[Keys, frozenset[str]]:
+    """The attempts of files, ascending, each once; and the files that say different things of one record."""
+    keys = np.concatenate([key_of([]), *(file.keys for file in files)])
     order = np.argsort(keys, kind="stable")
-    same = keys[order][1:] == keys[order][:-1]
+    keys = keys[order]
+    same = keys[1:] == keys[:-1]
     if not same.any():
-        return frozenset()
+        return keys, frozenset()
     digests = np.concatenate([file.digests for file in files])[order]
     wrong = np.flatnonzero(same & (digests[1:] != digests[:-1]))
     owner = np.repeat(np.arange(len(files)), [len(file.keys) for file in files])[order]
-    return frozenset(files[int(owner[place])].path for row in wrong for place in (row, row + 1))
+    paths = frozenset(files[int(owner[place])].path for row in wrong for place in (row, row + 1))
+    return np.concatenate([keys[:1], keys[1:][~same]]), paths

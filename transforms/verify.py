@@ -35,6 +35,9 @@ MOST_LISTED = 1000
 """Findings of a kind that are listed; the others are counted."""
 
 _REMEMBERED_LEDGERS = 16
+_REPLACED = "a later attempt has replaced it; the next run takes it away, or delete it"
+    "a later attempt has replaced it; the next run takes it away, or, where that is compacted, you may"
+)
 State = Literal["proven", "contradicted", "incomplete"]
 
 
@@ -162,7 +165,7 @@ def _check_strangers(found: Verification, commits: dict[str, list[int]], named: 
                 found.note("contradiction", path, "no commit record names it")
                 there -= folder == RESULTS
             elif folder == FAILURES and name[1] != commits[name[0]][-1]:
-                found.note("unfinished", path, "a later attempt has replaced it; the next run takes it away")
+                found.note("unfinished", path, _REPLACED)
     if there != named:
         sentence = f"{there} parts of committed attempts are there, {named} are named by a commit record"
         found.note("contradiction", RESULTS, sentence)

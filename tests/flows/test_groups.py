@@ -110,9 +110,12 @@ def test_a_group_gathers_what_its_worker_says(
     path = script(f"import json\nfor e in json.loads({json.dumps(json.dumps(events))}): print(json.dumps(e))")
     progress: list[Progress] = []
     lines: list[BatchLine] = []
+    committed: list[CommitRecord] = []
 
-    outcome = work_on_group(job(tmp_path), [sys.executable, str(path)], Crew(), progress.append, lines.append)
+    arguments = [sys.executable, str(path)]
+    outcome = work_on_group(job(tmp_path), arguments, Crew(), progress.append, lines.append, committed.append)
 
+    assert committed == [good.record]
     assert progress == [Progress(3, 5, 0, 4, "0.5")]
     assert list(outcome.lines) == lines
     assert [(x.batch_id, x.state, x.results, x.amount) for x in lines] == [
