@@ -36,12 +36,12 @@ Check = Callable[[Store, CommitRecord], None]
 
 
 def take_stock(
-    store: Store, check: Check = lambda _store, _record: None, few_files: int = FEW_FILES
+    store: Store, check: Check = lambda _store, _record: None, few_files: int | None = None
 ) -> CommitIndex:
     """Read an output's commits as they stand, and compact those that were in no file.
 
     `check` is given each of these. What earlier attempts of theirs left in `failures/` is taken away. Of more
-    than `few_files` small files large ones are made.
+    than `few_files` small files large ones are made, if so asked: that takes longer than all the rest.
 
     Raises:
         StoreError: see `transforms.output_lock.require_held`.
@@ -78,12 +78,12 @@ class _Stock:
         if len(records) == PIECE:
             self._write(())
 
-    def finish(self, few_files: int) -> CommitIndex:
+    def finish(self, few_files: int | None) -> CommitIndex:
         """Write what is left, and which runs are covered by now; join small files."""
         index = index_of(self.survey, [file.rows for file in self.files], self.pieces)
         covered = self.survey.covered_by(index.attempts)
         small = [file for file in self.files if len(file.keys) < MOST_ROWS // 2]
-        joined = small if len(small) > few_files else []
+        joined = [] if few_files is None or len(small) <= few_files else small
         if covered or self.left or joined:
             self._join(joined, covered, index)
         damaged = set(self.survey.compacted.damaged) - self.written  # one may have been made anew by its name

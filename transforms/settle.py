@@ -20,7 +20,7 @@ from transforms.call.segments import CLAIMS
 from transforms.commit import recover
 from transforms.commit_index import CommitIndex
 from transforms.committed import Committed
-from transforms.compaction import take_stock
+from transforms.compaction import FEW_FILES, take_stock
 from transforms.device_use import collect_use
 from transforms.layout import COMMITS, COMPACTED, failures_path, run_path
 from transforms.plan import Plan
@@ -53,7 +53,7 @@ def settle_run(
     sweep_temporaries(store.root, _CREATED_IN)
     if is_remote(store.root):
         lease.sweep(store, CLAIMS)
-    index = take_stock(store, require_parts)
+    index = take_stock(store, require_parts, FEW_FILES)
     sums = add_up(index, run)
     groups = tuple(_failure_groups(store, index, sums))
     failed_batches = tuple(_failed_batches(plan, failed, index.committed))

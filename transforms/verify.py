@@ -35,9 +35,7 @@ MOST_LISTED = 1000
 """Findings of a kind that are listed; the others are counted."""
 
 _REMEMBERED_LEDGERS = 16
-_REPLACED = "a later attempt has replaced it; the next run takes it away, or delete it"
-    "a later attempt has replaced it; the next run takes it away, or, where that is compacted, you may"
-)
+_REPLACED = "a later attempt has replaced it; the next run takes it away, or else delete it"
 State = Literal["proven", "contradicted", "incomplete"]
 
 

@@ -197,5 +197,6 @@ def test_a_batch_costs_three_writes_a_route_at_most_and_its_ledger_segments(
     segments = writes[("insert", "ledger")]
     assert 2 * manifest.batches <= segments <= 3 * manifest.batches  # a claim, what was answered, the end
     assert set(writes) - of_batches - {("insert", "ledger")} == {
-        ("insert", folder) for folder in ("budget", "claims", "run.lock.json", "runs", "switchgear.json")
+        ("insert", folder)
+        for folder in ("budget", "claims", "compacted", "run.lock.json", "runs", "switchgear.json")
     }
