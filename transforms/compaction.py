@@ -22,7 +22,7 @@ from schemas.errors import StoreError
 from transforms.commit_index import CommitIndex, index_of
 from transforms.commit_rows import commit_rows
 from transforms.commit_survey import PIECE, Survey, survey_commits
-from transforms.committed import LOOKED_UP, keys_without
+from transforms.committed import LOOKED_UP, Keys, places_of
 from transforms.compacted import MOST_ROWS, CompactedFile, write_compacted
 from transforms.layout import failures_path
 from transforms.output_lock import require_held
@@ -87,7 +87,7 @@ class _Stock:
         if covered or self.left or joined:
             self._join(joined, covered, index)
         damaged = set(self.survey.compacted.damaged) - self.written  # one may have been made anew by its name
-        for path in (*sorted(damaged), *self._redundant()):
+        for path in (*sorted(damaged), *self._redundant(index.attempts)):
             require_held(self.store)
             self.store.delete(path)
         return replace(index, files=tuple(file.rows for file in self.files), loose=())
@@ -112,17 +112,22 @@ class _Stock:
         file = write_compacted(self.store, self.left, covered)
         self.left = []
         self.written.add(file.path)
-        self.files.append(file)
+        # the rows of a joined file may come together again, and then it is that file, once
+        self.files = [*(other for other in self.files if other.path != file.path), file]
 
-    def _redundant(self) -> Iterator[str]:
+    def _redundant(self, attempts: Keys) -> Iterator[str]:
         """The files that others make up for: of a run that ended between joining files and deleting them."""
-        if sum(len(file.keys) for file in self.files) == len(self.survey.known):
+        if sum(len(file.keys) for file in self.files) == len(attempts):
             return
+        places = {file.path: np.unique(places_of(file.keys, attempts)) for file in self.files}
+        copies = np.zeros(len(attempts), np.int64)
+        for mine in places.values():
+            copies[mine] += 1
         for file in sorted(self.files, key=lambda file: len(file.keys)):
             others = [other for other in self.files if other is not file]
             covers = {run for other in others for run in other.covers}
-            keys = np.unique(np.concatenate([file.keys[:0], *(other.keys for other in others)]))
-            if file.covers <= covers and not len(keys_without(file.keys, keys)):
+            if file.covers <= covers and (copies[places[file.path]] > 1).all():
+                copies[places[file.path]] -= 1
                 self.files = others
                 yield file.path
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.simulator.planting import defect, swap
 from transforms import commit as commits
-from transforms import previous, write
+from transforms import compaction, previous, write
 from transforms.layout import commit_path, failures_path
 from transforms.store import Store
 
@@ -78,7 +78,7 @@ def failures_that_were_retried_are_kept(replaced: ExitStack) -> None:
         before(store, replace(record, attempt=1))
 
     before = swap(replaced, commits, "publish", publish)
-    swap(replaced, commits, "_sweep_replaced_failures", lambda store: 0)
+    swap(replaced, compaction, "sweep_replaced", lambda store, records: 0)
 
 
 @defect("commit", ONCE, LEFT_OVER, FINISHES)

@@ -15,7 +15,7 @@ from tests.simulator.shape import draw_on_object_storage
 from tests.simulator.simulate import Ended, simulate
 
 SEEDS = int(os.environ.get("SWITCHGEAR_SEEDS", "5000"))
-CHUNK = 250
+CHUNK = 500
 ON_OBJECT_STORAGE = SEEDS // 50
 CHUNK_ON_OBJECT_STORAGE = 100
 REGRESSIONS = Path(__file__).with_name("regressions")

@@ -222,6 +222,18 @@ def test_many_small_files_become_one_and_nothing_is_lost_or_doubled(local: Local
     assert counted.asked["open", "runs"] == 0, "every run is covered"
 
 
+def test_a_file_whose_rows_come_together_again_stays(local: LocalStore) -> None:
+    """As the last piece of many small ones does now and then: it has the name that it had."""
+    plan(local, "run-0", 0, 1)
+    commit(local, record(0), record(1))
+    assert attempts(take_stock(local)) == names(0, 1)
+    paths = list(local.list("compacted"))
+    index = take_stock(local, few_files=0)
+    assert list(local.list("compacted")) == paths
+    assert [rows.path for rows in index.files] == paths
+    assert attempts(read_index(local)) == names(0, 1)
+
+
 class _CrashError(Exception):
     pass
 

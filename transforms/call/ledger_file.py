@@ -256,6 +256,23 @@ def _complete(done: asyncio.Future[None], error: LedgerError | None) -> None:
         done.set_exception(error)
 
 
+def read_durably(path: Path, disk: Disk | None = None) -> bytes:
+    """A ledger's bytes, on the disk by now: what is counted by them is not forgotten in a power cut.
+
+    A process that was killed may have left some that are only in memory.
+
+    Raises:
+        FileNotFoundError: there is no such ledger.
+        OSError: it can't be read, or not be made durable.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        (disk or LocalDisk()).sync(fd)
+        return _read_all(fd)
+    finally:
+        os.close(fd)
+
+
 def _read_all(fd: int) -> bytes:
     size = os.fstat(fd).st_size
     data = bytearray()

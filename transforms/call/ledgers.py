@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from schemas.errors import LedgerError, StoreError
 from transforms.call.ledger import Frame, LedgerTotals, fold, scan
-from transforms.call.ledger_file import LocalLedgers, ledger_path
+from transforms.call.ledger_file import Disk, LocalLedgers, ledger_path, read_durably
 from transforms.call.segments import SegmentLedgers, read_segments
 from transforms.side_by_side import side_by_side
 from transforms.store import Store, is_remote, open_store
@@ -19,7 +20,9 @@ def open_ledgers(store: Store) -> LocalLedgers | SegmentLedgers:
     return SegmentLedgers(store) if is_remote(store.root) else LocalLedgers(store.root)
 
 
-def read_ledger(store: Store, batch_id: str) -> bytes | None:
+def read_ledger(
+    store: Store, batch_id: str, read: Callable[[Path], bytes] = Path.read_bytes
+) -> bytes | None:
     """A batch's ledger as it stands; None if it has none. Nothing is locked or written.
 
     Raises:
@@ -28,7 +31,7 @@ def read_ledger(store: Store, batch_id: str) -> bytes | None:
     try:
         if is_remote(store.root):
             return b"".join(read_segments(store, batch_id)) or None
-        return ledger_path(store.root, batch_id).read_bytes()
+        return read(ledger_path(store.root, batch_id))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -40,18 +43,21 @@ def read_ledger(store: Store, batch_id: str) -> bytes | None:
 
 
 def read_spent(
-    output: str, batch_ids: Iterable[str], attempts: Mapping[str, int] | None = None
+    output: str,
+    batch_ids: Iterable[str],
+    attempts: Mapping[str, int] | None = None,
+    disk: Disk | None = None,
 ) -> LedgerTotals:
     """What the ledgers of these batches add up to; a batch without a ledger adds nothing.
 
     `attempts` gives the attempt that is due per batch: calls of earlier attempts are left out, because
-    their commit records have them.
+    their commit records have them. What is counted is durable.
 
     Raises:
         LedgerError: a ledger can't be read or is another version's.
     """
     totals = LedgerTotals()
-    for batch_id, frames in _read_all(open_store(output), batch_ids):
+    for batch_id, frames in _read_all(open_store(output), batch_ids, disk):
         due = (attempts or {}).get(batch_id, 1)
         for call in fold(frames, batch_id).calls.values():
             if call.attempt >= due:
@@ -59,8 +65,13 @@ def read_spent(
     return totals
 
 
-def _read_all(store: Store, batch_ids: Iterable[str]) -> Iterator[tuple[str, list[Frame]]]:
+def _read_all(
+    store: Store, batch_ids: Iterable[str], disk: Disk | None
+) -> Iterator[tuple[str, list[Frame]]]:
+    def durably(path: Path) -> bytes:
+        return read_durably(path, disk)
+
     def read(batch_id: str) -> tuple[str, list[Frame]]:
-        return batch_id, scan(read_ledger(store, batch_id) or b"")[0]
+        return batch_id, scan(read_ledger(store, batch_id, durably) or b"")[0]
 
     return side_by_side(store, read, batch_ids, _READERS)

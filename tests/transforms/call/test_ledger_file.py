@@ -240,3 +240,16 @@ def test_spent_is_what_is_due_in_the_ledgers_and_nothing_of_earlier_attempts(tmp
     assert read_spent(str(tmp_path), ["b1", "b2", "never started"]).spent == money("0.0012")
     assert read_spent(str(tmp_path), ["b1", "b2"], {"b1": 2}).spent == money("0.0009")
     assert read_spent(str(tmp_path), ["b1"], {"b1": 3}).calls == 0
+
+
+def test_what_is_counted_as_spent_is_durable_first_lest_a_power_cut_makes_it_more(tmp_path: Path) -> None:
+    """A call whose end is forgotten counts at its worst: more than the budget was opened with."""
+    for batch_id in ("b1", "b2"):
+        path = ledger_path(str(tmp_path), batch_id)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"".join(map(encode_frame, [header(batch_id, "live"), intended(1), answered(1)])))
+    disk = CountingDisk()
+    assert read_spent(str(tmp_path), ["b1", "b2", "never started"], disk=disk).spent > 0
+    assert disk.syncs == 2
+    with pytest.raises(LedgerError, match="Input/output error"):
+        read_spent(str(tmp_path), ["b1"], disk=FailingDisk("sync", errno.EIO))
