@@ -20,9 +20,7 @@ def open_ledgers(store: Store) -> LocalLedgers | SegmentLedgers:
     return SegmentLedgers(store) if is_remote(store.root) else LocalLedgers(store.root)
 
 
-def read_ledger(
-    store: Store, batch_id: str, read: Callable[[Path], bytes] = Path.read_bytes
-) -> bytes | None:
+def read_ledger(store: Store, batch_id: str, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes | None:
     """A batch's ledger as it stands; None if it has none. Nothing is locked or written.
 
     Raises:
@@ -65,9 +63,7 @@ def read_spent(
     return totals
 
 
-def _read_all(
-    store: Store, batch_ids: Iterable[str], disk: Disk | None
-) -> Iterator[tuple[str, list[Frame]]]:
+def _read_all(store: Store, batch_ids: Iterable[str], disk: Disk | None) -> Iterator[tuple[str, list[Frame]]]:
     def durably(path: Path) -> bytes:
         return read_durably(path, disk)
 
