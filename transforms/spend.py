@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.failures import FailureClass
 from schemas.outcomes import ZERO
 from schemas.workload import Workload
 from transforms.batchmode.standing import reserved
@@ -109,7 +110,11 @@ def count_spending(workload: Workload, store: Store, index: CommitIndex) -> Spen
 def _begun(store: Store, index: CommitIndex) -> Mapping[str, int]:
     """The attempts whose ledgers may hold what no commit record accounts for, by batch."""
     if index.begun is not None:
-        return _of_attempts(store, index.begun, len(index.committed))
+        begun = dict(_of_attempts(store, index.begun, len(index.committed)))
+        # what comes back from a provider's batch is in the ledger before a run plans its attempt
+        for row in np.flatnonzero(index.committed.failures_in([FailureClass.AWAITING_BATCH.value])):
+            begun.setdefault(name_of(index.committed.ids[row]), int(index.committed.attempts[row]) + 1)
+        return begun
     found = {batch: index.committed.get(batch) for batch in store.folders(LEDGER) if is_batch_id(batch)}
     return {
         batch: 1 if standing is None else standing.attempt + 1
