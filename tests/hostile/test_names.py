@@ -22,7 +22,8 @@ SEEDS = (
     "x' OR '1'='1", "<b>", "{{ text }}",
 )  # fmt: skip
 OURS = re.compile(
-    r"(results/route=\w+|failures|commits|compacted|ledger|runs|_staging|locks?)(/[\w.=-]+)*|[\w.-]+", re.ASCII
+    r"(results/route=\w+|failures|commits|compacted|ledger|runs|_staging|locks?)(/[\w.=-]+)*|[\w.-]+",
+    re.ASCII,
 )
 
 
