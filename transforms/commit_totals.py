@@ -56,7 +56,7 @@ def add_totals(left: BackendTotals, right: BackendTotals) -> BackendTotals:
         list_amount=_add_amounts(left.list_amount, right.list_amount),
         unknown=left.unknown + right.unknown,
         device_seconds=left.device_seconds + right.device_seconds,
-        basis=right.basis if left.basis in ("none", "shared") else left.basis,
+        basis=right.basis if left.basis in _NO_BASIS else left.basis,
         shared=left.shared + right.shared,
     )
 

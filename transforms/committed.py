@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.arrow import COMMITS_SCHEMA
 from schemas.batches import CommitRecord
 from transforms.commit_rows import commit_rows
 
@@ -103,11 +102,6 @@ class Committed:
         """How a batch stands; None if nothing of it is committed."""
         row = self._row(batch_id)
         return None if row < 0 else self.standing(row)
-
-    def attempt_of(self, batch_id: str) -> int:
-        """The newest attempt of a batch; 0 if nothing of it is committed."""
-        row = self._row(batch_id)
-        return 0 if row < 0 else int(self.attempts[row])
 
     def attempts_of(self, ids: Ids) -> npt.NDArray[np.int32]:
         """The newest attempt of each of many batches; 0 where nothing is committed."""
@@ -260,8 +254,3 @@ def _newest(table: pa.Table) -> pa.Table:
     is_last = np.ones(len(ids), bool)
     is_last[:-1] = ids[:-1] != ids[1:]
     return table.filter(pa.array(is_last)).combine_chunks()
-
-
-def none_committed() -> Committed:
-    """Of a new output."""
-    return Committed(COMMITS_SCHEMA.empty_table())

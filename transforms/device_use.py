@@ -16,7 +16,7 @@ from transforms.layout import run_path
 from transforms.store import Store
 
 if TYPE_CHECKING:
-    from transforms.embed.embedder import EmbedStats
+    from transforms.embed.embeddings import EmbedStats
 
 _FOLDER = "devices"
 _LOG = logging.getLogger(__name__)

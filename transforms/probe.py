@@ -18,8 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,6 +83,7 @@ class Reader:
         self._schema: pa.Schema | None = None
         self._footer_schema: pa.Schema | None = None
         self.alive = True
+        self.is_midway = False  # in an answer, of which the rest is still in the pipe
 
     @property
     def pid(self) -> int:
@@ -104,6 +103,7 @@ class Reader:
         if "schema" in answer:
             encoded = base64.b64decode(answer["schema"])
             self._footer_schema = pa.ipc.read_schema(pa.py_buffer(encoded))
+        self.is_midway = False
         return self._footer_schema, tuple((rows, uncompressed) for rows, uncompressed in answer["groups"])
 
     def rows(self, schema: pa.Schema, uri: str, group: int, first: int, count: int) -> pa.Table:
@@ -123,6 +123,7 @@ class Reader:
                 table = stream.read_all()
         except pa.ArrowException:
             raise self._died() from None
+        self.is_midway = False
         return table if table.num_rows and table.column(0).num_chunks == 1 else table.combine_chunks()
 
     def close(self) -> None:
@@ -151,6 +152,8 @@ class Reader:
         return self._ask({**request, "elsewhere": self.elsewhere.size(uri)}, uri)
 
     def _ask(self, request: dict[str, Any], uri: str = "") -> dict[str, Any]:
+        """The answer's first frame; who has read the rest of it says that the reader is midway no more."""
+        self.is_midway = True
         self._send(json.dumps(request).encode())
         answer = self._frame()
         while "on_the_way" in answer or "fetch" in answer:
@@ -158,6 +161,7 @@ class Reader:
                 self._hand_over(uri, *answer["fetch"])
             answer = self._frame()
         if "error" in answer:
+            self.is_midway = False
             raise ReaderError(str(answer["error"]))
         return answer
 
@@ -270,7 +274,8 @@ class _Idle:
     def give_back(self, reader: Reader) -> None:
         reader.elsewhere = None
         with self._lock:
-            if reader.alive and len(self._readers) < _IDLE and self._owner == os.getpid():
+            is_whole = reader.alive and not reader.is_midway
+            if is_whole and len(self._readers) < _IDLE and self._owner == os.getpid():
                 self._readers.append(reader)
                 return
         if reader.alive:
@@ -294,18 +299,5 @@ def take_reader(limits: ReaderLimits) -> Reader:
 
 
 def leave_reader(reader: Reader) -> None:
-    """Hand a reader back, so that others can use it; a dead one is forgotten."""
+    """Hand a reader back, so that others can use it; one in the middle of an answer is ended."""
     _IDLE_READERS.give_back(reader)
-
-
-@contextmanager
-def borrowed_reader(limits: ReaderLimits) -> Iterator[Reader]:
-    """A reader for some time."""
-    reader = take_reader(limits)
-    try:
-        yield reader
-    except BaseException:
-        if reader.alive:
-            reader.close()  # what it was about to say is still in the pipe
-        raise
-    leave_reader(reader)

@@ -75,11 +75,6 @@ def start_caps(
     return left
 
 
-def spent_so_far(workload: Workload, store: Store, index: CommitIndex) -> Decimal:
-    """What counts against the budget already, at list price; see `start_caps`. Writes nothing."""
-    return count_spending(workload, store, index).amount
-
-
 def count_spending(workload: Workload, store: Store, index: CommitIndex) -> Spending:
     """What counts against all caps already. Writes nothing.
 

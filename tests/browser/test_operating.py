@@ -70,6 +70,16 @@ class Tickets:
         self.vendor.rules([*failing, self.vendor.rule(ANSWER)])
 
 
+def failed_run(served: Served, vendor: MockVendor, name: str) -> tuple[Tickets, str]:
+    """A run in one group that failed for two of its files, and whose vendor is well again."""
+    tickets = Tickets(served, vendor, name, limits=ONE_GROUP)
+    tickets.down(*DOWN)
+    run_id = served.submit("enrich/enrich", workload=f"{name}/w.toml")
+    assert served.ended(run_id)["type"] == "FAILED"
+    tickets.up()
+    return tickets, run_id
+
+
 @pytest.fixture(scope="module", autouse=True)
 def nightly(served: Served) -> str:
     """The deployment, with a schedule from the first test on: the last one sees the runs that it got."""
@@ -152,11 +162,7 @@ def test_a_form_with_mistakes_says_what_is_wrong_beside_the_field_and_starts_not
 def test_two_people_who_press_retry_at_once_pay_for_nothing_twice(
     served: Served, ui: Ui, mock_vendor: MockVendor
 ) -> None:
-    tickets = Tickets(served, mock_vendor, "pressed-twice", limits=ONE_GROUP)
-    tickets.down(*DOWN)
-    run_id = served.submit("enrich/enrich", workload="pressed-twice/w.toml")
-    assert served.ended(run_id)["type"] == "FAILED"
-    tickets.up()
+    tickets, run_id = failed_run(served, mock_vendor, "pressed-twice")
 
     with ui.beside() as other:
         for each in (ui, other):
@@ -176,11 +182,7 @@ def test_two_people_who_press_retry_at_once_pay_for_nothing_twice(
 def test_the_repair_form_is_filled_in_for_the_failed_run_and_does_what_is_left(
     served: Served, ui: Ui, mock_vendor: MockVendor
 ) -> None:
-    tickets = Tickets(served, mock_vendor, "repaired", limits=ONE_GROUP)
-    tickets.down(*DOWN)
-    failed = served.submit("enrich/enrich", workload="repaired/w.toml")
-    assert served.ended(failed)["type"] == "FAILED"
-    tickets.up()
+    tickets, failed = failed_run(served, mock_vendor, "repaired")
 
     ui.open_run(failed)
     ui.open_artifact("enrich-summary")

@@ -11,6 +11,7 @@ import pytest
 
 from schemas.batches import AmbiguousCall, BackendTotals, BatchRef, CommitRecord
 from schemas.run import FailedBatch, FailureGroup, Manifest
+from tests.support import records
 from transforms.batch_refs import BatchRefs
 from transforms.plan import Plan
 
@@ -65,24 +66,18 @@ def make_plan(batches: int, rows: int = 10, committed: int = 0) -> Plan:
     )
 
 
-_MANIFEST = Manifest(
+_MANIFEST = records.manifest(
     run_id="20261122T091500Z-1f3a9c",
     workload="package_docs",
     workload_sha256="a" * 64,
-    rehearsal=False,
-    state="complete",
     reason="every document is a result or a final failure",
-    reason_class="",
     started_at="2026-11-22T09:15:00+00:00",
     ended_at="2026-11-22T09:16:00+00:00",
     input_files=2,
-    skipped_files=(),
     rows_in=1200,
-    rows_skipped=0,
     assignments=1200,
     results=1190,
     failures=10,
-    retryable=0,
     batches=3,
     batches_committed=3,
     batches_committed_by_this_run=3,
@@ -94,7 +89,6 @@ _MANIFEST = Manifest(
             "policy_rejected", 10, False, "a policy rule rejected the document", "see the rule", ("d1",), "m"
         ),
     ),
-    failed_batches=(),
     totals={
         "summary": {
             "claude": BackendTotals(400, 390, 400, 0, 0, "0", 1000, 200, "1.25", "1.25", 0, 0.0, "tokens")

@@ -13,7 +13,7 @@ from tests.support.runs import Place
 from transforms.cut import cut_batches
 from transforms.files import find_input
 from transforms.input_files import InputFile
-from transforms.probe import READER_BYTES, READER_SECONDS, borrowed_reader
+from transforms.probe import READER_BYTES, READER_SECONDS, leave_reader, take_reader
 from transforms.probe import ReaderLimits as Limited
 from transforms.read import BatchReader
 
@@ -89,8 +89,9 @@ def test_rows_that_need_too_much_memory_fail_their_batches(tmp_path: Path, bomb:
 @pytest.mark.parametrize("bomb", bombs.BOMBS, ids=lambda bomb: bomb.__name__)
 def test_no_bomb_takes_more_than_a_reader_may(tmp_path: Path, bomb: Bomb) -> None:
     path = plant(tmp_path, bomb)
-    with borrowed_reader(Limited(memory=READER_BYTES, seconds=READER_SECONDS - 0.5)) as reader:
-        peaks = [peak_of(reader, path, settings(path)), peak_of(reader, path, settings(path))]
+    reader = take_reader(Limited(memory=READER_BYTES, seconds=READER_SECONDS - 0.5))
+    peaks = [peak_of(reader, path, settings(path)), peak_of(reader, path, settings(path))]
+    leave_reader(reader)
     assert 0 < max(peaks) <= READER_BYTES
 
 

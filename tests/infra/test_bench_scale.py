@@ -13,40 +13,9 @@ import pytest
 from infra.bench.calls.measure import Measured
 from infra.bench.scale import sizes, workers
 from infra.bench.scale.running import ROOT, Ran, Size, write_documents
-from schemas.run import Manifest
+from tests.support.records import manifest
 
-MANIFEST = Manifest(
-    run_id="r",
-    workload="scale",
-    workload_sha256="a",
-    rehearsal=False,
-    state="complete",
-    reason="",
-    reason_class="",
-    started_at="",
-    ended_at="",
-    input_files=1,
-    skipped_files=(),
-    rows_in=1000,
-    rows_skipped=0,
-    assignments=1000,
-    results=1000,
-    failures=0,
-    retryable=0,
-    batches=4,
-    batches_committed=4,
-    batches_committed_by_this_run=4,
-    calls_by_this_run=1000,
-    results_by_route={"classify": 1000},
-    failures_by_route={},
-    failure_groups=(),
-    failed_batches=(),
-    totals={},
-    amount="0",
-    list_amount="0",
-    unknown_prices=0,
-    budget_amount=None,
-)
+MANIFEST = manifest(rows_in=1000, assignments=1000, results=1000, batches=4, batches_committed=4)
 OPERATIONS = {
     "stage _staging": 4,
     "create commits": 4,

@@ -16,6 +16,7 @@ from transforms.call import budget_file
 from transforms.call.budget import BudgetState, LeasedBudget
 from transforms.call.ledger import LedgerTotals
 from transforms.commit_index import CommitIndex
+from transforms.committed import unpacked
 
 CAP = "spend never passes the cap"
 LEASES = "leases never pass the cap"
@@ -107,10 +108,9 @@ def a_new_run_forgets_calls_without_a_known_end(replaced: ExitStack) -> None:
 def a_new_run_counts_the_newest_attempts_only(replaced: ExitStack) -> None:
     def tables(self: CommitIndex, columns: Sequence[str]) -> Iterator[pa.Table]:
         for table in before(self, tuple({*columns, "batch_id", "attempt"})):
-            ids = [batch.hex() for batch in table.column("batch_id").to_pylist()]
-            attempts = table.column("attempt").to_pylist()
-            newest = [self.committed.attempt_of(b) == a for b, a in zip(ids, attempts, strict=True)]
-            yield table.filter(pa.array(newest, pa.bool_())).select(columns)
+            newest = self.committed.attempts_of(unpacked(table.column("batch_id")))
+            is_newest = newest == table.column("attempt").to_numpy()
+            yield table.filter(pa.array(is_newest)).select(columns)
 
     def count(*arguments: Any) -> Any:
         with ExitStack() as meanwhile:

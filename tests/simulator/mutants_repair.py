@@ -60,8 +60,8 @@ def a_manifest_counts_failures_that_were_replaced(replaced: ExitStack) -> None:
 def a_manifest_names_the_newest_attempts_ambiguous_calls_alone(replaced: ExitStack) -> None:
     def add_up(index: Any, run: Any) -> tally.Sums:
         sums = before(index, run)
-        newest = index.committed.attempt_of
-        sums.ambiguous = [call for call in sums.ambiguous if call.attempt == newest(call.batch_id)]
+        newest = dict(zip(index.committed, index.committed.attempts, strict=True))
+        sums.ambiguous = [call for call in sums.ambiguous if call.attempt == newest[call.batch_id]]
         return sums
 
     before = swap(replaced, settle, "add_up", add_up)

@@ -1,4 +1,4 @@
-"""Batches, outcomes and commit records for tests."""
+"""Batches, outcomes, commit records and manifests for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from schemas.batches import AmbiguousCall, BackendTotals, BatchRef, CommitRecord, PartRef
 from schemas.failures import FailureClass
 from schemas.outcomes import Assignment, Charge, Outcome, Usage, money
-from schemas.run import RunContext
+from schemas.run import Manifest, RunContext
 
 REF = BatchRef("b" * 32, "/in/a.parquet", "sha256:00", 0, 100, 4, size=10, mtime_ns=5)
 AMBIGUOUS = AmbiguousCall("b" * 32, 1, 102, "ask", "mini", "crash", "0.50", "2026-11-22T09:00:00+00:00")
@@ -46,6 +46,19 @@ def commit_record(**changes: Any) -> CommitRecord:
         ambiguous=(AMBIGUOUS,),
     )
     return replace(record, **changes)
+
+
+def manifest(**changes: Any) -> Manifest:
+    """The manifest of a run in which ten documents of two batches all got a result, with other fields."""
+    found = Manifest(
+        run_id="20261122T090000000Z-000001", workload="demo", workload_sha256="w" * 64, rehearsal=False,
+        state="complete", reason="", reason_class="", started_at="", ended_at="", input_files=1,
+        skipped_files=(), rows_in=10, rows_skipped=0, assignments=10, results=10, failures=0, retryable=0,
+        batches=2, batches_committed=2, batches_committed_by_this_run=2, calls_by_this_run=10,
+        results_by_route={"ask": 10}, failures_by_route={}, failure_groups=(), failed_batches=(), totals={},
+        amount="0", list_amount="0", unknown_prices=0, budget_amount=None,
+    )  # fmt: skip
+    return replace(found, **changes)
 
 
 def assignment(row: int, route: str = "ask", chain: Sequence[str] = ("mini",)) -> Assignment:

@@ -58,7 +58,7 @@ def attempts(index: CommitIndex) -> set[tuple[str, int]]:
     ]
     assert len(set(rows)) == len(rows), "an attempt stands twice"
     newest = {name: max(a for b, a in rows if b == name) for name, _ in rows}
-    assert newest == {name: index.committed.attempt_of(name) for name in index.committed}
+    assert newest == dict(zip(index.committed, index.committed.attempts, strict=True))
     return set(rows)
 
 
@@ -129,7 +129,7 @@ def test_a_newer_attempt_counts_although_an_older_one_is_compacted(store: Store)
     store.create(failures_path(batch(1), 1), b"replaced")
     commit(store, record(1, attempt=2, results=1, failures=1, failures_by_class={"refused": 1}))
     index = read_index(store)
-    assert index.committed.attempt_of(batch(1)) == 2
+    assert list(index.committed.attempts) == [2]
     assert attempts(take_stock(store)) == names(1) | names(1, attempt=2)
     assert not store.exists(failures_path(batch(1), 1))
     sums = add_up(read_index(store), run_context(store.root, run_id="run-2"))

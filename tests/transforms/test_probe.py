@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from transforms.probe import (
     ReaderDiedError,
     ReaderError,
     ReaderLimits,
-    borrowed_reader,
     leave_reader,
     take_reader,
 )
@@ -33,6 +32,14 @@ OWN = ReaderLimits(seconds=59.0)  # no other test asks for it, so its readers ar
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(write(tmp_path / "a.parquet", rows(range(100)), row_group=60))
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    """A reader that was used before, and will be again."""
+    taken = take_reader(OWN)
+    yield taken
+    leave_reader(taken)
 
 
 def size_of(path: str) -> int:
@@ -49,9 +56,8 @@ def footers_of(*paths: str, columns: Sequence[str] = ("id",)) -> list[Footer | R
 # ---- what a reader gives
 
 
-def test_a_footer_is_the_schema_and_the_rows_of_each_group(path: str) -> None:
-    with borrowed_reader(OWN) as reader:
-        schema, groups = reader.footer(path, size_of(path), ("id", "text"))
+def test_a_footer_is_the_schema_and_the_rows_of_each_group(reader: Reader, path: str) -> None:
+    schema, groups = reader.footer(path, size_of(path), ("id", "text"))
     assert schema.names == ["id", "text", "kind", "size"]
     assert [rows for rows, _ in groups] == [60, 40]
     assert all(size > 0 for _, size in groups)
@@ -65,45 +71,40 @@ def test_files_of_one_schema_and_of_others_keep_their_own(tmp_path: Path) -> Non
     assert [str(f.schema.field("more").type) for f in (footers[2], footers[4])] == ["double", "string"]
 
 
-def test_what_an_author_wrote_beside_the_schema_stays_in_the_reader(tmp_path: Path) -> None:
+def test_what_an_author_wrote_beside_the_schema_stays_in_the_reader(reader: Reader, tmp_path: Path) -> None:
     field = pa.field("id", pa.string(), metadata={"note": "x" * 1000})
     table = pa.table([["a"]], schema=pa.schema([field], metadata={"author": "y" * 1000}))
     path = str(write(tmp_path / "a.parquet", table))
-    with borrowed_reader(OWN) as reader:
-        schema, _ = reader.footer(path, size_of(path), ("id",))
+    schema, _ = reader.footer(path, size_of(path), ("id",))
     assert (schema.metadata, schema.field("id").metadata) == (None, None)
 
 
-def test_rows_come_as_the_schema_asks_for_in_one_chunk(path: str) -> None:
-    with borrowed_reader(OWN) as reader:
-        table = reader.rows(SCHEMA, path, 1, 5, 7)
-        assert table.schema == SCHEMA
-        assert {column.num_chunks for column in table.columns} == {1}
-        assert table.column("size").to_pylist() == list(range(65, 72))
-        assert reader.rows(SCHEMA, path, 1, 38, 7).column("id").to_pylist() == ["98", "99"]
-        assert reader.rows(SCHEMA, path, 1, 40, 7).num_rows == 0
+def test_rows_come_as_the_schema_asks_for_in_one_chunk(reader: Reader, path: str) -> None:
+    table = reader.rows(SCHEMA, path, 1, 5, 7)
+    assert table.schema == SCHEMA
+    assert {column.num_chunks for column in table.columns} == {1}
+    assert table.column("size").to_pylist() == list(range(65, 72))
+    assert reader.rows(SCHEMA, path, 1, 38, 7).column("id").to_pylist() == ["98", "99"]
+    assert reader.rows(SCHEMA, path, 1, 40, 7).num_rows == 0
 
 
-def test_a_reader_may_be_asked_for_other_columns_in_between(path: str) -> None:
+def test_a_reader_may_be_asked_for_other_columns_in_between(reader: Reader, path: str) -> None:
     ids = pa.schema([SCHEMA.field("id")])
-    with borrowed_reader(OWN) as reader:
-        assert reader.rows(ids, path, 0, 0, 2).column_names == ["id"]
-        assert reader.rows(SCHEMA, path, 0, 2, 2).column("size").to_pylist() == [2, 3]
-        assert reader.rows(ids, path, 0, 4, 1).to_pylist() == [{"id": "4"}]
+    assert reader.rows(ids, path, 0, 0, 2).column_names == ["id"]
+    assert reader.rows(SCHEMA, path, 0, 2, 2).column("size").to_pylist() == [2, 3]
+    assert reader.rows(ids, path, 0, 4, 1).to_pylist() == [{"id": "4"}]
 
 
-def test_bytes_that_are_no_utf8_pass_through(tmp_path: Path) -> None:
+def test_bytes_that_are_no_utf8_pass_through(reader: Reader, tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", with_bad_utf8(rows([1, 2]), "text", [0]))
-    with borrowed_reader(OWN) as reader:
-        table = reader.rows(SCHEMA, str(path), 0, 0, 2)
+    table = reader.rows(SCHEMA, str(path), 0, 0, 2)
     assert table.column("text").cast(pa.large_binary())[0].as_py() == b"\xff\xfe bad"
 
 
-def test_a_name_that_has_any_characters_is_opened(tmp_path: Path) -> None:
+def test_a_name_that_has_any_characters_is_opened(reader: Reader, tmp_path: Path) -> None:
     for name in ("a\nb", 'quo"te', "\u202eback", "ü€😀", "{root!r}"):
         path = write(tmp_path / f"{name}.parquet", rows([name]))
-        with borrowed_reader(OWN) as reader:
-            assert reader.rows(SCHEMA, str(path), 0, 0, 9).column("id").to_pylist() == [name]
+        assert reader.rows(SCHEMA, str(path), 0, 0, 9).column("id").to_pylist() == [name]
 
 
 # ---- what goes wrong
@@ -226,13 +227,26 @@ def test_an_idle_reader_is_used_again_by_those_with_its_limits() -> None:
     leave_reader(reader)
 
 
-def test_a_reader_is_not_handed_on_in_the_middle_of_an_answer() -> None:
-    with pytest.raises(KeyboardInterrupt), borrowed_reader(OWN) as reader:
-        raise KeyboardInterrupt
-    assert not reader.alive
-    leave_reader(reader)
-    with borrowed_reader(OWN) as other:
-        assert other.pid != reader.pid
+class Interrupted(Reader):
+    """Ctrl-C comes while the rows are on their way."""
+
+    def receive(self, count: int) -> bytearray:
+        if count > 1000:
+            raise KeyboardInterrupt
+        return super().receive(count)
+
+
+def test_a_reader_is_not_handed_on_in_the_middle_of_an_answer(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "a.parquet", rows(range(10_000))))
+    limits = ReaderLimits(seconds=57.0)
+    interrupted = Interrupted(limits)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.rows(SCHEMA, path, 0, 0, 10_000)
+    leave_reader(interrupted)
+    assert not interrupted.alive
+    other = take_reader(limits)
+    assert other.pid != interrupted.pid
+    other.close()
 
 
 def test_many_files_are_read_by_several_readers_in_their_order(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from transforms.call.ledger import encode_frame, header
 from transforms.call.ledger_file import ledger_path
 from transforms.commit_index import no_commits, read_index
 from transforms.layout import commit_path
-from transforms.spend import spent_so_far, start_caps
+from transforms.spend import count_spending, start_caps
 from transforms.store import LocalStore
 
 BATCH = REF.batch_id
@@ -50,7 +50,7 @@ def ledger(store: LocalStore, batch_id: str, *attempts: int) -> None:
 
 
 def spent(store: LocalStore) -> Decimal:
-    return spent_so_far(CAPPED, store, read_index(store))
+    return count_spending(CAPPED, store, read_index(store)).amount
 
 
 def test_a_new_output_has_spent_nothing(store: LocalStore) -> None:

@@ -229,13 +229,18 @@ def test_a_batch_that_another_process_has_is_left_alone_until_that_one_is_done(t
     assert place.run().manifest.state == "complete"
 
 
+def config_of(place: Place) -> WorkerConfig:
+    """What a worker of another run over the same plan is told."""
+    loaded = place.loaded
+    store = LocalStore(loaded.output_uri)
+    _, schema = read_plan(store, next(p for p in store.list("runs") if p.endswith("plan.parquet")))
+    context = run_context(loaded.output_uri, workload_sha256=loaded.workload.digest())
+    return WorkerConfig(loaded.workload, str(loaded.base_dir), context, schema.serialize().to_pybytes())
+
+
 def test_a_batch_that_a_forgotten_worker_of_this_process_has_is_waited_for(tmp_path: Path) -> None:
     place = hosted(tmp_path, {"a": rows(range(4))})
-    plan = place.run(refs=[]).plan
-    schema = read_plan(LocalStore(str(place.output)), plan.plan_uri)[1].serialize().to_pybytes()
-    loaded = place.loaded
-    context = run_context(loaded.output_uri, workload_sha256=loaded.workload.digest())
-    config = WorkerConfig(loaded.workload, str(loaded.base_dir), context, schema)
+    plan, config = place.run(refs=[]).plan, config_of(place)
     kept, free = plan.refs
     engine, forgotten = FakeEngine(), object()
     worker = worker_of(config, FakeOpeners(engine))
@@ -252,11 +257,7 @@ def test_a_batch_that_a_forgotten_worker_of_this_process_has_is_waited_for(tmp_p
 
 def test_who_waited_in_vain_for_a_batch_does_not_end_the_claim_of_who_has_it(tmp_path: Path) -> None:
     place = hosted(tmp_path, {"a": rows(range(2))})
-    plan = place.run(refs=[]).plan
-    schema = read_plan(LocalStore(str(place.output)), plan.plan_uri)[1].serialize().to_pybytes()
-    loaded = place.loaded
-    context = run_context(loaded.output_uri, workload_sha256=loaded.workload.digest())
-    config = WorkerConfig(loaded.workload, str(loaded.base_dir), context, schema)
+    plan, config = place.run(refs=[]).plan, config_of(place)
     (kept,) = plan.refs
     worker = worker_of(config, FakeOpeners())
     worker.claim(kept.batch_id, object())
@@ -300,22 +301,13 @@ def test_a_file_that_breaks_after_it_was_planned_fails_its_batches_alone(tmp_pat
     place = hosted(tmp_path, {"a": rows(range(4)), "b": rows(range(10, 12))})
     refs = place.run(refs=[]).plan.refs
     (tmp_path / "in" / "a.parquet").write_bytes(b"PAR1 no more")
-    config = _config(place)
+    config = config_of(place)
     reports = run_pipeline(config, refs, FakeOpeners())
     assert sorted((r.state, "has changed since" in r.error) for r in reports) == [
         ("committed", False),
         ("failed", True),
         ("failed", True),
     ]
-
-
-def _config(place: Place) -> WorkerConfig:
-    """What a worker of another run over the same plan is told."""
-    loaded = place.loaded
-    store = LocalStore(loaded.output_uri)
-    _, schema = read_plan(store, next(p for p in store.list("runs") if p.endswith("plan.parquet")))
-    context = run_context(loaded.output_uri, workload_sha256=loaded.workload.digest())
-    return WorkerConfig(loaded.workload, str(loaded.base_dir), context, schema.serialize().to_pybytes())
 
 
 def test_a_defect_that_nobody_expected_stops_the_pipeline(tmp_path: Path) -> None:
@@ -409,7 +401,7 @@ def test_documents_of_two_chains_go_where_the_split_sends_them(tmp_path: Path) -
 def test_the_transform_hands_on_a_report_for_every_reference(tmp_path: Path) -> None:
     place = hosted(tmp_path, {"a": rows(range(4))})
     refs = place.run(refs=[]).plan.refs
-    config = _config(place)
+    config = config_of(place)
     worker_of(config, FakeOpeners())
 
     def check(reports: list[BatchReport]) -> None:
@@ -420,6 +412,16 @@ def test_the_transform_hands_on_a_report_for_every_reference(tmp_path: Path) -> 
             assert_that(pipeline | beam.Create(refs) | ProcessBatches(config), check)
     finally:
         forget_worker(config)
+
+
+def vectors(folder: Path, batches: int) -> tuple[Place, list[str]]:
+    """So many batches for an embedder, and the ids of their documents."""
+    routes = [{"name": "vec", "backends": ["emb"]}]
+    place = Place(folder, {"backends__emb": EMBEDDER, "routes": routes, "limits__batch_rows": 2048})
+    names = [f"d{number}" for number in range(batches * 2048)]
+    texts = ["x" * (n % 40 + 1) for n in range(len(names))]
+    write(place.folder / "in" / "a.parquet", rows(names, text=texts))
+    return place, names
 
 
 @dataclass
@@ -445,19 +447,7 @@ class MeetingEmbedder(FakeEmbedder):
 
 
 def test_the_next_documents_are_on_their_way_while_the_embedder_works_and_order_is_kept(tmp_path: Path):
-    place = Place(
-        tmp_path,
-        {
-            "backends__emb": EMBEDDER,
-            "routes": [{"name": "vec", "backends": ["emb"]}],
-            "limits__batch_rows": 2048,
-        },
-    )
-    names = [f"d{number}" for number in range(5 * 2048)]
-    write(
-        place.folder / "in" / "a.parquet",
-        rows(names, text=[f"{'x' * (n % 40 + 1)}" for n in range(len(names))]),
-    )
+    place, names = vectors(tmp_path, 5)
     embedder = MeetingEmbedder()
     run = place.run(FakeOpeners(fake_embedder=embedder))
     assert [report.state for report in run.reports] == ["committed"] * 5
@@ -480,19 +470,7 @@ class BreakingEmbedder(FakeEmbedder):
 
 
 def test_a_step_that_fails_shifts_no_row_of_what_was_embedded_before_or_is_embedded_again(tmp_path: Path):
-    place = Place(
-        tmp_path,
-        {
-            "backends__emb": EMBEDDER,
-            "routes": [{"name": "vec", "backends": ["emb"]}],
-            "limits__batch_rows": 2048,
-        },
-    )
-    names = [f"d{number}" for number in range(3 * 2048)]
-    write(
-        place.folder / "in" / "a.parquet",
-        rows(names, text=[f"{'y' * (n % 40 + 1)}" for n in range(len(names))]),
-    )
+    place, names = vectors(tmp_path, 3)
     with pytest.raises(RuntimeError, match="the device is gone"):
         place.run(FakeOpeners(fake_embedder=BreakingEmbedder()))
     place.run()

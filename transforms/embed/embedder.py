@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,19 +115,7 @@ class Embedder:
         """A snapshot of the counters."""
         done = self._runner.stats()
         with self._lock:
-            return EmbedStats(
-                texts=done.texts,
-                tokens=self._tokens,
-                slots=done.slots,
-                steps=done.steps,
-                compilations=done.compilations,
-                compile_seconds=done.compile_seconds,
-                device_seconds=done.device_seconds,
-                late_compilations=done.late_compilations,
-                warm_up_seconds=done.warm_up_seconds,
-                idle_seconds=done.idle_seconds,
-                steady_compilations=done.steady_compilations,
-            )
+            return replace(done, tokens=self._tokens)
 
     def _settle_shapes(self, lengths: np.ndarray) -> None:
         """Chooses the shapes by the first sample that is large enough, and compiles them all.

@@ -58,11 +58,6 @@ class EmbedStats:
     steady_compilations: int = 0
 
     @property
-    def padding_seconds(self) -> float:
-        """Device seconds that were spent on empty slots, by their share of all slots."""
-        return self.device_seconds * (1 - self.filled)
-
-    @property
     def filled(self) -> float:
         """Share of the slots that held a token; 1 before the first step."""
         return self.tokens / self.slots if self.slots else 1.0

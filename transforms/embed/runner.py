@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from transforms.embed.bert_layout import BertArchitecture
 from transforms.embed.clock import DeviceClock
 from transforms.embed.device import Devices
+from transforms.embed.embeddings import EmbedStats
 from transforms.embed.execution import DATA_AXIS
 from transforms.embed.families import Architecture
 from transforms.embed.packing import Shape, Step
@@ -30,22 +31,6 @@ MATRICES = ("qkv", "out", "up", "down")
 STEADY_STEPS = 64
 """From so many steps on, a shape that was not seen before is worth a warning: shapes are few."""
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerStats:
-    """What a runner has done so far."""
-
-    steps: int = 0
-    texts: int = 0
-    slots: int = 0
-    compilations: int = 0
-    compile_seconds: float = 0.0
-    device_seconds: float = 0.0
-    late_compilations: int = 0
-    warm_up_seconds: float = 0.0
-    idle_seconds: float = 0.0
-    steady_compilations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +94,20 @@ class StepRunner:
             for step in running:
                 step.cancel()
 
-    def stats(self) -> RunnerStats:
-        """A snapshot of the counters."""
+    def stats(self) -> EmbedStats:
+        """A snapshot of the counters; of tokens it knows nothing."""
         with self._lock:
-            return RunnerStats(
-                self._steps,
-                self._texts,
-                self._slots,
-                len(self._compiled),
-                self._compile_seconds,
-                self._clock.busy_seconds,
-                self._late,
-                self._warm_up_seconds,
-                self._clock.idle_seconds,
-                self._steady,
+            return EmbedStats(
+                texts=self._texts,
+                slots=self._slots,
+                steps=self._steps,
+                compilations=len(self._compiled),
+                compile_seconds=self._compile_seconds,
+                device_seconds=self._clock.busy_seconds,
+                late_compilations=self._late,
+                warm_up_seconds=self._warm_up_seconds,
+                idle_seconds=self._clock.idle_seconds,
+                steady_compilations=self._steady,
             )
 
     def warm_up(self, shapes: Iterable[Shape]) -> None:

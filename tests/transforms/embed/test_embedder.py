@@ -191,15 +191,6 @@ def test_an_embedder_that_knows_its_run_s_lengths_compiles_before_the_first_text
     assert used[0] == used[1]
 
 
-def test_padding_has_its_share_of_the_device_seconds(tiny: Embedder):
-    tiny.embed(["a"])
-    stats = tiny.stats()
-    assert stats.padding_seconds == pytest.approx(
-        stats.device_seconds * (stats.slots - stats.tokens) / stats.slots
-    )
-    assert 0 < stats.padding_seconds < stats.device_seconds
-
-
 def test_stats_count_texts_tokens_and_slots(tiny: Embedder):
     before = tiny.stats()
     tiny.embed(["a", "a b c"])

@@ -11,6 +11,7 @@ import pytest
 
 from schemas.batches import BackendTotals
 from schemas.run import Manifest
+from tests.support import records
 from tests.transforms.quote.bench import Bench, used
 from transforms.quote.compare import compare, compare_time, read_quote, store_quote
 from transforms.quote.values import Quote, Seconds
@@ -25,14 +26,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def manifest(bench: Bench, **totals: dict[str, BackendTotals]) -> Manifest:
-    return Manifest(
-        run_id="run-1", workload="demo", workload_sha256=bench.loaded.workload.digest(), rehearsal=False,
-        state="complete", reason="", reason_class="", started_at="", ended_at="", input_files=1,
-        skipped_files=(), rows_in=10, rows_skipped=0, assignments=10, results=10, failures=0, retryable=0,
-        batches=2, batches_committed=2, batches_committed_by_this_run=2, calls_by_this_run=10,
-        results_by_route={}, failures_by_route={}, failure_groups=(), failed_batches=(), totals=totals,
-        amount="0", list_amount="0", unknown_prices=0, budget_amount=None,
-    )  # fmt: skip
+    return records.manifest(workload_sha256=bench.loaded.workload.digest(), totals=totals)
 
 
 def totals(amount: str, documents: int = 10, **changes: int) -> BackendTotals:
