@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.batches import BatchRef
+from transforms.batch_ids import ID_BYTES, Ids, ids_in
 
-ID_BYTES = 16
 REFS_SCHEMA = pa.schema(
     [
         ("batch_id", pa.binary(ID_BYTES)),
@@ -80,10 +80,9 @@ class BatchRefs(Sequence[BatchRef]):
             yield from map(BatchRef, *columns)
 
     @cached_property
-    def ids(self) -> npt.NDArray[np.bytes_]:
+    def ids(self) -> Ids:
         """The batch ids, 16 bytes each."""
-        pieces = [_fixed(piece) for piece in self.table.column("batch_id").chunks]
-        return np.concatenate([np.empty(0, f"S{ID_BYTES}"), *pieces])
+        return ids_in(self.table.column("batch_id"))
 
     @property
     def row_counts(self) -> Rows:
@@ -125,10 +124,6 @@ def _values(column: pa.Array) -> Iterable[Any]:
         return (tuple(value or ()) for value in column.to_pylist())
     values: list[Any] = column.to_pylist()
     return values
-
-
-def _fixed(array: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bytes_]:
-    return np.frombuffer(array.buffers()[1], f"S{ID_BYTES}", len(array), array.offset * ID_BYTES)
 
 
 def no_refs() -> BatchRefs:

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.batches import CommitRecord
-from transforms.committed import Keys, key_of, keys_of, keys_without, name_of, unpacked_keys
+from transforms.batch_ids import name_of
+from transforms.committed import Keys, key_of, keys_of, keys_without, unpacked_keys
 from transforms.compacted import Compacted, read_compacted
 from transforms.layout import COMMITS, RUNS, parse_name, plan_path, read_commit
 from transforms.side_by_side import side_by_side

@@ -15,16 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.batches import CommitRecord
+from transforms.batch_ids import ID_BYTES, Ids, ids_in, name_of, packed_ids
 from transforms.commit_rows import commit_rows
 
-Ids = npt.NDArray[np.bytes_]
 Keys = npt.NDArray[np.bytes_]
 """Batch and attempt in one: the id's 16 bytes and four of the attempt, so that both are compared at once."""
 
 Rows = npt.NDArray[np.int64]
-_ID_BYTES = 16
 _ROWS_AT_ONCE = 10_000
-_KEY = np.dtype([("id", f"S{_ID_BYTES}"), ("attempt", ">u4")])
+_KEY = np.dtype([("id", f"S{ID_BYTES}"), ("attempt", ">u4")])
 _KEPT = ("batch_id", "attempt", "run_id", "uri", "generation", "failures", "failures_by_class", "refused")
 LOOKED_UP = (*_KEPT, "duplicate_rows")
 """The columns of `COMMITS_SCHEMA` that are kept of each batch."""
@@ -68,7 +67,7 @@ class Committed:
     def __init__(self, table: pa.Table) -> None:
         """Of a table with the columns `LOOKED_UP`, one row an attempt, in any order."""
         table = _newest(encoded(table.select(LOOKED_UP)))
-        self.ids: Ids = unpacked(table.column("batch_id"))
+        self.ids: Ids = ids_in(table.column("batch_id"))
         """The batches, ascending, 16 bytes each."""
         self.attempts: npt.NDArray[np.int32] = table.column("attempt").to_numpy()
         """The newest attempt of each."""
@@ -165,30 +164,12 @@ class Committed:
         return int(self.rows_of(packed_ids([batch_id]))[0])
 
 
-def packed_ids(batch_ids: Sequence[str]) -> Ids:
-    """Batch ids as arrays that compare fast, 16 bytes each."""
-    return np.frombuffer(bytes.fromhex("".join(batch_ids)), f"S{_ID_BYTES}")
-
-
 def keys_of(table: pa.Table) -> Keys:
     """The attempts of a table with the columns `batch_id`, binary or hexadecimal, and `attempt`."""
-    batches, attempts = table.column("batch_id"), table.column("attempt").to_numpy()
-    ids = unpacked(batches) if pa.types.is_fixed_size_binary(batches.type) else _from_text(batches)
+    ids = ids_in(table.column("batch_id"))
     keys = np.empty(len(ids), _KEY)
-    keys["id"], keys["attempt"] = ids, attempts
+    keys["id"], keys["attempt"] = ids, table.column("attempt").to_numpy()
     return keys.view(f"S{_KEY.itemsize}")
-
-
-def _from_text(batches: pa.ChunkedArray) -> Ids:
-    """Ids that are written, without an object of each."""
-    texts = (chunk for chunk in batches.cast(pa.string()).chunks if len(chunk))
-    return np.frombuffer(b"".join(bytes.fromhex(_letters(chunk)) for chunk in texts), f"S{_ID_BYTES}")
-
-
-def _letters(chunk: pa.StringArray) -> str:
-    _, offsets, letters = chunk.buffers()
-    places = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-    return str(letters.slice(int(places[0]), int(places[-1] - places[0])).to_pybytes(), "ascii")
 
 
 def key_of(names: Sequence[tuple[str, int]]) -> Keys:
@@ -224,20 +205,6 @@ def unpacked_keys(keys: Keys) -> tuple[Ids, npt.NDArray[np.int32]]:
     return fields["id"].copy(), fields["attempt"].astype(np.int32)
 
 
-def name_of(batch: np.bytes_) -> str:
-    """A batch id as it is written."""
-    return bytes(batch).ljust(_ID_BYTES, b"\0").hex()
-
-
-def unpacked(column: pa.ChunkedArray) -> Ids:
-    """A column of binary batch ids, in the form of `packed_ids`."""
-    array = column.combine_chunks()
-    whole = array.chunk(0) if isinstance(array, pa.ChunkedArray) and array.num_chunks else array
-    if not len(whole):
-        return np.empty(0, f"S{_ID_BYTES}")
-    return np.frombuffer(whole.buffers()[1], f"S{_ID_BYTES}", len(whole), whole.offset * _ID_BYTES)
-
-
 def encoded(table: pa.Table) -> pa.Table:
     """A table of lookups with the names of files and runs kept once instead of once a batch."""
     for name in ("run_id", "uri", "generation"):
@@ -250,7 +217,7 @@ def encoded(table: pa.Table) -> pa.Table:
 def _newest(table: pa.Table) -> pa.Table:
     """Of each batch the row of its newest attempt, by batch; the same attempt may stand more than once."""
     table = table.take(pc.sort_indices(table, [("batch_id", "ascending"), ("attempt", "ascending")]))
-    ids = unpacked(table.column("batch_id"))
+    ids = ids_in(table.column("batch_id"))
     is_last = np.ones(len(ids), bool)
     is_last[:-1] = ids[:-1] != ids[1:]
     return table.filter(pa.array(is_last)).combine_chunks()

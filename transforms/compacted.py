@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 
 from schemas.arrow import COMMITS_SCHEMA
 from schemas.errors import StoreError
-from transforms.committed import LOOKED_UP, Keys, encoded, key_of, keys_of, unpacked
+from transforms.batch_ids import ids_in
+from transforms.committed import LOOKED_UP, Keys, encoded, key_of, keys_of
 from transforms.layout import COMPACTED, compacted_path
 from transforms.side_by_side import side_by_side
 from transforms.store import Store
@@ -180,7 +181,7 @@ def _kept(path: str, table: pa.Table, covers: Iterable[str]) -> CompactedFile:
         rows=Rows(path, table if is_whole else None),
         covers=frozenset(covers),
         keys=keys_of(table),
-        digests=unpacked(table.column("record_digest")),
+        digests=ids_in(table.column("record_digest")),
         looked_up=encoded(table.select(LOOKED_UP)),
     )
 

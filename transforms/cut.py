@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from schemas.ids import batch_ids
 from schemas.workload import Limits
-from transforms.batch_refs import ID_BYTES, REFS_SCHEMA, BatchRefs
+from transforms.batch_ids import ID_BYTES
+from transforms.batch_refs import REFS_SCHEMA, BatchRefs
 from transforms.input_files import InputFile, RowGroup
 
 _BATCHES_A_PIECE = 16_384

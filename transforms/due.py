@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.failures import FailureClass, is_retryable
+from transforms.batch_ids import packed_ids
 from transforms.batch_refs import BatchRefs, Mask, Rows
-from transforms.committed import Committed, packed_ids
+from transforms.committed import Committed
 
 RETRYABLE_CLASSES = frozenset(name.value for name in FailureClass if is_retryable(name))
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from schemas.arrow import PLAN_SCHEMA
 from schemas.errors import OutputError
-from transforms.batch_refs import ID_BYTES, REFS_SCHEMA, BatchRefs
+from transforms.batch_ids import ID_BYTES, binary_ids, ids_in
+from transforms.batch_refs import REFS_SCHEMA, BatchRefs
 from transforms.store import Store
 
 INPUT_SCHEMA_KEY = b"switchgear.input_schema"
@@ -100,9 +101,7 @@ def _kept(table: pa.Table) -> pa.Table:
     for place, name in enumerate(REFS_SCHEMA.names):
         column = table.column(name)
         if name == "batch_id":
-            data = pa.py_buffer(bytes.fromhex("".join(column.to_pylist())))
-            ids = pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), len(column), [None, data])
-            table = table.set_column(place, name, ids)
+            table = table.set_column(place, name, binary_ids(ids_in(column)))
         elif pa.types.is_dictionary(REFS_SCHEMA.field(name).type):
             table = table.set_column(place, name, column.dictionary_encode())
     return table.cast(REFS_SCHEMA)

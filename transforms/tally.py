@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from schemas.batches import AmbiguousCall, BackendTotals, CommitRecord
 from schemas.errors import ReconcileError, StoreError
 from schemas.run import RunContext
+from transforms.batch_ids import ids_in, name_of
 from transforms.commit_index import CommitIndex
 from transforms.commit_totals import add_totals, entries, sum_totals
-from transforms.committed import Rows, keys_of, name_of, places_of, unpacked, unpacked_keys
+from transforms.committed import Rows, keys_of, places_of, unpacked_keys
 from transforms.layout import commit_path
 from transforms.store import Store
 
@@ -89,7 +90,7 @@ def add_up(index: CommitIndex, run: RunContext) -> Sums:
 
 
 def _newest(table: pa.Table, index: CommitIndex) -> pa.Table:
-    rows = index.committed.rows_of(unpacked(table.column("batch_id")))
+    rows = index.committed.rows_of(ids_in(table.column("batch_id")))
     return table.filter(pa.array(index.committed.attempts[rows] == table.column("attempt").to_numpy()))
 
 

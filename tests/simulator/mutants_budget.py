@@ -12,11 +12,11 @@ import pyarrow as pa
 from schemas.outcomes import ZERO, money
 from tests.simulator.planting import defect, swap
 from transforms import spend
+from transforms.batch_ids import ids_in
 from transforms.call import budget_file
 from transforms.call.budget import BudgetState, LeasedBudget
 from transforms.call.ledger import LedgerTotals
 from transforms.commit_index import CommitIndex
-from transforms.committed import unpacked
 
 CAP = "spend never passes the cap"
 LEASES = "leases never pass the cap"
@@ -108,7 +108,7 @@ def a_new_run_forgets_calls_without_a_known_end(replaced: ExitStack) -> None:
 def a_new_run_counts_the_newest_attempts_only(replaced: ExitStack) -> None:
     def tables(self: CommitIndex, columns: Sequence[str]) -> Iterator[pa.Table]:
         for table in before(self, tuple({*columns, "batch_id", "attempt"})):
-            newest = self.committed.attempts_of(unpacked(table.column("batch_id")))
+            newest = self.committed.attempts_of(ids_in(table.column("batch_id")))
             is_newest = newest == table.column("attempt").to_numpy()
             yield table.filter(pa.array(is_newest)).select(columns)
 

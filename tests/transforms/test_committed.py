@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from schemas.batches import CommitRecord
 from tests.support.records import REF, commit_record
+from transforms.batch_ids import packed_ids
 from transforms.commit_rows import commit_rows
-from transforms.committed import AnsweredFile, Committed, Standing, packed_ids
+from transforms.committed import AnsweredFile, Committed, Standing
 
 FIRST, SECOND, ABSENT = "00" * 16, "ab" * 15 + "00", "ff" * 16
 RECORD = commit_record(refused={"amount": "0.5"}, ref=replace(REF, duplicate_rows=(7, 9)))

@@ -34,9 +34,9 @@ from schemas.batches import BackendTotals, BatchRef, CommitRecord
 from schemas.load import LoadedWorkload
 from schemas.run import RunContext
 from schemas.workload import Workload
+from transforms.batch_ids import name_of
 from transforms.batch_refs import REFS_SCHEMA, BatchRefs
 from transforms.commit_rows import commit_rows
-from transforms.committed import name_of
 from transforms.compacted import write_compacted
 from transforms.compaction import take_stock
 from transforms.layout import COMMITS, commit_path, parse_name, plan_path
