@@ -26,7 +26,7 @@ ARGS ?=
 SEEDS ?= 1000000
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## set up, then run the main job on the installed packages' documentation
 	@$(BIN)/switchgear demo

@@ -69,8 +69,11 @@ def report(parameters: ReportParameters) -> State[Any]:
         status = read_status(parameters.output)
         manifest = read_manifest(parameters.output, parameters.run) if parameters.run else status.manifest
         if manifest is None:
-            run = f"run {parameters.run}" if parameters.run else "no run"
-            raise OutputError(f"{parameters.output}: {run} has come to its end here; it is {status.state}")
+            which = f"run {parameters.run} has not" if parameters.run else "no run has"
+            raise OutputError(
+                f"{parameters.output}: {which} come to its end here; the output is {status.state}. Give "
+                "another run, or none for the newest; Retry, or `switchgear run`, does what is missing"
+            )
     except SwitchgearError as error:
         return _failed(error)
     _show_report(manifest, parameters.output)

@@ -107,10 +107,10 @@ def due_sentence(quote: Quote) -> str:
         return f"Nothing is due: all of {count(quote.rows_total, 'row')} is done."
     done = quote.batches_total - quote.batches_due
     already = f" ({batches(done)} already done)" if done else ""
-    return (
-        f"{count(quote.rows_due, 'row')} of {quote.rows_total:,} are due in {batches(quote.batches_due)}"
-        f"{already}; {quote.routing_sentence}."
+    due = (
+        f"{count(quote.rows_due, 'row')} of {quote.rows_total:,} {'is' if quote.rows_due == 1 else 'are'} due"
     )
+    return f"{due} in {batches(quote.batches_due)}{already}; {quote.routing_sentence}."
 
 
 def basis_lines(quote: Quote) -> list[str]:

@@ -21,7 +21,6 @@ from flows.tables import (
 )
 from flows.words import batches as batches_text
 from flows.words import count, usd
-from schemas.batches import AmbiguousCall
 from schemas.run import Manifest
 
 _AMBIGUOUS_SHOWN = 20
@@ -82,7 +81,7 @@ def report(manifest: Manifest, output: str, *, nothing_due: bool = False) -> Ren
     if manifest.skipped_files:
         parts.append(Text(f"Skipped files: {', '.join(manifest.skipped_files[:5])}"))
     if manifest.ambiguous:
-        parts.append(ambiguous_table(manifest.ambiguous))
+        parts.append(_ambiguous_table(manifest))
     style = "bold green" if manifest.state == "complete" else "bold yellow"
     parts.append(Text(end_sentence(manifest, nothing_due=nothing_due), style=style))
     parts.append(Text(f"Output: {output}", overflow="fold"))
@@ -103,22 +102,29 @@ def cost_sentence(manifest: Manifest) -> str:
         text += f"; budget {usd(manifest.budget_amount)}"
     if manifest.budget_soft_passed:
         text += f" (warning: above the soft budget of {usd(manifest.budget_soft_amount)})"
-    worst = worst_amount(manifest.ambiguous)
-    if manifest.ambiguous:
-        text += f"; {count(len(manifest.ambiguous), 'call')} of unknown end may have cost up to {worst} more"
+    lost, worst = unknown_ends(manifest)
+    if lost:
+        text += f"; {count(lost, 'call')} of unknown end may have cost up to {worst} more"
     return f"{text}. Calls made by this run: {manifest.calls_by_this_run:,}."
 
 
-def worst_amount(calls: Sequence[AmbiguousCall]) -> str:
-    """The most that calls of unknown end can have cost; unknown if one of them has no price."""
-    amounts = [call.worst_amount for call in calls]
-    if any(amount is None for amount in amounts):
-        return "an unknown amount"
-    return usd(sum((Decimal(amount) for amount in amounts if amount is not None), Decimal(0)))
+def unknown_ends(manifest: Manifest) -> tuple[int, str]:
+    """How many calls have no known end, and the most that they can have cost: the listed ones and the others.
+
+    Unknown if one that is listed has no price.
+    """
+    listed = [call.worst_amount for call in manifest.ambiguous]
+    every = [totals for backends in manifest.totals.values() for totals in backends.values()]
+    number = max(len(listed), sum(totals.ambiguous for totals in every))
+    if None in listed:
+        return number, "an unknown amount"
+    amounts = listed if number == len(listed) else [totals.ambiguous_amount for totals in every]
+    return number, usd(sum((Decimal(amount) for amount in amounts if amount is not None), Decimal(0)))
 
 
-def ambiguous_table(calls: Sequence[AmbiguousCall]) -> Table:
-    """The calls that were sent and whose end is not known."""
+def _ambiguous_table(manifest: Manifest) -> Table:
+    """The calls that were sent and whose end is not known, as far as they fit."""
+    number, _ = unknown_ends(manifest)
     shown: list[Row] = [
         {
             "batch": call.batch_id[:12],
@@ -129,9 +135,9 @@ def ambiguous_table(calls: Sequence[AmbiguousCall]) -> Table:
             "at most": usd(call.worst_amount),
             "sent at": call.sent_at,
         }
-        for call in calls[:_AMBIGUOUS_SHOWN]
+        for call in manifest.ambiguous[:_AMBIGUOUS_SHOWN]
     ]
-    more = f", {_AMBIGUOUS_SHOWN} of {len(calls):,} shown" if len(calls) > _AMBIGUOUS_SHOWN else ""
+    more = f", {_AMBIGUOUS_SHOWN} of {number:,} shown" if number > _AMBIGUOUS_SHOWN else ""
     return table(f"Calls of unknown end (they may have been billed){more}", shown)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from jinja2 import Environment, StrictUndefined
 
-from flows.report import cost_sentence, end_sentence
+from flows.report import cost_sentence, end_sentence, unknown_ends
 from flows.tables import Row, cost_rows, device_rows, failure_rows, quote_rows, route_rows, time_against_quote
 from flows.words import batches as batches_text
 from flows.words import usd
@@ -58,7 +58,7 @@ def report_html(manifest: Manifest, output: str) -> str:
         ("Devices, in this run", device_rows(manifest)),
         ("Quote against actual, at list price", quote_rows(manifest, output)),
         ("Batches that were not finished", _failed_batch_rows(manifest)),
-        ("Calls of unknown end", _ambiguous_rows(manifest)),
+        (_ambiguous_caption(manifest), _ambiguous_rows(manifest)),
     ]
     return template.render(
         title=f"{kind} {manifest.run_id} of {manifest.workload}",
@@ -99,6 +99,11 @@ def _failed_batch_rows(manifest: Manifest) -> list[Row]:
         }
         for b in manifest.failed_batches
     ]
+
+
+def _ambiguous_caption(manifest: Manifest) -> str:
+    listed, (number, _) = len(manifest.ambiguous), unknown_ends(manifest)
+    return "Calls of unknown end" + (f", {listed:,} of {number:,}" if listed < number else "")
 
 
 def _ambiguous_rows(manifest: Manifest) -> list[Row]:

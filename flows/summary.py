@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flows.report import end_sentence
+from flows.report import end_sentence, unknown_ends
 from flows.tables import Row, budget_text, route_rows
 from flows.words import batches as batches_text
 from flows.words import usd
@@ -113,7 +113,7 @@ def _costs(manifest: Manifest, spend: Sequence[Row]) -> list[str]:
     return [
         "## Cost",
         f"{usd(manifest.amount)} (list price {usd(manifest.list_amount)}).{unknown} "
-        f"Budget: {plain(budget_text(manifest))}. Calls of unknown end: {len(manifest.ambiguous):,}.",
+        f"Budget: {plain(budget_text(manifest))}. Calls of unknown end: {unknown_ends(manifest)[0]:,}.",
         markdown_table(spend, columns),
     ]
 

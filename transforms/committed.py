@@ -43,10 +43,6 @@ class Standing:
     refused: Mapping[str, str] = field(default_factory=dict)
     duplicate_rows: tuple[int, ...] = ()
 
-    def failures_in(self, classes: Collection[str]) -> int:
-        """The failures of some classes."""
-        return sum(count for name, count in self.failures_by_class.items() if name in classes)
-
 
 @dataclass(frozen=True, slots=True)
 class AnsweredFile:

@@ -63,6 +63,8 @@ def test_a_report_shows_the_newest_run_and_says_where_there_is_none(place: Place
     state, artifacts = run(report, ReportParameters(output=str(tmp_path / "out")))
     assert state.message.startswith("The output is complete. Complete: 6 results")
     assert made.plan.run_id in artifacts["report-summary"]
+    stranger = ReportParameters(output=str(tmp_path / "out"), run="20260101T000000Z-abcdef")
+    assert "run 20260101T000000Z-abcdef has not come to its end here" in run(report, stranger)[0].message
     missing, _ = run(report, ReportParameters(output=str(tmp_path / "nowhere")))
     assert missing.name == "Misconfigured"
     assert "is no Switchgear output" in missing.message

@@ -11,9 +11,11 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from flows.report import cost_sentence, end_sentence, report, worst_amount
+from flows.report import cost_sentence, end_sentence, report, unknown_ends
 from flows.report_html import report_html
-from schemas.batches import AmbiguousCall
+from flows.summary import Shown, summary_markdown
+from flows.tables import spend_rows
+from schemas.batches import AmbiguousCall, BackendTotals
 from schemas.run import DeviceUse, FailedBatch, FailureGroup, Manifest
 
 Make = Callable[..., Manifest]
@@ -53,10 +55,22 @@ def test_calls_of_unknown_end_are_listed_with_the_most_they_may_have_cost(
     assert text.count("crash") == 20
 
 
-def test_a_call_without_a_price_makes_the_worst_unknown(ambiguous: AmbiguousCall) -> None:
-    from dataclasses import replace
+def test_calls_of_unknown_end_that_are_not_listed_count_too(manifest: Make, ambiguous: AmbiguousCall) -> None:
+    totals = {"ask": {"mini": BackendTotals(ambiguous=1500, ambiguous_amount="3.00")}}
+    made = manifest(ambiguous=(ambiguous,) * 30, totals=totals)
 
-    assert worst_amount([ambiguous, replace(ambiguous, worst_amount=None)]) == "an unknown amount"
+    assert "1,500 calls of unknown end may have cost up to $3.00 more" in cost_sentence(made)
+    assert "20 of 1,500 shown" in printed(made)
+    assert "Calls of unknown end, 30 of 1,500<" in report_html(made, "/out")
+    assert "Calls of unknown end: 1,500." in summary_markdown(
+        made, Shown([], [], spend_rows(made, []), "/out")
+    )
+
+
+def test_a_call_without_a_price_makes_the_worst_unknown(manifest: Make, ambiguous: AmbiguousCall) -> None:
+    made = manifest(ambiguous=(ambiguous, replace(ambiguous, worst_amount=None)))
+
+    assert unknown_ends(made) == (2, "an unknown amount")
 
 
 def test_what_the_devices_did_is_a_table_and_late_compilation_a_sentence(manifest: Make) -> None:
@@ -127,8 +141,6 @@ def test_the_page_needs_nothing_from_anywhere(manifest: Make) -> None:
 def test_texts_from_data_stay_texts_on_the_page(
     manifest: Make, ambiguous: AmbiguousCall, failed_batch: FailedBatch
 ) -> None:
-    from dataclasses import replace
-
     hostile = "<script>alert(1)</script>{{ 7*7 }}"
     group = FailureGroup("refused", 1, False, hostile, hostile, (hostile,), hostile)
     page = report_html(
