@@ -266,6 +266,7 @@ class _EmbedDoFn(_StageDoFn):
 
     def teardown(self) -> None:
         self._threads.shutdown(cancel_futures=True)
+        super().teardown()
 
     def _start(self) -> None:
         gathered, self._gathered = self._gathered, []

@@ -458,6 +458,20 @@ def test_the_next_documents_are_on_their_way_while_the_embedder_works_and_order_
     assert [row["embedding"][0] for row in made] == [n % 40 + 1 for n in range(len(names))]
 
 
+def test_every_stage_leaves_the_worker_so_that_its_last_user_can_close_it(tmp_path: Path) -> None:
+    place, _ = vectors(tmp_path, 1)
+    refs = place.run(refs=[]).plan.refs
+    config = config_of(place)
+    worker = worker_of(config, FakeOpeners())
+    try:
+        pipeline = beam.Pipeline(options=pipeline_options([]))
+        build(pipeline, refs, config)
+        pipeline.run().wait_until_finish()
+        assert worker.users == 0
+    finally:
+        forget_worker(config)
+
+
 @dataclass
 class BreakingEmbedder(FakeEmbedder):
     """Fails at its second group of documents."""
