@@ -58,6 +58,17 @@ def orders_of(parameters: BackfillParameters, today: date) -> Iterator[tuple[dat
         )
 
 
+def without_documents(parameters: BackfillParameters, today: date) -> str:
+    """Why there is nothing to run: no day in the range, or no documents on any of them."""
+    days = days_of(parameters, today)
+    if not days:
+        return f"Nothing to run: the first day, {parameters.first}, is not over yet. Name a last day, too"
+    return (
+        f"Nothing to run: no day from {days[0]} to {days[-1]} has documents at {parameters.input}. If there "
+        "should be some, mend the input, the days or the date format"
+    )
+
+
 def _name_of_day() -> str:
     return str(flow_run.parameters["day"])
 
@@ -137,7 +148,10 @@ def backfill(parameters: BackfillParameters) -> State[Any]:
     Suspended while a day waits for an approval: then all days that need none have been done.
     """
     end_with_worker()
-    days = list(orders_of(parameters, datetime.now(UTC).date()))
+    today = datetime.now(UTC).date()
+    days = list(orders_of(parameters, today))
+    if not days:
+        return Completed(message=without_documents(parameters, today))
     get_run_logger().info(f"{count(len(days), 'day')} with documents")
     tried = {day: _try_day(day, Order(order)) for day, order in days}
     ends = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.backfill import days_of, orders_of
+from flows.backfill import days_of, orders_of, without_documents
 from flows.parameters import BackfillParameters
 from schemas.run import Manifest
 from tests.flows.fake_run import FakeRun, Watched
@@ -64,6 +64,16 @@ def test_a_day_has_its_own_input_and_output_and_days_without_a_folder_are_left_o
         (date(2026, 11, 19), f"{tmp_path}/20261119", "out/20261119", True),
         (date(2026, 11, 21), f"{tmp_path}/20261121", "out/20261121", True),
     ]
+
+
+def test_a_backfill_without_a_day_to_run_says_why(tmp_path: Path) -> None:
+    asked = form(input=f"{tmp_path}/{{date}}", days=2)
+
+    assert without_documents(asked, TODAY).startswith(
+        f"Nothing to run: no day from 2026-11-20 to 2026-11-21 has documents at {tmp_path}/{{date}}."
+    )
+    future = asked.model_copy(update={"first": TODAY})
+    assert "the first day, 2026-11-22, is not over yet" in without_documents(future, TODAY)
 
 
 @pytest.mark.usefixtures("prefect_server")
