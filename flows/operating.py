@@ -44,7 +44,7 @@ def serve(
     """
     with answering(context, False):
         from flows.serve import Serving, serve_here
-        from flows.server import cache_folder
+        from transforms.cache import cache_folder
 
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):

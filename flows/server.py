@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from pipelines.leash import leashed
 from schemas.errors import ConfigurationError, SwitchgearError
+from transforms.cache import cache_folder
 
 START_TIMEOUT_S = 120.0
 _POLL_S = 0.1
@@ -43,12 +44,6 @@ def prepare_environment() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if "PREFECT_HOME" not in os.environ and not Path.home().joinpath(".prefect", "profiles.toml").exists():
         os.environ["PREFECT_HOME"] = str(cache_folder() / "prefect")
-
-
-def cache_folder() -> Path:
-    """Where Switchgear keeps what it can make again: `$SWITCHGEAR_CACHE_DIR`, else `~/.cache/switchgear`."""
-    chosen = os.environ.get("SWITCHGEAR_CACHE_DIR")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "switchgear"
 
 
 def server_command(port: int) -> list[str]:

@@ -18,7 +18,6 @@ import pytest
 from flows.server import (
     EmbeddedServer,
     _is_not_prefects,
-    cache_folder,
     prefect_api,
     prepare_environment,
     refuse_open_api,
@@ -111,15 +110,6 @@ def test_prefects_files_go_into_our_cache_unless_the_user_has_a_prefect_home(
     (tmp_path / ".prefect" / "profiles.toml").touch()
     prepare_environment()
     assert "PREFECT_HOME" not in os.environ
-
-
-def test_the_cache_stands_in_the_home_folder_by_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SWITCHGEAR_CACHE_DIR", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-
-    assert cache_folder() == tmp_path / ".cache" / "switchgear"
 
 
 def test_prefects_own_lines_are_kept_off_the_terminal_and_those_of_others_are_not() -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from tests.transforms.embed.kernels.machines import needs_kernels
 from tests.transforms.embed.tiny_model import REAL_MODEL, backend
-from transforms.cache import cache_folder
 from transforms.embed import opening
 from transforms.embed.device import Devices, find_devices, has_fast_bfloat16, keep_programs
 from transforms.embed.embedder import open_embedder
@@ -146,13 +145,6 @@ def test_all_devices_are_in_one_mesh_with_an_axis_for_data():
     assert found.mesh.axis_names == ("data", "model")
     assert found.count == found.mesh.devices.size >= 1
     assert found.steps_in_flight >= 1
-
-
-def test_the_cache_folder_is_the_variables_or_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("SWITCHGEAR_CACHE_DIR", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("SWITCHGEAR_CACHE_DIR")
-    assert cache_folder() == Path.home() / ".cache" / "switchgear"
 
 
 def test_a_cache_folder_that_cannot_be_made_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture):
