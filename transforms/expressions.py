@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from schemas.errors import Problem, first_line
+from transforms.row_texts import repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,17 @@ def _evaluate_one(condition: Condition, table: pa.Table) -> list[bool]:
         column = _frame(condition, table).select(expression.alias("_"))["_"]
     except BaseException as error:
         _reraise_exit(error)
-        message = f"failed on this row: {first_line(error)}"
+        message = f"failed on this row: {_without_values(error, table.slice(0, 1))}"
         raise ExpressionError(Problem(condition.where, repr(condition.sql), message)) from None
     if not condition.columns:  # a constant such as TRUE
         return [bool(column[0])] * table.num_rows
     return column.to_list()
+
+
+def _without_values(error: BaseException, row: pa.Table) -> str:
+    """What is wrong, without the values that Polars quotes."""
+    said = first_line(error).split(" values: ")[0]
+    return type(error).__name__ if repeats(said, row.to_pylist()) else said
 
 
 def _frame(condition: Condition, table: pa.Table) -> pl.DataFrame:

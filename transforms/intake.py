@@ -16,8 +16,6 @@ from schemas.failures import FailureClass
 from schemas.workload import Input
 from transforms.expressions import Condition, evaluate
 
-_SHOWN_BYTES = 40
-
 
 @dataclass(frozen=True, slots=True)
 class Intake:
@@ -99,11 +97,11 @@ def _holds_text(kind: pa.DataType) -> bool:
 
 
 def _invalid_positions(column: pa.ChunkedArray) -> dict[int, str]:
-    """Positions of values that are no valid UTF-8, with their first bytes; usually none."""
+    """Positions of values that are no valid UTF-8, with where that is; usually none."""
     if _is_valid(column):
         return {}
     bad = (p for p in range(len(column)) if not _is_valid(column.take(pa.array([p], pa.int64()))))
-    return {position: _first_bytes(column, position) for position in bad}
+    return {position: _first_invalid(column, position) for position in bad}
 
 
 def _is_valid(column: pa.ChunkedArray) -> bool:
@@ -114,11 +112,16 @@ def _is_valid(column: pa.ChunkedArray) -> bool:
     return True
 
 
-def _first_bytes(column: pa.ChunkedArray, position: int) -> str:
+def _first_invalid(column: pa.ChunkedArray, position: int) -> str:
+    """The first byte that is wrong, and none of the text before it."""
     if not pa.types.is_large_string(column.type):
         return ""
     data = column.slice(position, 1).cast(pa.large_binary())[0].as_py()
-    return f" (starts with {data[:_SHOWN_BYTES]!r})"
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return f" (byte 0x{data[error.start]:02x} at {error.start})"
+    return ""
 
 
 def _ids(column: pa.ChunkedArray) -> list[str | None]:

@@ -23,6 +23,7 @@ from schemas.errors import ConfigurationError, Problem
 from schemas.ids import canonical_json, sha256_hex
 from schemas.output_types import arrow_type
 from schemas.workload import Prompt
+from transforms.row_texts import repeats
 
 
 def _data_only(value: Any) -> Any:
@@ -90,20 +91,9 @@ class CompiledPrompt:
 
 def _detail(error: Exception, row: Mapping[str, Any]) -> str:
     """What a template's error says, unless it repeats something of the row."""
-    if not isinstance(error, TemplateError) or any(text in str(error) for text in _texts(row)):
+    if not isinstance(error, TemplateError) or repeats(str(error), row):
         return ""
     return f": {error}"
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str) and value:
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
 
 
 def compile_prompt(name: str, prompt: Prompt) -> CompiledPrompt:

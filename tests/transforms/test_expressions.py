@@ -140,6 +140,18 @@ def test_only_the_rows_that_an_expression_fails_on_are_errors() -> None:
     assert evaluation.errors[1].startswith("routes[0].when = 'CAST(kind AS INT) > 1': failed on this row: ")
 
 
+@pytest.mark.parametrize(
+    "sql",
+    ["CAST(text AS INT) > 1", "CAST(text AS DATE) IS NULL", "REGEXP_LIKE('x', text)", "text::time > kind"],
+)
+def test_what_an_expression_says_of_a_row_quotes_nothing_of_it(sql: str) -> None:
+    secret = "(confidential: the merger"
+    for text in (secret, f"{secret} and much more of it {'x' * 200}"):
+        errors = evaluate([compiled(sql)], pa.table({"text": [text], "kind": ["a"]})).errors
+        assert "confidential" not in str(errors)
+        assert "merger" not in str(errors)
+
+
 def test_a_row_that_two_expressions_fail_on_keeps_the_first_reason() -> None:
     table = pa.table({"kind": ["x"]})
     one, two = (

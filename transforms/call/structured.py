@@ -64,7 +64,14 @@ class SchemaBook:
         if error is None:
             return None
         where = "".join(f"[{part!r}]" for part in error.absolute_path) or "the answer"
-        return f"{where} does not fit the JSON Schema: {error.message[:_LONGEST_REASON]}"
+        return f"{where} does not fit the JSON Schema: {_asked_for(error)[:_LONGEST_REASON]}"
+
+
+def _asked_for(error: jsonschema.exceptions.ValidationError) -> str:
+    """What the schema asks for. Not what the answer has instead, which may repeat the document."""
+    if error.validator == "required":
+        return error.message
+    return f"`{error.validator}` must be {error.validator_value!r}"
 
 
 def _compile(schema: dict[str, Any]) -> Any:

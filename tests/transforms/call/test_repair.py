@@ -78,7 +78,7 @@ def test_the_second_request_has_the_first_answer_and_what_is_wrong_in_it() -> No
         "user",
     )
     assert question == transport.sent[0].body["messages"][0]
-    assert "['label'] does not fit the JSON Schema: 'z' is not one of ['a', 'b']" in complaint["content"]
+    assert "['label'] does not fit the JSON Schema: `enum` must be ['a', 'b']" in complaint["content"]
     assert transport.sent[1].body["output_config"] == transport.sent[0].body["output_config"]
 
 

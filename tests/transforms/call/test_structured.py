@@ -50,6 +50,17 @@ def test_the_message_names_the_place_that_does_not_fit() -> None:
     assert "['tags'][1]" in check('{"tags": ["x", 5]}', schema).message
 
 
+def test_the_message_says_what_is_asked_for_and_nothing_of_the_answer() -> None:
+    assert "'label' is a required property" in check("{}").message
+    for text in (
+        '{"label": "from the document"}',
+        '{"label": ["from the document"]}',
+        '{"label": "a", "from the document": 1}',
+    ):
+        assert "from the document" not in check(text).message
+    assert "`enum` must be ['a', 'b']" in check('{"label": "z"}').message
+
+
 def test_without_a_schema_or_with_a_failure_nothing_is_parsed() -> None:
     assert check("no json", None).failure is None
     assert check("half", failure=F.TRUNCATED).failure is F.TRUNCATED
