@@ -15,7 +15,7 @@ from prefect.states import Completed, Failed
 from flows.groups import default_groups
 from flows.outputs import read_status
 from flows.parameters import QuoteParameters, ReportParameters, SweepParameters
-from flows.quote_command import (
+from flows.quote_tables import (
     basis_lines,
     due_sentence,
     price_row,

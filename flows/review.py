@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field
 from flows.orders import Approval, Order
 from flows.parameters import Usd
 from flows.planning import PlannedRun
-from flows.quote_command import time_sentence
+from flows.quote_tables import time_sentence
 from flows.words import count, usd
 from schemas.errors import ReviewNeededError
 from schemas.run import Manifest

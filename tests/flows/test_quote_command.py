@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from flows.backstage import Backstage
 from flows.cli import app
-from flows.quote_command import basis_lines, calibrator, due_sentence, range_text, time_sentence
+from flows.quote_command import calibrator
+from flows.quote_tables import basis_lines, due_sentence, range_text, time_sentence
 from flows.report import console
 from flows.steps import Ending
 from tests.support.documents import rows, write

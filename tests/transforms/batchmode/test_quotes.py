@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from flows.quote_command import due_sentence
+from flows.quote_tables import due_sentence
 from flows.steps import real_steps
 from flows.tables import compared
 from schemas.load import load_workload
