@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from schemas.failures import FailureClass
 from schemas.outcomes import ZERO
 from schemas.workload import Limits
 from transforms.call.budget import Budget, LeasedBudget
@@ -18,6 +19,7 @@ from transforms.call.retry import RetryPolicies
 from transforms.call.share import Shares
 from transforms.call.site import Site
 from transforms.call.structured import SchemaBook
+from transforms.call.wire import CallFailure
 
 CANCELLED = "the run was cancelled; nothing of this batch is committed, run again"
 
@@ -50,6 +52,7 @@ class Desk:
     schemas: SchemaBook
     refuse_unknown_price: bool
     outbox: Outbox | None = None
+    allowed_providers: Mapping[str, Collection[str]] = field(default_factory=dict)  # by route; none: all
     caps: FurtherCaps = field(default_factory=NoFurtherCaps)  # besides `budget`
     soft: Decimal | None = None  # what the run should warn at
     shares: Shares | None = None  # None: every request is asked for itself
@@ -59,6 +62,19 @@ class Desk:
     counters: Counters = field(default_factory=Counters)
     sending: set[asyncio.Task[object]] = field(default_factory=set)
     closing: bool = False
+
+    def forbids(self, route: str, site: Site) -> CallFailure | None:
+        """Why nothing of a route may go to a backend; None if it may.
+
+        A workload with such a chain is refused when it is loaded: this holds whatever has come since.
+        """
+        provider, allowed = site.backend.provider, self.allowed_providers.get(route)
+        if allowed is None or provider in allowed:
+            return None
+        message = (
+            f"policy.allowed_providers.{route} does not have its provider {provider!r}; nothing was sent"
+        )
+        return CallFailure(FailureClass.POLICY_REJECTED, message, sent=False, final=True)
 
     @property
     def soft_passed(self) -> bool:

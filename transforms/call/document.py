@@ -54,6 +54,10 @@ class DocumentRun:
         failures: list[tuple[Site, CallFailure]] = []
         for name in self._request.assignment.chain:
             site = self._desk.sites[name]
+            forbidden = self._desk.forbids(self._request.assignment.route, site)
+            if forbidden is not None:
+                failures.append((site, forbidden))
+                break
             self._tally.try_backend(name)
             held = None if self._book.outbox is None else await self._hold(site)
             result = held or await self._ask(site)

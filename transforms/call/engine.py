@@ -228,6 +228,7 @@ async def _assemble(parts: _Parts) -> tuple[CallCore, Transport]:
         transport=transport,
         budget=parts.budget,
         caps=parts.caps,
+        allowed_providers=workload.policy.allowed_providers,
         soft=workload.budget.soft,
         limits=workload.limits,
         policies=RetryPolicies(workload.limits, random.Random().uniform),  # noqa: S311 - jitter, no secret

@@ -358,6 +358,7 @@ def make_core(
         slots=Slots(max_in_flight),
         schemas=SchemaBook(),
         refuse_unknown_price=capped,
+        allowed_providers=workload.policy.allowed_providers,
     )
     return CallCore(desk, ledgers or MemoryLedgers(), mode)
 
