@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from schemas.errors import OutputError
+from schemas.errors import OutputError, first_line
 from schemas.ids import canonical_json
 from schemas.load import LoadedWorkload
 from schemas.run import Manifest
@@ -136,10 +136,17 @@ def read_marker(output: str) -> dict[str, object]:
         raise OutputError(
             f"{output} is no Switchgear output (no {MARKER}). Give the folder that `switchgear run` wrote to"
         ) from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"{output} can't be read ({reason}): see its permissions") from None
 
 
 def read_manifest(output: str, run_id: str | None = None) -> Manifest | None:
-    """The manifest of a run, by default of the newest that has one; None if there is none."""
+    """The manifest of a run, by default of the newest that has one; None if there is none.
+
+    Raises:
+        OutputError: it is damaged, or another version's.
+    """
     store = open_store(output)
     if run_id is None:
         found = [p for p in store.list("runs") if p.endswith("/manifest.json")]
@@ -150,4 +157,10 @@ def read_manifest(output: str, run_id: str | None = None) -> Manifest | None:
         path = run_path(run_id, "manifest.json")
         if not store.exists(path):
             return None
-    return Manifest.from_dict(json.loads(store.read(path)))
+    try:
+        return Manifest.from_dict(json.loads(store.read(path)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{store.root}/{path} can't be read ({first_line(error)}): it was damaged, or is another "
+            "version's. Restore it, or run again: every run writes one of its own"
+        ) from None

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.arrow import PLAN_SCHEMA
-from schemas.errors import OutputError
+from schemas.errors import OutputError, first_line
 from transforms.batch_ids import ID_BYTES, binary_ids, ids_in
 from transforms.batch_refs import REFS_SCHEMA, BatchRefs
 from transforms.store import Store
@@ -66,8 +66,19 @@ def group_place(batches: int, group: int, groups: int) -> range:
 
 @contextmanager
 def _opened(store: Store, plan_uri: str) -> Iterator[pq.ParquetFile]:
-    with store.open(plan_uri) as stream, pq.ParquetFile(stream) as plan:
-        yield plan
+    """A plan that is there.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    try:
+        with store.open(plan_uri) as stream, pq.ParquetFile(stream) as plan:
+            yield plan
+    except pa.ArrowException as error:
+        raise OutputError(
+            f"{store.root}/{plan_uri} can't be read ({first_line(error)}): it was damaged. Run again: every "
+            "run makes a plan of its own"
+        ) from None
 
 
 def _refs(plan: pq.ParquetFile, start: int, stop: int) -> BatchRefs:

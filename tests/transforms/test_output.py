@@ -135,6 +135,18 @@ def test_an_output_without_runs_has_no_manifest(loaded: LoadedWorkload) -> None:
     assert read_manifest(loaded.output_uri) is None
 
 
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"version": "manifest/9"}', b"\xff"])
+def test_a_manifest_that_was_damaged_or_is_another_versions_is_named(
+    loaded: LoadedWorkload, data: bytes
+) -> None:
+    use(loaded)
+    path = Path(loaded.output_uri, "runs", "r1", "manifest.json")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    with pytest.raises(OutputError, match=r"runs/r1/manifest\.json can't be read .* run again"):
+        read_manifest(loaded.output_uri)
+
+
 # ---- the lock
 
 _HOLD = """

@@ -309,6 +309,13 @@ def test_every_field_of_a_reference_survives(bench: Bench) -> None:
     assert list(read_plan(bench.store, "p")[0]) == refs
 
 
+def test_a_plan_that_was_damaged_is_named_with_what_to_do(bench: Bench) -> None:
+    whole = plan_bytes(no_refs(), pa.schema([("id", pa.int64())]))
+    bench.store.create("p", whole[:-20])
+    with pytest.raises(OutputError, match=r"/p can't be read .* Run again"):
+        read_plan(bench.store, "p")
+
+
 def test_an_empty_plan_comes_back(bench: Bench) -> None:
     bench.store.create("p", plan_bytes(no_refs(), pa.schema([("id", pa.int64())])))
     refs, schema = read_plan(bench.store, "p")
