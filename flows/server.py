@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 from pipelines.leash import leashed
@@ -78,11 +79,14 @@ class EmbeddedServer:
         return None if self._process is None else self._process.poll()
 
     def start(self) -> None:
-        """Start it, and don't wait. The thread that calls this must outlive the server."""
-        self._home.mkdir(parents=True, exist_ok=True)
+        """Start it, and don't wait. The thread that calls this must outlive the server.
+
+        Raises:
+            ConfigurationError: its folder can't be written.
+        """
         port = _free_port()
         self.url = f"http://{HOST}:{port}/api"
-        with open(self._log, "wb") as log:
+        with self._opened_log() as log:
             self._process = subprocess.Popen(
                 leashed(self._command(port)),
                 stdin=subprocess.DEVNULL,
@@ -91,6 +95,16 @@ class EmbeddedServer:
                 start_new_session=True,
                 env={**os.environ, **_server_settings(), "PREFECT_HOME": str(self._home)},
             )
+
+    def _opened_log(self) -> IO[bytes]:
+        try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            return open(self._log, "wb")
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self._home}: Prefect's state can't be kept there ({error.strerror}). Give a folder that "
+                "can be written in SWITCHGEAR_CACHE_DIR or PREFECT_HOME"
+            ) from None
 
     def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until it answers.

@@ -159,7 +159,7 @@ def read_manifest(output: str, run_id: str | None = None) -> Manifest | None:
             return None
     try:
         return Manifest.from_dict(json.loads(store.read(path)))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(
             f"{store.root}/{path} can't be read ({first_line(error)}): it was damaged, or is another "
             "version's. Restore it, or run again: every run writes one of its own"

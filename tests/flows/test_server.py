@@ -163,6 +163,13 @@ def test_a_configured_api_is_used_as_it_is(api: str, prefect_server: str) -> Non
     assert done == ["checked"]
 
 
+def test_a_home_that_can_not_be_written_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ConfigurationError, match="Give a folder that can be written in SWITCHGEAR_CACHE_DIR"):
+        EmbeddedServer(tmp_path / "file" / "prefect").start()
+
+
 def test_a_server_that_ends_at_once_names_its_log(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path, lambda port: [sys.executable, "-c", "raise SystemExit(4)"])
     server.start()
