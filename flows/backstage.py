@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console, RenderableType
 from rich.text import Text
 
@@ -21,6 +22,7 @@ from flows.steps import Ending, Steps, Watcher, real_steps
 from flows.waiting import waiting_rows
 from flows.words import batches as batches_text
 from flows.words import count, shortened, usd
+from schemas.errors import ConfigurationError
 from transforms.store import is_remote
 
 _BRIEF_TEXT = 100
@@ -57,7 +59,7 @@ class Backstage:
 
     def run(self, parameters: dict[str, Any], as_json: bool) -> bool:
         """Run a workload and print its report; whether nothing is left to do."""
-        ending = self.enrich(EnrichParameters(**parameters))
+        ending = self.enrich(_parameters(parameters))
         assert ending.manifest is not None
         assert ending.plan is not None
         nothing_due = not ending.plan.refs
@@ -171,6 +173,15 @@ def failure_line(row: dict[str, Any]) -> str:
         f"{name}  {row['error_class']} ({again}, {cost}{rehearsed})  "
         f"route {row['route'] or '(none)'}: {shortened(row['message'], _BRIEF_TEXT)}"
     )
+
+
+def _parameters(given: dict[str, Any]) -> EnrichParameters:
+    """What was given as the flow takes it; ConfigurationError with all that it can't take."""
+    try:
+        return EnrichParameters(**given)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, e['loc']))} = {e['input']}: {e['msg']}" for e in error.errors()]
+        raise ConfigurationError(f"this can't be run so: {'; '.join(wrong)}. Mend it and run again") from None
 
 
 def _given(changes: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,10 @@ TOPOLOGIES = ("v5e:2x2", "v6e:2x2", "tpu7x:2x2x1")
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What the command line says; nothing: all embedders, the usual topologies, the longest rows."""
+    """What the command line says; nothing: all embedders, the usual topologies, rows as a run chooses them.
+
+    With `document_tokens` nothing is sampled: then rows are the longest.
+    """
 
     topologies: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()

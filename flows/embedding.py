@@ -37,7 +37,7 @@ def plan(
     ] = None,
     length: Annotated[
         list[int] | None,
-        typer.Option("--length", min=1, help="Tokens of a row.", show_default="the model's longest"),
+        typer.Option("--length", min=1, help="Tokens of a row.", show_default="as a run would choose them"),
     ] = None,
     backend: Annotated[
         str | None, typer.Option("--backend", help="Only this embedder.", show_default="all")
