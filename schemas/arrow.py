@@ -248,6 +248,7 @@ def embedding_schema(columns: list[pa.Field], dim: int, dtype: pa.DataType, spac
         _described("token_count", pa.int32(), "tokens that were embedded"),
         _described("truncated", pa.bool_(), "whether the text was longer than the model's maximum, and cut"),
         _described("chunks", pa.int32(), "pieces the text was embedded in; the vector is their mean"),
+        _described("vector_space", pa.string(), "fingerprint: vectors compare only within one space"),
     ]
     return pa.schema(
         [*fields, *_TAIL],
@@ -259,6 +260,6 @@ def embedding_schema(columns: list[pa.Field], dim: int, dtype: pa.DataType, spac
 
 
 RESERVED_COLUMNS = frozenset(
-    {"document_id", "answer", "output", "embedding", "token_count", "truncated", "chunks"}
+    {"document_id", "answer", "output", "embedding", "token_count", "truncated", "chunks", "vector_space"}
     | {"gen_ai", "cost", "lineage"}
 )

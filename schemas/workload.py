@@ -215,7 +215,8 @@ class EmbedderBackend(Section):
     )
     prompt_name: str | None = Field(
         None,
-        description="of the model's own prompts, the one before every document; default: as the files say",
+        description="of the model's own prompts, the one before every document; default: the one called "
+        "`document`, `passage` or `corpus`, else the files' default",
     )
     prefix: str | None = Field(
         None, max_length=2000, description="words before every document, instead of a prompt of the model's"
@@ -223,7 +224,8 @@ class EmbedderBackend(Section):
     query_prefix: str | None = Field(
         None,
         max_length=2000,
-        description="words before a search's query; default: the model's prompt `query`, else as documents",
+        description="words before a search's query; default: the model's prompt `query`, else the files' "
+        "default",
     )
     long_documents: Literal["truncate", "chunk"] = Field(
         "truncate",
@@ -251,8 +253,12 @@ class EmbedderBackend(Section):
         description="devices that share one copy of the model, for models that don't fit on one; the "
         "model's heads must divide by it",
     )
-    price_per_device_hour: Amount | None = Field(None, description="USD; none: the cost is unknown")
-    device_watts: tuple[float, float] | None = Field(None, description="power of a device, least and most")
+    price_per_device_hour: Amount | None = Field(
+        None, description="USD; none: the list price where the price book knows it (TPUs), else unknown"
+    )
+    device_watts: tuple[float, float] | None = Field(
+        None, description="power of a device, least and most; none: the price book's, as for the price"
+    )
 
     @model_validator(mode="after")
     def _one_prompt_and_overlap_of_chunks(self) -> EmbedderBackend:

@@ -16,6 +16,7 @@ from schemas.outcomes import Assignment, Outcome, Usage
 from schemas.workload import Workload
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest
 from transforms.embed.charge import device_charge
+from transforms.embed.chips import rates_of
 from transforms.prompt import PromptError
 from transforms.requests import prompt_request, prompt_rows, text_request
 from transforms.work import WorkBatch
@@ -141,9 +142,11 @@ def _texts(workload: Workload, batch: WorkBatch, route: str) -> _Texts:
 
 
 def _take_embeddings(worker: Worker, route: str, group: _Texts, embeddings: Embeddings) -> None:
-    backend, model = worker.embedder_backend(route), worker.embedder(route).space.model
+    backend, embedder = worker.embedder_backend(route), worker.embedder(route)
+    model = embedder.space.model
     name = worker.config.workload.route(route).chains[0].backends[0]
-    now, chain = datetime.now(UTC).isoformat(), (name,)
+    at, chain = datetime.now(UTC), (name,)
+    now, book = at.isoformat(), rates_of(embedder.device_kind, at.date())
     group.batch.vectors[route] = np.asarray(embeddings.vectors)
     columns = (  # as Python's own numbers, all at once: one by one takes as long as all the rest
         embeddings.token_counts.tolist(),
@@ -169,7 +172,7 @@ def _take_embeddings(worker: Worker, route: str, group: _Texts, embeddings: Embe
                 request_model=model,
                 response_model=model,
                 usage=Usage(input_tokens=tokens),
-                charge=device_charge(backend, seconds),
+                charge=device_charge(backend, seconds, book),
                 chain_tried=chain,
                 answered_at=now,
             )

@@ -83,7 +83,8 @@ def check_workload(
     found = found or find_input(loaded.input_uri, workload.input)
     refuse_own_results(found, loaded.output_uri)
     problems = [*_expression_problems(workload, found.schema), *_prompt_problems(workload)]
-    problems += _model_problems(loaded)
+    unusable, remarks = _describe_models(loaded)
+    problems += unusable
     if problems:
         raise WorkloadError(str(loaded.path), problems)
     backends = tuple(_check_backend(n, b, environment) for n, b in workload.hosted_backends().items())
@@ -92,7 +93,7 @@ def check_workload(
             n,
             "jax",
             b.model_path,
-            "no price_per_device_hour: its cost is unknown"
+            "no price_per_device_hour: its cost is unknown, but for TPUs with a list price"
             if b.price_per_device_hour is None
             else f"{b.price_per_device_hour} USD a device hour",
             b.price_per_device_hour is not None,
@@ -111,7 +112,7 @@ def check_workload(
         skipped_files=found.skipped,
         columns=tuple((f.name, _type_name(f.type)) for f in found.schema),
         backends=backends + embedders,
-        warnings=tuple(_warnings(workload, backends)),
+        warnings=(*_warnings(workload, backends), *remarks),
     )
 
 
@@ -184,17 +185,23 @@ def _prompt_problems(workload: Workload) -> Iterable[Problem]:
         yield from check_prompt(name, prompt, columns)
 
 
-def _model_problems(loaded: LoadedWorkload) -> Iterable[Problem]:
+def _describe_models(loaded: LoadedWorkload) -> tuple[list[Problem], list[str]]:
+    """Why embedders can't be used, and what is odd about those that can."""
     embedders = loaded.workload.embedder_backends()
+    problems: list[Problem] = []
+    remarks: list[str] = []
     if not embedders:
-        return
+        return problems, remarks
     from transforms.embed.embedder import describe_model
 
     for name, backend in embedders.items():
         try:
-            describe_model(backend, Path(loaded.base_dir))
+            found = describe_model(backend, Path(loaded.base_dir)).problems
         except ModelError as error:
-            yield Problem(f"backends.{name}.model_path", repr(backend.model_path), str(error))
+            problems.append(Problem(f"backends.{name}.model_path", repr(backend.model_path), str(error)))
+        else:
+            remarks += [f"backend {name}: {remark}" for remark in found]
+    return problems, remarks
 
 
 def _check_backend(name: str, backend: HostedBackend, environment: Mapping[str, str]) -> BackendCheck:

@@ -130,6 +130,7 @@ class PartWriter:
         columns["token_count"] = [o.token_count for o in done]
         columns["truncated"] = [o.truncated for o in done]
         columns["chunks"] = [o.chunks for o in done]
+        columns["vector_space"] = pa.repeat(vector.space, len(done))
         return schema
 
     def _chat_columns(

@@ -116,6 +116,7 @@ class FakeEmbedder:
     groups: list[list[list[str]]] = field(default_factory=list)
     fingerprint_salt: str = ""
     closed: int = 0
+    device_kind: str = "cpu"
 
     @property
     def space(self) -> VectorSpace:

@@ -310,6 +310,15 @@ def test_the_cost_of_an_embedding_is_its_share_of_the_devices_time(tmp_path: Pat
     assert str(work.outcomes[0].charge.amount) == "0.001000000000"
 
 
+def test_an_embedding_on_a_device_of_the_price_book_costs_its_list_price(tmp_path: Path) -> None:
+    openers = FakeOpeners(fake_embedder=FakeEmbedder(device_kind="TPU v5 lite"))
+    work = batch([(0, "vec")])
+    embed_batches(worker(tmp_path, openers, **EMBED), [work])
+    charge = work.outcomes[0].charge
+    assert (str(charge.amount), charge.price_source) == ("0.000166666667", "list price of TPU v5e")
+    assert charge.energy_wh_high == pytest.approx(155 * 0.5 / 3600)
+
+
 def test_no_texts_open_no_embedder(tmp_path: Path, openers: FakeOpeners) -> None:
     embed_batches(worker(tmp_path, openers, **EMBED), [batch([])])
     assert openers.opened == []

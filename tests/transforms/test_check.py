@@ -7,6 +7,7 @@ import pytest
 from schemas.errors import InputError, MissingSecretError, WorkloadError
 from tests.support.documents import rows, write
 from tests.support.workloads import EMBEDDER, HOSTED, load, workload
+from tests.transforms.embed.tiny_model import tiny_tokenizer, write_tiny_model
 from transforms.check import check_workload, key_variable, missing_key, require_keys, require_usable
 from transforms.files import find_input
 
@@ -60,6 +61,20 @@ def test_a_model_that_is_not_there_is_a_problem_of_its_backend(folder: Path) -> 
     found = problems(folder, routes=routes, backends__emb={**EMBEDDER, "model_path": "nowhere"})
     assert list(found) == ["backends.emb.model_path"]
     assert "'nowhere'" in found["backends.emb.model_path"]
+
+
+def test_what_is_odd_about_a_model_that_can_be_used_is_a_warning(folder: Path) -> None:
+    model = write_tiny_model(folder / "model")
+    plain = tiny_tokenizer()
+    plain.post_processor = None
+    (model / "tokenizer.json").write_text(plain.to_str(), encoding="utf-8")
+    loaded = load(
+        folder,
+        routes=[{"name": "vec", "backends": ["emb"]}],
+        backends__emb={**EMBEDDER, "model_path": str(model)},
+    )
+    warnings = check_workload(loaded, environment={}).warnings
+    assert warnings[-1].startswith(f"backend emb: {model}/tokenizer.json: adds no special tokens")
 
 
 def test_an_input_without_rows_is_refused(tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ def test_hostile_rows_become_a_vector_or_a_failure_with_its_reason_and_move_no_o
             np.testing.assert_allclose(found, own.vectors[0], atol=COMPANY_TOLERANCE["float32"], err_msg=name)
             assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
             assert made[name]["truncated"] == bool(own.truncated[0])
+            assert made[name]["token_count"] == own.token_counts[0]
+            assert made[name]["chunks"] == own.piece_counts[0]
+            assert made[name]["vector_space"] == embedder.space.fingerprint
+    costs = [row["cost"] for row in (*made.values(), *place.rows("failures"))]
+    billed = run.manifest.devices["vec"].device_seconds
+    assert sum(cost["device_seconds"] or 0 for cost in costs) == pytest.approx(billed, rel=1e-9)
+    assert billed > 0
 
 
 def test_rows_that_are_permuted_doubled_and_dropped_keep_their_own_vectors(tmp_path: Path, cache: Path):

@@ -236,6 +236,8 @@ def test_vectors_stand_beside_their_documents(
         {"document_id": "doc-100", "embedding": [0, 1, 2], "token_count": 2},
     ]
     assert written.schema.field("embedding").type.value_type == element
+    assert written.column("vector_space").to_pylist() == ["space/1:abc"] * 2
+    assert written.schema.metadata[b"switchgear.vector_space"] == b"space/1:abc"
 
 
 def test_one_document_on_two_routes_is_a_row_in_each(store: LocalStore, write: Write) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from transforms.embed.configuration import Configuration
+from transforms.embed.configuration import MOST_LAYERS, Configuration
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 PREFIXES = ("", "bert.", "model.", "roberta.", "mpnet.")
@@ -98,7 +98,7 @@ def read_architecture(values: Mapping[str, Any], path: Path) -> BertArchitecture
     return BertArchitecture(
         vocab_size=config.number("vocab_size"),
         dim=dim,
-        layers=config.number("num_hidden_layers"),
+        layers=config.number("num_hidden_layers", most=MOST_LAYERS),
         heads=heads,
         ffn_dim=config.number("intermediate_size"),
         positions=positions,

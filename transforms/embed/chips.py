@@ -21,8 +21,8 @@ GIB = 1024**3
 class Chip:
     """One chip of a generation. JAX sees `cores` devices on it, each with its share of everything.
 
-    `flops` are bfloat16 operations a second, `bandwidth` bytes a second of its memory, `interconnect`
-    bytes a second to other chips, both directions together. `watts` is an interval.
+    `flops` are bfloat16 operations a second, `bandwidth` bytes a second of its memory, `interconnect` bytes a
+    second to other chips, both directions together. `watts` is an interval, `device_kind` JAX's name.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Chip:
     bandwidth: float
     interconnect: float
     watts: tuple[float, float]
+    device_kind: str
     source: str
 
     @property
@@ -49,15 +50,15 @@ WATTS_METHOD = (
 )
 CHIPS = {
     "v5e": Chip(
-        *("v5e", "TPU v5e", 1, 197e12, 16 * GIB, 819e9, 400e9, (73.0, 155.0)),
+        *("v5e", "TPU v5e", 1, 197e12, 16 * GIB, 819e9, 400e9, (73.0, 155.0), "TPU v5 lite"),
         "cloud.google.com/tpu/docs/v5e",
     ),
     "v6e": Chip(
-        *("v6e", "TPU v6e (Trillium)", 1, 918e12, 32 * GIB, 1638e9, 800e9, (203.0, 432.0)),
+        *("v6e", "TPU v6e (Trillium)", 1, 918e12, 32 * GIB, 1638e9, 800e9, (203.0, 432.0), "TPU v6 lite"),
         "cloud.google.com/tpu/docs/v6e",
     ),
     "tpu7x": Chip(
-        *("tpu7x", "TPU7x (Ironwood)", 2, 2307e12, 192 * GIB, 7380e9, 1200e9, (509.0, 1085.0)),
+        *("tpu7x", "TPU7x (Ironwood)", 2, 2307e12, 192 * GIB, 7380e9, 1200e9, (509.0, 1085.0), "TPU7x"),
         "cloud.google.com/tpu/docs/tpu7x",
     ),
 }
@@ -139,3 +140,28 @@ def price_of(chip: str, day: date, book: tuple[DevicePrice, ...] = DEVICE_PRICES
     """The price of a chip in force on a day: the latest entry that is not later; None before the first."""
     entries = [price for price in book if price.chip == chip and price.as_of <= day]
     return max(entries, key=lambda price: price.as_of, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRates:
+    """What the price book says of one device; a chip may have several. No amount: it is not known."""
+
+    usd_per_hour: Decimal | None
+    watts: tuple[float, float]
+    source: str
+    as_of: date
+
+
+def rates_of(device_kind: str, day: date) -> DeviceRates | None:
+    """What the price book says of the devices that JAX calls so; None if it doesn't know them."""
+    chip = next((chip for chip in CHIPS.values() if chip.device_kind == device_kind), None)
+    price = None if chip is None else price_of(chip.name, day)
+    if chip is None or price is None:
+        return None
+    whole, (low, high) = price.usd_per_chip_hour, chip.watts
+    return DeviceRates(
+        usd_per_hour=None if whole is None else whole / chip.cores,
+        watts=(low / chip.cores, high / chip.cores),
+        source=f"list price of {chip.title}",
+        as_of=price.as_of,
+    )

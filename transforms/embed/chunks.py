@@ -41,9 +41,11 @@ class ChunkCutter:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ends = np.array([end for _, end in encoding.offsets], np.int64)
         inside = int(np.searchsorted(ends, len(self._prompt), side="right")) if self._prompt else 0
-        prompt, body = encoding.ids[:inside], encoding.ids[inside:]
-        room = max(self._room(inside), self._overlap + 1)
-        starts = range(0, max(1, len(body) - self._overlap), room - self._overlap)
+        # Beside a text a prompt may have a token more than alone: a chunk never has one more for that.
+        prompt, body = encoding.ids[:inside][: self._room(1)], encoding.ids[inside:]
+        room = self._room(len(prompt))
+        overlap = min(self._overlap, room - 1)
+        starts = range(0, max(1, len(body) - overlap), room - overlap)
         return [[*self._before, *prompt, *body[at : at + room], *self._after] for at in starts]
 
     def _prompt_tokens(self, prompt: str) -> list[int]:

@@ -9,6 +9,9 @@ from typing import Any
 
 from schemas.errors import ModelError
 
+MOST_LAYERS = 1024
+"""No model has so many; a damaged number must not make a list of tensors that fills the memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
@@ -17,11 +20,12 @@ class Configuration:
     values: Mapping[str, Any]
     path: Path
 
-    def number(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1."""
+    def number(self, key: str, default: int | None = None, most: int | None = None) -> int:
+        """A whole number of at least 1, and of `most` at most."""
         value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ModelError(f"{self.path}: {key} = {value!r}; expected a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= (most or value):
+            allowed = "at least 1" if most is None else f"1 to {most}"
+            raise ModelError(f"{self.path}: {key} = {value!r}; expected a whole number of {allowed}")
         return value
 
     def fraction(self, key: str, default: float) -> float:

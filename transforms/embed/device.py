@@ -122,16 +122,8 @@ def cpu_flags() -> frozenset[str]:
 
 
 def keep_programs(cache_dir: Path) -> Path | None:
-    """Makes JAX keep every compiled program under `cache_dir`; the folder, or None if it can't be made.
-
-    The folder's name holds a digest of the machine's kind, because programs compiled for one CPU
-    may not run on another that shares the home folder: architecture, CPU features, and the versions of
-    JAX and of the compiler in jaxlib. Kind and number of devices and the compiler's flags are in the
-    names that JAX gives the programs there.
-    """
-    versions = [jax.__version__, version("jaxlib")]
-    machine = "\n".join([platform.machine(), *versions, *sorted(cpu_flags())])
-    folder = cache_dir / "xla" / sha256_hex(machine.encode())[:12]
+    """Makes JAX keep every compiled program under `cache_dir`; the folder, or None if it can't be made."""
+    folder = programs_folder(cache_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -145,3 +137,20 @@ def keep_programs(cache_dir: Path) -> Path | None:
     for name, value in options.items():
         jax.config.update(name, value)
     return folder
+
+
+def programs_folder(
+    cache_dir: Path,
+    machine: str = platform.machine(),
+    versions: Sequence[str] = (jax.__version__, version("jaxlib")),
+    flags: frozenset[str] | None = None,
+) -> Path:
+    """Where the programs of machines of this kind are: the same folder for all of them, and for no others.
+
+    Programs compiled for one CPU may not run on another that shares the home folder, so its name holds a
+    digest of architecture, CPU features, and the versions of JAX and of the compiler in jaxlib. Kind and
+    number of devices and the compiler's flags are in the names that JAX gives the programs there.
+    """
+    features = cpu_flags() if flags is None else flags
+    kind = "\n".join([machine, *versions, *sorted(features)])
+    return cache_dir / "xla" / sha256_hex(kind.encode())[:12]

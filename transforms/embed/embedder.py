@@ -84,6 +84,11 @@ class Embedder:
         """Dtype of `Embeddings.vectors`."""
         return np.dtype(np.float32 if self.space.dtype == "float32" else np.float16)
 
+    @property
+    def device_kind(self) -> str:
+        """What JAX calls its devices."""
+        return self._runner.device_kind
+
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """The texts' vectors. Never raises because of a text: see `Embeddings.errors`."""
         return self.embed_groups([texts])[0]

@@ -79,6 +79,10 @@ class TextEmbedder(Protocol):
     def space(self) -> VectorSpace:
         """The space of its vectors."""
 
+    @property
+    def device_kind(self) -> str:
+        """What JAX calls its devices: the price book knows some by that name."""
+
     def embed_groups(self, groups: Sequence[Sequence[str]]) -> list[Embeddings]:
         """The vectors of several batches, handed back per batch, in order."""
 

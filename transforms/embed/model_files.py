@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from schemas.workload import EmbedderBackend, Pooling
 from transforms.cache import cache_folder
 from transforms.embed.families import Architecture, Family, architecture_settings, family_of
 from transforms.embed.module_settings import (
+    LONGEST,
     POOLINGS,
     DenseModule,
     ModuleSettings,
@@ -28,17 +29,16 @@ __all__ = ["ModelDescription", "describe_model", "file_sha256", "find_folder"]
 
 PACKAGE_PREFIX = "package:"
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-LONGEST = 8192
-"""Tokens at most where neither the workload nor the model's files say; also the workload's own limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
     """A model that can be used, and how the workload and the model's own files say to use it.
 
-    `max_length` counts tokens with the special ones. `prompt` stands before every document, and
-    `query_prompt` before every query. `dim` is the length of a vector, of `whole_dim` that the model gives.
-    `problems` are remarks that don't keep it from running, for `switchgear check`.
+    `folder` is that of the transformer: the model's own, or one in it. `max_length` counts tokens with the
+    special ones. `prompt` stands before every document, and `query_prompt` before every query. `dim` is the
+    length of a vector, of `whole_dim` that the model gives. `problems` are remarks that don't keep it from
+    running, for `switchgear check`.
     """
 
     folder: Path
@@ -98,7 +98,9 @@ def describe_model(backend: EmbedderBackend, base_dir: Path) -> ModelDescription
     Raises:
         ModelError: names file, key or tensor, what was found, what is supported and what to do.
     """
-    folder = find_folder(backend.model_path, base_dir)
+    whole_folder = find_folder(backend.model_path, base_dir)
+    settings = read_module_settings(whole_folder)
+    folder = settings.transformer
     config_path = folder / CONFIG
     config = read_object(config_path)
     family = family_of(config, config_path)
@@ -106,11 +108,13 @@ def describe_model(backend: EmbedderBackend, base_dir: Path) -> ModelDescription
     weights = find_weights(folder)
     prefix = family.find_prefix(weights.header)
     weights.check(family.expected_tensors(architecture, prefix))
-    problems = _check_tokenizer(folder / TOKENIZER, architecture)
-    settings = read_module_settings(folder)
     dense = _dense_weights(settings.dense, architecture.dim)
-    prompt = _prompt(backend, settings, folder)
+    prompt, query_prompt = _prompts(backend, settings, whole_folder)
     whole = dense[-1][0].outputs if dense else architecture.dim
+    max_length = choose_max_length(
+        backend.max_length, settings.max_length, architecture.max_tokens, config_path
+    )
+    problems = _check_tokenizer(folder / TOKENIZER, architecture, max_length, (prompt, query_prompt))
     return ModelDescription(
         folder=folder,
         name=model_name(backend.model_path),
@@ -121,15 +125,13 @@ def describe_model(backend: EmbedderBackend, base_dir: Path) -> ModelDescription
         weights=weights,
         dense=dense,
         whole_dim=whole,
-        dim=choose_dimensions(backend.dimensions, whole, folder),
-        max_length=choose_max_length(
-            backend.max_length, settings.max_length, architecture.max_tokens, config_path
-        ),
-        pooling=choose_pooling(backend, settings.pooling, folder),
+        dim=choose_dimensions(backend.dimensions, whole, whole_folder),
+        max_length=max_length,
+        pooling=choose_pooling(backend, settings.pooling, whole_folder),
         normalize=settings.normalize if backend.normalize is None else backend.normalize,
         lowercase=settings.lowercase,
         prompt=prompt,
-        query_prompt=settings.query_prompt if backend.query_prefix is None else backend.query_prefix,
+        query_prompt=query_prompt,
         problems=problems,
     )
 
@@ -193,8 +195,9 @@ def dense_tensors(module: DenseModule) -> Mapping[str, tuple[int, ...]]:
     return {**shapes, "linear.bias": (module.outputs,)} if module.bias else shapes
 
 
-def _prompt(backend: EmbedderBackend, settings: ModuleSettings, folder: Path) -> str:
-    prompt = settings.prompt if backend.prefix is None else backend.prefix
+def _prompts(backend: EmbedderBackend, settings: ModuleSettings, folder: Path) -> tuple[str, str]:
+    """What stands before a document, and before a query."""
+    prompt = settings.document_prompt if backend.prefix is None else backend.prefix
     if backend.prompt_name is not None:
         if backend.prompt_name not in settings.prompts:
             known = ", ".join(map(repr, settings.prompts)) or "none"
@@ -203,12 +206,14 @@ def _prompt(backend: EmbedderBackend, settings: ModuleSettings, folder: Path) ->
                 "Choose one of them, or write the words into `prefix`."
             )
         prompt = settings.prompts[backend.prompt_name]
-    if prompt and not settings.pools_prompt:
+    query = settings.query_prompt if backend.query_prefix is None else backend.query_prefix
+    if (prompt or query) and not settings.pools_prompt:
         raise ModelError(
-            f"{folder}: the pooling leaves the prompt out (include_prompt = false), which is not supported "
-            f"together with the prompt {prompt!r}. Choose another model, or no prompt."
+            f"{folder}: the pooling leaves prompts out (include_prompt = false), which is not supported "
+            f"together with the prompt {prompt or query!r}. Choose another model, or no prompts "
+            '(`prefix = ""`, `query_prefix = ""`).'
         )
-    return prompt
+    return prompt, query
 
 
 def choose_dimensions(wanted: int | None, whole: int, folder: Path) -> int:
@@ -218,11 +223,16 @@ def choose_dimensions(wanted: int | None, whole: int, folder: Path) -> int:
     return wanted or whole
 
 
-def _check_tokenizer(path: Path, architecture: Architecture) -> tuple[str, ...]:
+def _check_tokenizer(
+    path: Path, architecture: Architecture, max_length: int, prompts: Iterable[str]
+) -> tuple[str, ...]:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; save the model with its fast tokenizer (tokenizer.json).")
     try:
         tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        taken = {prompt: len(tokenizer.encode(prompt).ids) for prompt in prompts}
     except Exception as error:  # the library raises bare Exception
         raise ModelError(f"{path}: not a tokenizer ({error}). Copy the file again.") from error
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
@@ -231,6 +241,13 @@ def _check_tokenizer(path: Path, architecture: Architecture) -> tuple[str, ...]:
             f"{path}: its highest token id is {highest}, the model has {architecture.vocab_size} token "
             "embeddings. Take tokenizer.json and the weights from the same revision of the model."
         )
+    for prompt, tokens in taken.items():
+        if tokens >= max_length:
+            raise ModelError(
+                f"max_length = {max_length}: the prompt {prompt!r} and the special tokens of {path} take "
+                f"{tokens} tokens, which leaves no room for a text. Choose a larger max_length or another "
+                "prompt."
+            )
     if tokenizer.num_special_tokens_to_add(False) == 0:
         return (f"{path}: adds no special tokens, which embedding models are trained with",)
     return ()

@@ -43,10 +43,10 @@ def outline_model(backend: EmbedderBackend, base_dir: Path) -> ModelOutline:
         ModelError: see `model_files.describe_model`.
     """
     folder = find_folder(backend.model_path, base_dir)
-    path = folder / CONFIG
+    settings = read_module_settings(folder)
+    path = settings.transformer / CONFIG
     config = read_object(path)
     architecture = family_of(config, path).read_architecture(config, path)
-    settings = read_module_settings(folder)
     whole = settings.dense[-1].outputs if settings.dense else architecture.dim
     return ModelOutline(
         name=model_name(backend.model_path),

@@ -83,6 +83,18 @@ def plan_steps(lengths: np.ndarray, shapes: ShapeSet) -> list[Step]:
     return steps
 
 
+def steps_apart(step: Step, broken: np.ndarray) -> list[Step]:
+    """Steps of the same shape in which texts stand alone in their rows: the broken ones that had company.
+
+    `broken` says of each of `step.texts()` whether it is. A number that is none spreads to all texts of a
+    row, because nothing times it is none either: alone it shows which text made it.
+    """
+    wanted = set(step.texts()[broken].tolist())
+    rows = [(text,) for row in step.rows if len(row) > 1 for text in row if text in wanted]
+    size = step.shape.rows
+    return [Step(step.shape, tuple(rows[at : at + size])) for at in range(0, len(rows), size)]
+
+
 def _class_rows(stock: _Stock, full: Shape, shorter: int) -> list[tuple[tuple[int, ...], ...]]:
     rows: list[tuple[int, ...]] = []
     # A row is opened by a text of this class, or to complete a step that has been begun.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from transforms.embed.configuration import Configuration
+from transforms.embed.configuration import MOST_LAYERS, Configuration
 
 PREFIXES = ("", "model.")
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
@@ -67,7 +67,7 @@ def read_architecture(values: Mapping[str, Any], path: Path) -> RotaryArchitectu
             angles, sliding windows in Qwen3, another activation) that is not supported.
     """
     config = Configuration(values, path)
-    heads, layers = config.number("num_attention_heads"), config.number("num_hidden_layers")
+    heads, layers = config.number("num_attention_heads"), config.number("num_hidden_layers", most=MOST_LAYERS)
     config.off("rope_scaling")
     common: dict[str, Any] = {
         "kind": str(values.get("model_type")),

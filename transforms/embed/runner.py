@@ -22,7 +22,7 @@ from transforms.embed.device import Devices
 from transforms.embed.embeddings import EmbedStats
 from transforms.embed.execution import DATA_AXIS
 from transforms.embed.families import Architecture
-from transforms.embed.packing import Shape, Step
+from transforms.embed.packing import Shape, Step, steps_apart
 from transforms.embed.program import Head, spread, step_program
 from transforms.embed.sharding import arranged_for, parameter_specs, shardings
 from transforms.embed.tokenization import TokenizedTexts
@@ -60,6 +60,7 @@ class StepRunner:
         dtype: str,
     ) -> None:
         self.dim = head.dim
+        self.device_kind = devices.kind
         self._mesh = devices.mesh
         placed, own = _placed(devices, arch, params, dtype)
         self.text_by_text = bool(own)
@@ -142,23 +143,41 @@ class StepRunner:
     def _run_step(
         self, tokens: TokenizedTexts, step: Step, on_texts: Callable[[int], None] | None
     ) -> StepResult:
-        packed = pack(tokens, step)
+        texts, packed = step.texts(), pack(tokens, step)
         program = self._compiled[step.shape].result()
         mark = self._clock.start()
         try:
-            answer = np.asarray(self._dispatch(program, packed))
+            vectors = self._vectors(program, packed, step)
+            again = self._told_apart(program, tokens, step, vectors)
         finally:
             seconds = self._clock.stop(mark)
-        texts = step.texts()
         begun = tokens.texts_begun(texts)
         with self._lock:
             self._steps += 1
             self._texts += begun
-            self._slots += step.shape.slots
+            self._slots += step.shape.slots * (1 + again)
         if on_texts is not None:
             on_texts(begun)
-        vectors = np.concatenate([answer[row, : len(texts)] for row, texts in enumerate(step.rows)])
         return StepResult(texts, vectors, seconds)
+
+    def _vectors(self, program: Callable[..., jax.Array], packed: np.ndarray, step: Step) -> np.ndarray:
+        """The vectors of `step.texts()`."""
+        answer = np.asarray(self._dispatch(program, packed))
+        return np.concatenate([answer[row, : len(texts)] for row, texts in enumerate(step.rows)])
+
+    def _told_apart(
+        self, program: Callable[..., jax.Array], tokens: TokenizedTexts, step: Step, vectors: np.ndarray
+    ) -> int:
+        """Makes again, one in a row, what came out as no number among others; gives the number of steps."""
+        broken = ~np.isfinite(vectors).all(axis=1)
+        if self.text_by_text or not broken.any():
+            return 0
+        again = steps_apart(step, broken)
+        places = {text: place for place, text in enumerate(step.texts().tolist())}
+        for part in again:
+            own = [places[text] for text in part.texts().tolist()]
+            vectors[own] = self._vectors(program, pack(tokens, part), part)
+        return len(again)
 
     def _dispatch(self, program: Callable[..., jax.Array], packed: np.ndarray) -> jax.Array:
         if self._enqueue is None:

@@ -54,6 +54,7 @@ class SharedEmbedder:
         self._done = EmbedStats()
         self._under_way: dict[int, int] = {}
         self._space: VectorSpace | None = None
+        self.device_kind = ""
         self._with_link(lambda _: b"")
 
     @property
@@ -124,10 +125,10 @@ class SharedEmbedder:
         link = self._reach()
         with _closed_on_error(link):
             link.send_bytes(self._opening.to_bytes())
-            space = unpack_space(self._heard(link))
+            space, device_kind = unpack_space(self._heard(link))
         with self._lock:
             if self._space is None:
-                self._space = space
+                self._space, self.device_kind = space, device_kind
         if space.fingerprint != self.space.fingerprint:
             raise OutputError(
                 f"the embedder host has died, and the new one makes vectors of {space.describe()} instead of "

@@ -112,7 +112,7 @@ class EmbedderHost:
             except Exception as error:
                 _LOG.exception("the embedder could not be opened")
                 return pack_error(error)
-            return pack_space(found[0].space)
+            return pack_space(found[0].space, found[0].device_kind)
 
         link.send_bytes(awaited(link, own.submit(open_), Progress()))
         return found[0] if found else None

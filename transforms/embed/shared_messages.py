@@ -92,14 +92,15 @@ def unpack_answer(data: bytes) -> tuple[Embeddings, EmbedStats]:
     return made, EmbedStats(**json.loads(batch.schema.metadata[_STATS]))
 
 
-def pack_space(space: VectorSpace) -> bytes:
-    """The frame that says that an embedder is open."""
-    return OPENED + canonical_json(asdict(space))
+def pack_space(space: VectorSpace, device_kind: str = "") -> bytes:
+    """The frame that says that an embedder is open, and on which kind of devices."""
+    return OPENED + canonical_json({"space": asdict(space), "device_kind": device_kind})
 
 
-def unpack_space(data: bytes) -> VectorSpace:
-    """The space of the embedder that was opened, without the frame's first byte."""
-    return VectorSpace(**json.loads(data))
+def unpack_space(data: bytes) -> tuple[VectorSpace, str]:
+    """The space of the embedder that was opened and its devices, without the frame's first byte."""
+    told = json.loads(data)
+    return VectorSpace(**told["space"]), told["device_kind"]
 
 
 def pack_progress(texts: int) -> bytes:

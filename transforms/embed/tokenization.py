@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 
 from transforms.embed.chunks import ChunkCutter
 
@@ -18,7 +18,9 @@ characters a token, so nearly every text is settled by the first look."""
 MAX_CHARS = 1 << 20
 """No more characters of a text are ever looked at. Beyond it, and only there, a text whose first
 1,048,576 characters give fewer tokens than the maximum is cut short (and says `truncated`)."""
-CHUNK = 1024
+CHUNK, CHUNK_CHARS = 1024, MAX_CHARS
+"""Texts and characters that are tokenised at a time: the library takes about 200 bytes for each token of them
+until they are through, also for tokens beyond the maximum length."""
 _LOOK_GROWTH = 8
 # Pre-tokenizers that decide each word boundary from the characters beside it alone: what follows a
 # complete word can't change the words before it.
@@ -80,15 +82,14 @@ class TextTokenizer:
         lowercase: bool = False,
         chunk_overlap: int | None = None,
     ) -> None:
-        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer = _tokenizer_of(path, lowercase)
         self._tokenizer.no_padding()
         self._chunks = None
         if chunk_overlap is not None:
-            self._chunks = ChunkCutter(Tokenizer.from_file(str(path)), max_length, prompt, chunk_overlap)
+            self._chunks = ChunkCutter(_tokenizer_of(path, lowercase), max_length, prompt, chunk_overlap)
         self._tokenizer.enable_truncation(max_length)
         self._first_look = CHARS_PER_TOKEN * max_length
         self._prompt = prompt
-        self._lowercase = lowercase
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._margin = max((len(token.content) for token in added), default=0)
         self._local = type(self._tokenizer.pre_tokenizer).__name__ in _LOCAL_PRE_TOKENIZERS
@@ -96,11 +97,11 @@ class TextTokenizer:
     def encode(self, texts: Sequence[str]) -> TokenizedTexts:
         """Token ids of the texts; a text that can't be tokenised gets an error, never an exception."""
         errors: dict[int, str] = {}
-        ids: list[list[int]] = []
+        ids: list[array[int]] = []
         owners: list[int] = []
         truncated: list[bool] = []
-        for start in range(0, len(texts), CHUNK):
-            for pieces, cut in self._encode_chunk(texts[start : start + CHUNK], start, errors):
+        for start, end in _bounds(texts):
+            for pieces, cut in self._encode_chunk(texts[start:end], start, errors):
                 owners.extend([len(truncated)] * len(pieces))
                 ids.extend(pieces)
                 truncated.append(cut)
@@ -108,14 +109,14 @@ class TextTokenizer:
         for piece in np.flatnonzero(lengths == 0).tolist():
             errors.setdefault(owners[piece], "the text gives no tokens")
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        flat = np.fromiter(chain.from_iterable(ids), np.int32, int(offsets[-1]))
+        flat = np.frombuffer(b"".join(ids), np.int32)
         return TokenizedTexts(
             flat, offsets, np.array(owners, np.int64), np.array(truncated, dtype=bool), errors
         )
 
     def _encode_chunk(
         self, texts: Sequence[str], first_row: int, errors: dict[int, str]
-    ) -> Iterable[tuple[list[list[int]], bool]]:
+    ) -> Iterable[_Pieces]:
         short: dict[int, str] = {}
         long: dict[int, str] = {}
         for position, text in enumerate(texts):
@@ -123,22 +124,34 @@ class TextTokenizer:
             if problem:
                 errors[first_row + position] = problem
                 continue
-            prepared = self._prompt + (text.lower() if self._lowercase else text)
+            prepared = self._prompt + text
             (short if len(prepared) <= self._first_look else long)[position] = prepared
-        done: dict[int, tuple[list[list[int]], bool]] = {}
-        encodings = self._tokenizer.encode_batch_fast(list(short.values()))
-        for position, encoding in zip(short, encodings, strict=True):
-            if self._chunks is not None and encoding.overflowing:
+        done: dict[int, _Pieces] = {}
+        for position, encoding in self._encode_short(short):
+            if encoding is None or (self._chunks is not None and encoding.overflowing):
                 long[position] = short[position]
             else:
-                done[position] = ([encoding.ids], bool(encoding.overflowing))
+                done[position] = ([_ids(encoding.ids)], bool(encoding.overflowing))
         for position, text in long.items():
-            if self._chunks is not None:
-                done[position] = (self._chunks.cut(text[:MAX_CHARS]), len(text) > MAX_CHARS)
-            else:
-                ids, cut = self._encode_long(text)
-                done[position] = ([ids], cut)
-        return [done.get(position, ([[]], False)) for position in range(len(texts))]
+            try:
+                done[position] = self._encode_alone(text)
+            except Exception as error:  # the library raises bare Exception
+                errors[first_row + position] = f"the tokenizer can't take the text: {error}"
+        return [done.get(position, ([_ids()], False)) for position in range(len(texts))]
+
+    def _encode_short(self, texts: Mapping[int, str]) -> Iterable[tuple[int, Encoding | None]]:
+        """All at once; without any encoding if the tokenizer refuses one of them, without saying which."""
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(texts.values()))
+        except Exception:  # a vocabulary without a token for what is unknown
+            return [(position, None) for position in texts]
+        return zip(texts, encodings, strict=True)
+
+    def _encode_alone(self, text: str) -> _Pieces:
+        if self._chunks is not None:
+            return [_ids(piece) for piece in self._chunks.cut(text[:MAX_CHARS])], len(text) > MAX_CHARS
+        ids, cut = self._encode_long(text)
+        return [_ids(ids)], cut
 
     def _encode_long(self, text: str) -> tuple[list[int], bool]:
         """Looks at a growing beginning of the text until what follows can't change the kept tokens.
@@ -155,6 +168,34 @@ class TextTokenizer:
             look *= _LOOK_GROWTH
         encoding = self._tokenizer.encode(text[:MAX_CHARS])
         return encoding.ids, bool(encoding.overflowing) or len(text) > MAX_CHARS
+
+
+def _bounds(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Where each chunk of the texts begins, and where the next one does."""
+    start = chars = 0
+    for position, text in enumerate(texts, start=1):
+        chars += len(text) if isinstance(text, str) else 0
+        if position - start == CHUNK or chars >= CHUNK_CHARS or position == len(texts):
+            yield start, position
+            start, chars = position, 0
+
+
+_Pieces = tuple[list["array[int]"], bool]
+"""The pieces of a text, and whether it was cut."""
+
+
+def _ids(tokens: Iterable[int] = ()) -> array[int]:
+    """Token ids in 4 bytes each: a list of them takes 36, and a group of documents may have millions."""
+    return array("i", tokens)
+
+
+def _tokenizer_of(path: Path, lowercase: bool) -> Tokenizer:
+    """The file's tokenizer; lowercasing comes before whatever else it does to a text."""
+    tokenizer = Tokenizer.from_file(str(path))
+    if lowercase:
+        steps = [normalizers.Lowercase(), tokenizer.normalizer]
+        tokenizer.normalizer = normalizers.Sequence([step for step in steps if step is not None])
+    return tokenizer
 
 
 def why_unusable(text: object) -> str | None:

@@ -1,8 +1,9 @@
 """One engine of the race, in a process of its own: texts in, vectors out, and what it took.
 
 Runs in the engine's own environment, so it imports nothing of ours but for our own engine. Protocol:
-it prints a line of JSON when it is ready; then each line of standard input names a JSON file of texts
-and an .npy file for their vectors, and is answered by a line with seconds, CPU seconds and peak memory.
+it prints a line of JSON when it is ready, which says how it works if that was not clear; then each line of
+standard input names a JSON file of texts and an .npy file for their vectors, and is answered by a line with
+seconds, CPU seconds and peak memory.
 
     python engine.py ENGINE MODEL_FOLDER CACHE_FOLDER MAX_LENGTH THREADS DEVICE
 
@@ -67,8 +68,7 @@ def sentence_transformers(backend: str, precision: str, model: Path, cache: Path
     if backend == "torch":
         options = {"dtype": getattr(torch, precision)}
         if DEVICE == "gpu":
-            flash = importlib.util.find_spec("flash_attn") is not None
-            options["attn_implementation"] = "flash_attention_2" if flash else "sdpa"
+            options["attn_implementation"] = fused_attention()
     else:
         folder = exported(backend, model, cache)
     if backend == "onnx":
@@ -80,6 +80,11 @@ def sentence_transformers(backend: str, precision: str, model: Path, cache: Path
     loaded.max_seq_length = max_length
     size = BATCH[DEVICE]
     return lambda texts: loaded.encode(texts, batch_size=size, show_progress_bar=False).astype(np.float32)
+
+
+def fused_attention() -> str:
+    """What transformers calls the fastest attention that is installed here."""
+    return "flash_attention_2" if importlib.util.find_spec("flash_attn") else "sdpa"
 
 
 def exported(backend: str, model: Path, cache: Path) -> Path:
@@ -232,7 +237,8 @@ def main() -> None:
     engine, model, cache, max_length = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not look like an answer
     embed = opened(engine, model, cache, max_length)
-    print(json.dumps({"ready": engine}), file=answers, flush=True)
+    how = f"has {fused_attention()} attention" if DEVICE == "gpu" and engine.startswith("st-") else ""
+    print(json.dumps({"ready": engine, "how": how}), file=answers, flush=True)
     for line in sys.stdin:
         source, target = json.loads(line)
         texts = json.loads(Path(source).read_text(encoding="utf-8"))

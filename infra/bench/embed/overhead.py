@@ -45,7 +45,7 @@ class Instant:
     """An embedder that has its vectors ready; random ones, so that Parquet has as much to do."""
 
     def __init__(self, embedder: Any) -> None:
-        self.space, self.stats = embedder.space, embedder.stats
+        self.space, self.stats, self.device_kind = embedder.space, embedder.stats, embedder.device_kind
         shape = (2 * GROUP, embedder.dim)
         self._vectors = np.random.default_rng(0).normal(size=shape).astype(embedder.dtype)
 

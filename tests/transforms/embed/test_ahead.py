@@ -17,6 +17,9 @@ from transforms.embed.device_plan import Question, plan_devices
 from transforms.embed.libtpu import TPU_ENVIRONMENT, Compile, compile_in_a_process, find_libtpu
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer]
+large = pytest.mark.skipif(
+    "SWITCHGEAR_LARGE_PLANS" not in os.environ, reason="half a CPU minute each: make plans"
+)
 V5E = Question((read_topology("v5e:2x2"),), (), 100.0, "given", date(2026, 11, 22))
 
 KERNELS = """
@@ -80,9 +83,25 @@ def test_minilm_compiles_for_v5e_and_the_compiler_counts_the_operations_that_we_
     assert 0.5 < step.bound.memory_seconds / 0.0134 < 1.5
 
 
-@pytest.mark.skipif("SWITCHGEAR_LARGE_PLANS" not in os.environ, reason="half a CPU minute each: make plans")
+@large
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("name", "copies"), [("v6e:2x2", 4), ("tpu7x:2x2x1", 8)])
+def test_minilm_compiles_for_the_newer_chips_too(compiler: Compile, name: str, copies: int):
+    topology = read_topology(name)
+    question = replace(V5E, topologies=(topology,))
+    made = plan_devices("emb", backend(REAL_MODEL, compute_dtype="auto"), Path("/"), question, compiler)
+    (step,) = made.steps
+    assert (step.kernel, step.tokens, step.copies, step.refusal) == ("mosaic", 65536, copies, "")
+    assert step.flops == pytest.approx(step.model_flops, rel=0.05)
+    assert 0.1 * GIB < step.needed < 1.5 * GIB
+    assert 0.9 * topology.chip.device_memory < step.limit <= topology.chip.device_memory
+    assert step.estimate is not None
+    assert 0 < step.estimate.documents_per_second.low < step.estimate.documents_per_second.high
+
+
+@large
 @pytest.mark.parametrize(("parts", "tokens"), [(2, 16384), (8, 65536)])
+@pytest.mark.timeout(1200)
 def test_what_a_refusal_proposes_does_fit(compiler: Compile, tmp_path: Path, parts: int, tokens: int):
     write_json(tmp_path / "config.json", EIGHT_BILLION)
     question = replace(V5E, topologies=(read_topology("v5e:2x4"),))

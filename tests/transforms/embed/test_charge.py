@@ -1,5 +1,6 @@
 """Device seconds in money and energy."""
 
+from datetime import date
 from decimal import Decimal
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from schemas.outcomes import FREE
 from tests.transforms.embed.tiny_model import backend
 from transforms.embed.charge import device_charge
+from transforms.embed.chips import rates_of
 
 
 def test_an_hour_costs_the_price_of_an_hour():
@@ -51,3 +53,38 @@ def test_charges_of_rows_add_up():
     assert total.amount == Decimal("0.001")
     assert total.device_seconds == pytest.approx(1.0)
     assert total.energy_wh_high == pytest.approx(2 / 3600)
+
+
+V5E = rates_of("TPU v5 lite", date(2026, 12, 1))
+
+
+def test_a_device_that_the_price_book_knows_costs_its_list_price_and_draws_its_watts():
+    charge = device_charge(backend("m"), 1800.0, V5E)
+    assert charge.amount == charge.list_amount == Decimal("0.600000000000")
+    assert (charge.certainty, charge.price_source, charge.price_as_of) == (
+        "estimated",
+        "list price of TPU v5e",
+        "2026-11-22",
+    )
+    assert (charge.energy_wh_low, charge.energy_wh_high) == (73 / 2, 155 / 2)
+
+
+def test_the_workloads_own_price_and_watts_win_over_the_price_book_each_for_itself():
+    charge = device_charge(backend("m", price_per_device_hour="2"), 3600.0, V5E)
+    assert (charge.amount, charge.price_source, charge.price_as_of) == (Decimal(2), "workload", None)
+    assert charge.energy_wh_high == 155
+    charge = device_charge(backend("m", device_watts=(10.0, 40.0)), 3600.0, V5E)
+    assert (charge.amount, charge.energy_wh_high) == (Decimal("1.2"), 40)
+
+
+def test_a_device_whose_price_nobody_names_has_its_watts_alone_and_half_of_its_chips():
+    rates = rates_of("TPU7x", date(2026, 12, 1))
+    charge = device_charge(backend("m"), 3600.0, rates)
+    assert (charge.amount, charge.certainty, charge.price_source) == (None, "unknown", None)
+    assert (charge.energy_wh_low, charge.energy_wh_high) == (509 / 2, 1085 / 2)
+
+
+def test_devices_that_are_not_in_the_book_or_not_yet_have_no_rates():
+    assert rates_of("cpu", date(2026, 12, 1)) is None
+    assert rates_of("NVIDIA H100 80GB HBM3", date(2026, 12, 1)) is None
+    assert rates_of("TPU v5 lite", date(2026, 11, 21)) is None

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, processors
 
 from schemas.errors import ModelError
 from tests.transforms.embed.tiny_model import backend, tiny_tokenizer
@@ -67,6 +68,18 @@ def test_every_chunk_begins_with_the_prompt():
     assert all(chunk[1:3] == prompt for chunk in chunks)
     assert chunks[0][3:-1] + chunks[1][4:-1] == plain_ids("a b c d e f g h i")
     assert chunks[0][-2] == chunks[1][3]
+
+
+def test_a_prompt_that_has_more_tokens_beside_the_text_makes_no_chunk_longer():
+    pieces = {token: n for n, token in enumerate(["[CLS]", "[SEP]", "p", "pp", "pppp", "px", "x"])}
+    tokenizer = Tokenizer(models.BPE(pieces, [("p", "x"), ("p", "p"), ("pp", "pp")]))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    assert [len(tokenizer.encode(text).ids) - 2 for text in ("pppp", "ppppxxxx")] == [1, 6]
+    chunks = ChunkCutter(tokenizer, 4, "pppp", 0).cut("ppppxxxx")
+    assert [len(chunk) for chunk in chunks] == [4] * 4
+    assert [chunk[2] for chunk in chunks] == [pieces[token] for token in ("px", "x", "x", "x")]
 
 
 def test_an_empty_text_is_a_chunk_of_special_tokens():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from schemas.lengths import TextLengths
-from tests.transforms.embed.tiny_model import backend, tiny_tensors
+from tests.transforms.embed.tiny_model import backend, tiny_tensors, tiny_tokenizer
 from transforms.embed.embedder import COMPANY_TOLERANCE, SAMPLE, Embedder, open_embedder
 from transforms.embed.packing import Step, plan_steps
 from transforms.embed.runner import STEADY_STEPS
@@ -276,6 +276,28 @@ def test_a_vector_too_large_for_its_dtype_is_an_error_of_its_row_and_zeros(tiny_
     assert "float16" in made.errors[0]
     assert not made.vectors.any()
     assert (made.device_seconds > 0).all()
+
+
+def test_a_text_whose_numbers_overflow_fails_alone_and_not_with_those_beside_it(
+    tiny_model: Path, cache_dir: Path, tiny: Embedder, alone: dict[str, np.ndarray]
+):
+    """Nothing times no number is no number: in attention it would spread to every text of the row."""
+    tensors = tiny_tensors()
+    letter = tiny_tokenizer().token_to_id("q")
+    tensors["embeddings.word_embeddings.weight"][letter] = np.finfo(np.float32).max
+    (tiny_model / "model.safetensors").unlink()
+    save_file(tensors, tiny_model / "model.safetensors")
+    embedder = open_embedder(backend(tiny_model), base_dir=tiny_model, cache_dir=cache_dir)
+    fine = [text for text in POOL if "q" not in text]
+    texts = [part for text in fine for part in (text, "q")]
+    made = embedder.embed(texts)
+    assert sorted(made.errors) == list(range(1, len(texts), 2))
+    assert not made.vectors[1::2].any()
+    for row, text in enumerate(fine):
+        np.testing.assert_allclose(made.vectors[2 * row], alone[text], atol=TOLERANCE)
+    stats = embedder.stats()
+    assert (stats.texts, stats.late_compilations) == (len(texts), 0)
+    assert made.device_seconds.sum() == pytest.approx(stats.device_seconds, rel=1e-9)
 
 
 HOSTILE = {

@@ -12,6 +12,7 @@ from transforms.embed.bert_layout import relative_buckets
 from transforms.embed.embedder import Embedder, open_embedder
 from transforms.embed.families import SUPPORTED_FAMILIES
 from transforms.embed.model_files import describe_model
+from transforms.embed.outline import outline_model
 
 REFERENCE = Path(__file__).parent / "reference"
 FAMILIES = REFERENCE / "families"
@@ -22,6 +23,11 @@ POOLINGS = ["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_to
 def reference(name: str) -> np.ndarray:
     with np.load(REFERENCE / "families.npz", allow_pickle=False) as vectors:
         return vectors[name]
+
+
+def as_saved(family: str) -> np.ndarray:
+    """The vectors of documents, with the prompt that the files have for them."""
+    return reference("bert/document" if family == "bert" else family)
 
 
 def opened(family: str, cache_dir: Path, **settings: object) -> Embedder:
@@ -43,15 +49,15 @@ def model_copy(family: str, to: Path, **changes: object) -> Path:
 def test_every_supported_family_gives_the_vectors_of_sentence_transformers(family: str, cache_dir: Path):
     made = opened(family, cache_dir).embed(TEXTS)
     assert made.errors == {}
-    np.testing.assert_allclose(made.vectors, reference(family), atol=2e-6)
+    np.testing.assert_allclose(made.vectors, as_saved(family), atol=2e-6)
 
 
 @pytest.mark.parametrize("family", sorted(SUPPORTED_FAMILIES))
 def test_every_family_stays_close_to_it_in_bfloat16(family: str, cache_dir: Path):
     made = opened(family, cache_dir, compute_dtype="bfloat16").embed(TEXTS).vectors
-    cosines = (made * reference(family)).sum(1)
+    cosines = (made * as_saved(family)).sum(1)
     assert cosines.min() > 0.999
-    assert np.abs(made - reference(family)).max() > 1e-5
+    assert np.abs(made - as_saved(family)).max() > 1e-5
 
 
 @pytest.mark.parametrize("family", sorted(SUPPORTED_FAMILIES))
@@ -66,7 +72,7 @@ def test_no_family_lets_a_text_see_its_neighbours(family: str, cache_dir: Path):
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_every_pooling_gives_what_sentence_transformers_gives(pooling: str, cache_dir: Path):
-    made = opened("bert", cache_dir, pooling=pooling, normalize=False).embed(TEXTS)
+    made = opened("bert", cache_dir, pooling=pooling, normalize=False, prefix="").embed(TEXTS)
     np.testing.assert_allclose(made.vectors, reference(f"bert/{pooling}"), atol=1e-5, rtol=1e-5)
 
 
@@ -81,12 +87,57 @@ def test_a_prefix_of_ones_own_is_the_prompt_it_spells(cache_dir: Path):
     np.testing.assert_allclose(made.vectors, reference("bert/document"), atol=2e-6)
 
 
-def test_a_query_takes_the_models_query_prompt_and_documents_do_not(cache_dir: Path):
+def test_a_query_takes_the_models_query_prompt_and_documents_the_one_for_documents(cache_dir: Path):
     embedder = opened("bert", cache_dir)
-    np.testing.assert_allclose(embedder.embed(TEXTS).vectors, reference("bert"), atol=2e-6)
+    np.testing.assert_allclose(embedder.embed(TEXTS).vectors, reference("bert/document"), atol=2e-6)
     queries = embedder.for_queries()
     assert queries.space is embedder.space
     np.testing.assert_allclose(queries.embed(TEXTS).vectors, reference("bert/query"), atol=2e-6)
+
+
+def test_documents_have_no_prompt_where_the_workload_says_so(cache_dir: Path):
+    made = opened("bert", cache_dir, prefix="").embed(TEXTS)
+    np.testing.assert_allclose(made.vectors, reference("bert"), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "document", "query"),
+    [
+        ({"prompts": {"query": "q: ", "passage": "p: "}}, "p: ", "q: "),
+        ({"prompts": {"query": "q: ", "corpus": "c: ", "document": "d: "}}, "d: ", "q: "),
+        ({"prompts": {"query": "q: "}}, "", "q: "),
+        ({"prompts": {"topic": "t: "}, "default_prompt_name": "topic"}, "t: ", "t: "),
+        ({"prompts": {"topic": "t: ", "document": None}, "default_prompt_name": "topic"}, "", "t: "),
+        ({"default_prompt_name": "query"}, "", ""),
+        ({}, "", ""),
+    ],
+)
+def test_prompts_are_those_that_the_files_have_for_documents_and_queries(
+    tmp_path: Path, settings: dict[str, object], document: str, query: str
+):
+    folder = model_copy("mpnet", tmp_path / "m")
+    write_json(folder / "config_sentence_transformers.json", settings)
+    found = describe_model(backend(folder), tmp_path)
+    assert (found.prompt, found.query_prompt) == (document, query)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"prompts": ["query: "]}, r"prompts = \['query: '\]; expected names"),
+        (
+            {"prompts": {"a": "x"}, "default_prompt_name": "b"},
+            "default_prompt_name = 'b', but the prompts are 'a'",
+        ),
+        ({"default_prompt_name": ["a"]}, r"default_prompt_name = \['a'\], but the prompts are none"),
+    ],
+)
+def test_prompts_that_make_no_sense_are_refused(tmp_path: Path, settings: dict[str, object], words: str):
+    folder = model_copy("mpnet", tmp_path / "m")
+    write_json(folder / "config_sentence_transformers.json", settings)
+    with pytest.raises(ModelError, match=words) as refused:
+        describe_model(backend(folder), tmp_path)
+    assert str(folder / "config_sentence_transformers.json") in str(refused.value)
 
 
 def test_a_query_prefix_of_the_workload_wins_over_the_models(cache_dir: Path):
@@ -116,9 +167,14 @@ def test_a_prompt_that_the_pooling_leaves_out_is_refused(tmp_path: Path):
     folder = model_copy("bert", tmp_path / "m")
     (folder / "1_Pooling").unlink()
     write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": "mean", "include_prompt": False})
-    assert describe_model(backend(folder), tmp_path).prompt == ""
-    with pytest.raises(ModelError, match="include_prompt = false"):
-        describe_model(backend(folder, prompt_name="query"), tmp_path)
+    assert describe_model(backend(folder, prefix="", query_prefix=""), tmp_path).prompt == ""
+    for settings, prompt in (
+        ({}, "passage: "),
+        ({"prefix": ""}, "query: "),
+        ({"query_prefix": ""}, "passage: "),
+    ):
+        with pytest.raises(ModelError, match=f"include_prompt = false.*'{prompt}'"):
+            describe_model(backend(folder, **settings), tmp_path)
 
 
 def test_dense_modules_make_the_vectors_as_long_as_they_say(cache_dir: Path):
@@ -142,6 +198,59 @@ def test_a_dense_modules_activation_must_be_known(tmp_path: Path):
     )
     with pytest.raises(ModelError, match=r"activation_function = 'os.system'.*Tanh"):
         describe_model(backend(folder), tmp_path)
+
+
+def dense_config(folder: Path, **settings: object) -> None:
+    (folder / "3_Dense").unlink()
+    weights = FAMILIES / "roberta" / "3_Dense" / "model.safetensors"
+    write_json(folder / "3_Dense" / "config.json", {"in_features": 24, "out_features": 20, **settings})
+    (folder / "3_Dense" / "model.safetensors").symlink_to(weights)
+
+
+def test_a_dense_module_that_names_no_activation_has_the_one_that_sentence_transformers_takes(tmp_path: Path):
+    folder = model_copy("roberta", tmp_path / "m")
+    dense_config(folder)
+    assert describe_model(backend(folder), tmp_path).dense[1][0].activation == "tanh"
+
+
+def test_a_dense_module_of_another_value_than_the_texts_vector_is_refused(tmp_path: Path):
+    folder = model_copy("roberta", tmp_path / "m")
+    dense_config(folder, module_input_name="token_embeddings")
+    with pytest.raises(ModelError, match=r"module_input_name = 'token_embeddings'.*sentence_embedding"):
+        describe_model(backend(folder), tmp_path)
+
+
+def test_a_normalising_of_tokens_is_refused(tmp_path: Path):
+    folder = model_copy("mpnet", tmp_path / "m")
+    write_json(folder / "2_Normalize" / "config.json", {"module_input_name": "token_embeddings"})
+    with pytest.raises(ModelError, match=r"2_Normalize.*module_input_name = 'token_embeddings'"):
+        describe_model(backend(folder), tmp_path)
+
+
+def test_a_dropout_module_does_nothing_here(tmp_path: Path):
+    folder = model_copy("roberta", tmp_path / "m")
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    modules.insert(2, {"type": "sentence_transformers.models.Dropout", "path": "2_Dropout"})
+    (folder / "modules.json").unlink()
+    write_json(folder / "modules.json", modules)
+    assert len(describe_model(backend(folder), tmp_path).dense) == 2
+
+
+def test_the_transformer_may_be_in_a_folder_of_its_own(tmp_path: Path, cache_dir: Path):
+    """As sentence-transformers saved models before its version 2."""
+    folder = tmp_path / "m"
+    model_copy("roberta", folder)
+    (folder / "0_Transformer").mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "sentence_bert_config.json"):
+        (folder / name).rename(folder / "0_Transformer" / name)
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    modules[0]["path"] = "0_Transformer"
+    (folder / "modules.json").unlink()
+    write_json(folder / "modules.json", modules)
+    made = open_embedder(backend(folder), base_dir=tmp_path, cache_dir=cache_dir)
+    assert made.space.max_length == 180
+    np.testing.assert_allclose(made.embed(TEXTS).vectors, reference("roberta"), atol=2e-6)
+    assert outline_model(backend(folder), tmp_path).max_length == 180
 
 
 def test_a_module_outside_of_the_models_folder_is_refused(tmp_path: Path):

@@ -87,7 +87,7 @@ def test_a_missing_file_is_named(tiny_model: Path, name: str):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2]", b"null"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2]", b"null", b"[" * 100_000])
 def test_a_damaged_json_file_is_named(tiny_model: Path, name: str, content: bytes):
     (tiny_model / name).write_bytes(content)
     assert str(tiny_model / name) in message(tiny_model)
@@ -165,7 +165,8 @@ def test_a_tensor_that_no_shard_has_is_named(tiny_model: Path):
         ({"position_embedding_type": "relative_key"}, ["position_embedding_type", "absolute"]),
         ({"is_decoder": True}, ["is_decoder = True", "false"]),
         ({"hidden_size": 30}, ["hidden_size = 30", "num_attention_heads = 4"]),
-        ({"num_hidden_layers": 0}, ["num_hidden_layers = 0", "at least 1"]),
+        ({"num_hidden_layers": 0}, ["num_hidden_layers = 0", "1 to 1024"]),
+        ({"num_hidden_layers": 10**9}, ["num_hidden_layers = 1000000000", "1 to 1024"]),
         ({"vocab_size": "many"}, ["vocab_size = 'many'", "whole number"]),
         ({"intermediate_size": True}, ["intermediate_size = True", "whole number"]),
         ({"layer_norm_eps": 0}, ["layer_norm_eps = 0"]),
@@ -291,6 +292,70 @@ def test_a_plain_transformer_is_taken_as_sentence_transformers_would(tiny_model:
         (tiny_model / name).unlink()
     found = describe_model(backend(tiny_model), tiny_model)
     assert (found.pooling, found.normalize, found.max_length) == ("mean", False, 128)
+
+
+@pytest.mark.parametrize(
+    ("tokenizers", "own", "expected"),
+    [
+        ({"model_max_length": 40}, {}, 40),  # as sentence-transformers saves models since its version 5
+        ({"model_max_length": 40}, {"max_seq_length": 90}, 90),
+        ({"model_max_length": 500}, {}, 128),
+        ({"model_max_length": 1000000000000000019884624838656}, {}, 128),
+        ({"model_max_length": 1e30}, {}, 128),
+        ({}, {}, 128),
+    ],
+)
+def test_the_maximum_length_is_the_one_that_sentence_transformers_takes(
+    tiny_model: Path, tokenizers: dict[str, object], own: dict[str, object], expected: int
+):
+    write_json(tiny_model / "tokenizer_config.json", tokenizers)
+    write_json(tiny_model / "sentence_bert_config.json", own)
+    assert describe_model(backend(tiny_model), tiny_model).max_length == expected
+
+
+def test_a_transformers_settings_may_bear_the_name_of_its_family(tiny_model: Path):
+    (tiny_model / "sentence_bert_config.json").unlink()
+    write_json(tiny_model / "sentence_xlm-roberta_config.json", {"max_seq_length": 30, "do_lower_case": True})
+    found = describe_model(backend(tiny_model), tiny_model)
+    assert (found.max_length, found.lowercase) == (30, True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"transformer_task": "fill-mask"},
+        {"module_output_name": "scores"},
+        {"processing_kwargs": {"text": {"max_length": 3}}},
+    ],
+)
+def test_a_transformer_that_is_to_give_something_else_than_its_states_is_refused(
+    tiny_model: Path, settings: dict[str, object]
+):
+    write_json(tiny_model / "sentence_bert_config.json", settings)
+    (key,) = settings
+    assert f"sentence_bert_config.json: {key} = " in message(tiny_model)
+    usual = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+    write_json(tiny_model / "sentence_bert_config.json", {**usual, "modality_config": {"text": {}}})
+    assert describe_model(backend(tiny_model), tiny_model).max_length == 128
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_length": 2}, "max_length = 2: the prompt '' and the special tokens"),
+        ({"max_length": 9, "prefix": "a b c d e f g "}, "the prompt 'a b c d e f g ' and"),
+        ({"max_length": 9, "query_prefix": "a b c d e f g "}, "the prompt 'a b c d e f g ' and"),
+    ],
+)
+def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(
+    tiny_model: Path, settings: dict[str, object], words: str
+):
+    """Every document would have the same vector."""
+    text = message(tiny_model, **settings)
+    assert words in text
+    assert "leaves no room for a text" in text
+    room = {**settings, "max_length": int(str(settings["max_length"])) + 1}
+    assert describe_model(backend(tiny_model, **room), tiny_model).max_length == room["max_length"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,13 @@ import pytest
 from tests.transforms.embed.kernels.machines import needs_kernels
 from tests.transforms.embed.tiny_model import REAL_MODEL, backend
 from transforms.embed import opening
-from transforms.embed.device import Devices, find_devices, has_fast_bfloat16, keep_programs
+from transforms.embed.device import (
+    Devices,
+    find_devices,
+    has_fast_bfloat16,
+    keep_programs,
+    programs_folder,
+)
 from transforms.embed.embedder import open_embedder
 from transforms.embed.kernels import VERSION
 from transforms.embed.kernels.calls import SWITCH
@@ -145,6 +151,20 @@ def test_all_devices_are_in_one_mesh_with_an_axis_for_data():
     assert found.mesh.axis_names == ("data", "model")
     assert found.count == found.mesh.devices.size >= 1
     assert found.steps_in_flight >= 1
+
+
+def test_programs_are_shared_by_machines_of_one_kind_and_by_no_others(tmp_path: Path):
+    amx, plain = frozenset({"avx512f", "amx_bf16"}), frozenset({"avx512f"})
+    versions = ["0.10.2", "0.10.2"]
+    one = programs_folder(tmp_path, "x86_64", versions, amx)
+    assert programs_folder(tmp_path, "x86_64", list(versions), frozenset(sorted(amx))) == one
+    others = [
+        programs_folder(tmp_path, "x86_64", versions, plain),
+        programs_folder(tmp_path, "aarch64", versions, amx),
+        programs_folder(tmp_path, "x86_64", ["0.10.2", "0.10.3"], amx),
+    ]
+    assert len({one, *others}) == 4
+    assert keep_programs(tmp_path) == programs_folder(tmp_path)
 
 
 def test_a_cache_folder_that_cannot_be_made_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.embed.packing import Shape, ShapeSet, Step, plan_steps
+from transforms.embed.packing import Shape, ShapeSet, Step, plan_steps, steps_apart
 from transforms.embed.shapes import StepCost, StepSize, shapes_unseen
 
 SHAPES = shapes_unseen(512, StepSize(1024), StepCost(0.001))
@@ -90,3 +90,14 @@ def test_no_texts_and_texts_without_tokens_take_no_step():
 def test_a_text_longer_than_every_shape_is_refused():
     with pytest.raises(ValueError, match="513 tokens; the longest shape has 512"):
         plan_steps(np.array([4, 513]), SHAPES)
+
+
+def test_broken_texts_that_had_company_are_set_apart_one_in_a_row():
+    shape = Shape(64, 2, 8)
+    step = Step(shape, ((7, 3, 9), (5,)))
+    assert steps_apart(step, np.array([True, True, True, True])) == [
+        Step(shape, ((7,), (3,))),
+        Step(shape, ((9,),)),
+    ]
+    assert steps_apart(step, np.array([False, True, False, True])) == [Step(shape, ((3,),))]
+    assert steps_apart(step, np.array([False, False, False, True])) == []

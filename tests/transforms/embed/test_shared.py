@@ -163,6 +163,7 @@ def test_groups_come_back_in_order_and_as_the_embedder_made_them(served: Served)
             assert found.errors == own.errors
             assert found.device_seconds.tolist() == own.device_seconds.tolist()
     assert worker.space == served.embedder.space
+    assert worker.device_kind == served.embedder.device_kind == "cpu"
 
 
 def test_what_workers_are_told_adds_up_to_what_the_host_did(served: Served):

@@ -1,17 +1,22 @@
 """Token ids, truncation, and cutting giant texts before the work is done."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from tests.transforms.embed.tiny_model import tiny_tokenizer
 from transforms.embed.tokenization import (
     CHARS_PER_TOKEN,
+    CHUNK,
+    CHUNK_CHARS,
     MAX_CHARS,
     TextTokenizer,
     TokenizedTexts,
+    _bounds,
     why_unusable,
 )
 
@@ -165,6 +170,50 @@ def test_a_text_without_any_token_is_an_error_when_no_special_tokens_are_added(t
     assert tokens.lengths.tolist() == [1, 0, 1]
 
 
+@pytest.mark.parametrize("overlap", [None, 1])
+def test_a_tokenizer_without_a_token_for_the_unknown_fails_the_rows_that_need_one(
+    tmp_path: Path, overlap: int | None
+):
+    pieces = {"[CLS]": 0, "[SEP]": 1, "a": 2, "b": 3}
+    plain = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    plain.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    plain.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    plain.save(str(tmp_path / "tokenizer.json"))
+    tokens = TextTokenizer(tmp_path / "tokenizer.json", MAX_LENGTH, chunk_overlap=overlap).encode(
+        ["a b", "c", "b", "a " * 200 + "c" * 300]
+    )
+    assert sorted(tokens.errors) == ([1] if overlap is None else [1, 3])  # where the end counts
+    assert tokens.errors[1].startswith("the tokenizer can't take the text: ")
+    assert [ids_of(tokens, row) for row in range(3)] == [[0, 2, 3, 1], [], [0, 3, 1]]
+    assert ids_of(tokens, 3) == ([0, *[2] * 6, 1] if overlap is None else [])
+
+
+def test_lowercasing_is_the_tokenizers_and_leaves_special_tokens_alone(tmp_path: Path):
+    """As sentence-transformers does it: before all else that the tokenizer does, the prompt included."""
+    plain = tiny_tokenizer()
+    plain.normalizer = None
+    plain.save(str(tmp_path / "tokenizer.json"))
+    lower = TextTokenizer(tmp_path / "tokenizer.json", MAX_LENGTH, "A ", lowercase=True)
+    plain.normalizer = normalizers.Lowercase()
+    for text in ("B [MASK] c", "ΣΑΣ"):
+        assert ids_of(lower.encode([text]), 0) == plain.encode("a " + text).ids
+
+
+def test_token_ids_take_four_bytes_each_while_they_are_gathered(tokenizer: TextTokenizer, tmp_path: Path):
+    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    chunking = TextTokenizer(tmp_path / "tokenizer.json", 100, chunk_overlap=0)
+    text = "a b c d " * 10_000
+    tracemalloc.start()
+    tokens = chunking.encode([text] * 12)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(tokens.ids) > 12 * 40_000
+    # All of them twice, gathered and joined, and one text's as the library gives them.
+    assert most < 2.5 * tokens.ids.nbytes + 40_000 * 100
+
+
 def test_the_files_own_padding_and_truncation_are_overruled(tmp_path: Path):
     plain = tiny_tokenizer()
     plain.enable_padding(length=64)
@@ -182,6 +231,20 @@ def test_rows_keep_their_places_across_chunks(tokenizer: TextTokenizer):
     assert [ids_of(tokens, i) for i in range(30)] == expected
     assert ids_of(tokens, 2999) == whole(texts[2999])[0]
     assert list(tokens.errors) == [1500]
+
+
+def test_no_more_than_some_characters_are_tokenised_at_a_time(tokenizer: TextTokenizer):
+    texts = ["a " * (CHUNK_CHARS // 8)] * 10 + ["b"] * CHUNK + ["c " * (CHUNK_CHARS // 2)] * 2 + ["d"]
+    bounds = list(_bounds(texts))
+    assert bounds == [
+        (0, 4),
+        (4, 8),
+        (8, 8 + CHUNK),
+        (8 + CHUNK, 11 + CHUNK),
+        *((n + CHUNK, n + 1 + CHUNK) for n in (11, 12)),
+    ]
+    assert list(_bounds([])) == []
+    assert list(_bounds([None, "a"])) == [(0, 2)]  # type: ignore[list-item]
 
 
 def test_no_texts_give_no_tokens(tokenizer: TextTokenizer):
