@@ -171,29 +171,43 @@ def test_nothing_is_listed_for_a_batch(
     assert len(listings[0]) == len(listings[1])
 
 
-@pytest.mark.parametrize("routes", [1, 2])
-def test_a_batch_costs_three_writes_a_route_at_most_and_its_ledger_segments(
-    one_cloud_storage: CloudStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routes: int
+@pytest.mark.parametrize(("routes", "failing"), [(1, False), (2, False), (1, True)])
+def test_a_batch_costs_three_writes_a_route_two_if_documents_fail_and_its_ledger_segments(
+    one_cloud_storage: CloudStorage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    routes: int,
+    failing: bool,
 ) -> None:
     address, weather = one_cloud_storage.bucket(), Weather(0, {})
     place(address, tmp_path, 80)
     named = [{"name": f"r{n}", "backends": ["mini"], "prompt": "topic"} for n in range(routes)]
-    path = workload(address, tmp_path / "w", limits={"batch_rows": 20}, routes=named, match="all")
+    one_a_batch = {"reject": [{"name": "some", "when": "size IN (0, 20)", "reason": "a reason"}]}
+    path = workload(
+        address,
+        tmp_path / "w",
+        limits={"batch_rows": 20},
+        routes=named,
+        match="all",
+        policy=one_a_batch if failing else {},
+    )
     with flaky(one_cloud_storage.url, weather) as url:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
         manifest = run_light(path, rehearsal=True)
-    assert (manifest.batches, manifest.results) == (4, 80 * routes)
+    assert (manifest.batches, manifest.failures) == (4, 4 * failing)
+    assert manifest.results == (80 - 4 * failing) * routes
     by_folder = Counter(
         (kind, name.split("/")[1]) for kind, name in weather.writes if name.startswith("out/")
     )
     writes = {place: n for place, n in by_folder.items() if place[0] != "delete"}
-    of_batches = {("insert", "_staging"), ("copy", "results"), ("insert", "commits")}
-    assert {place: writes[place] for place in of_batches} == {
-        ("insert", "_staging"): 4 * routes,
+    of_batches = {("insert", "_staging"), ("copy", "results"), ("copy", "failures"), ("insert", "commits")}
+    assert {place: writes.get(place, 0) for place in of_batches} == {
+        ("insert", "_staging"): 4 * (routes + failing),
         ("copy", "results"): 4 * routes,
+        ("copy", "failures"): 4 * failing,
         ("insert", "commits"): 4,
     }
-    assert sum(writes[place] for place in of_batches) <= 3 * manifest.batches * routes
+    assert sum(writes.get(place, 0) for place in of_batches) <= (3 * routes + 2 * failing) * manifest.batches
     segments = writes[("insert", "ledger")]
     assert 2 * manifest.batches <= segments <= 3 * manifest.batches  # a claim, what was answered, the end
     assert set(writes) - of_batches - {("insert", "ledger")} == {

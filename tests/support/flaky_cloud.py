@@ -1,9 +1,10 @@
 """A proxy in front of a stand-in for Cloud Storage that fails as the service and the network do.
 
 Every request draws one fate from a seeded source: `refused` (429) and `down` (503) before it is passed on,
-`lost` (503 although it was done), `flipped` (a bit of what is downloaded has changed), `cut` (the
-connection ends before) and `swallowed` (it was done, and nothing comes back until the client has given up).
-Listings lag: what was made in the last few requests is not in them yet.
+`lost` (503 although it was done), `garbled` (a bit of what is uploaded has changed), `unchecked` (so it has,
+and the service isn't told what it was), `flipped` (a bit of what is downloaded has), `cut` (the connection
+ends before), `gone` (410: the session of an upload has ended) and `swallowed` (it was done, and nothing comes
+back until the client has given up). Listings lag: what was made in the last few requests is not in them yet.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ STORM: dict[Fate, float] = {
     "cut": 0.005,
     "swallowed": 0.002,
     "flipped": 0.002,
+    "garbled": 0.002,
 }
 LAG = 15
+_ANSWERED = {"refused": 429, "down": 503, "gone": 410}
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
 
 
@@ -79,6 +82,19 @@ class Weather:
         return json.dumps(found).encode()
 
 
+def only(fate: Fate, kind: str, times: int = 1) -> Callable[[str, str], Fate]:
+    """The first requests of a method, or with such a path, have a fate; the others are fine."""
+    left = [times]
+
+    def choose(method: str, path: str) -> Fate:
+        if (method == kind or kind in path) and left[0]:
+            left[0] -= 1
+            return fate
+        return "fine"
+
+    return choose
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1
@@ -90,12 +106,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fate = self.weather.fate(self.command, self.path)
-        if fate in ("refused", "down"):
-            self._answer(429 if fate == "refused" else 503, {}, b'{"error": {"message": "try again"}}')
+        if fate in _ANSWERED:
+            self._answer(_ANSWERED[fate], {}, b'{"error": {"message": "try again"}}')
             return
         if fate == "cut":
             self._hang_up()
             return
+        if fate in ("garbled", "unchecked"):
+            body = _garbled(self.headers.get("Content-Type") or "", body)
+        if fate == "unchecked":
+            body = body.replace(b'"crc32c"', b'"nobody"', 1)
         status, headers, answer = self._ask(body)
         if fate == "lost":
             self._answer(503, {}, b'{"error": {"message": "lost on the way back"}}')
@@ -153,6 +173,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
+
+
+def _garbled(kind: str, body: bytes) -> bytes:
+    """A request whose content, if it has any, has changed by a bit; what says whose it is has not."""
+    if kind.startswith("multipart/"):
+        at = body.rstrip(b"\r\n").rfind(b"\r\n") - 1  # the content's last byte, before the closing mark
+    elif kind.startswith("application/octet-stream"):
+        at = len(body) - 1
+    else:
+        return body
+    return body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
 
 
 class _Server(ThreadingHTTPServer):

@@ -39,6 +39,7 @@ _TRANSIENT = (
     requests.exceptions.Timeout,
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
+    requests.exceptions.JSONDecodeError,
     google.auth.exceptions.TransportError,
     DataCorruption,
 )
@@ -50,18 +51,26 @@ class ChecksumError(StoreError):
     """What came is not what was stored: tried again."""
 
 
+class UploadRefusedError(ChecksumError):
+    """What came to the service is not what was sent: nothing was stored, and it is sent again."""
+
+
+class SessionLostError(StoreError):
+    """The session of a resumable upload is of no more use, its end is not known: begun anew."""
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a moment later."""
     if isinstance(error, InvalidResponse):
         return getattr(error.response, "status_code", None) in _TRANSIENT_STATUS
     if isinstance(error, api.GoogleAPICallError) and error.code in _TRANSIENT_STATUS:
         return True
-    return isinstance(error, (*_TRANSIENT, ChecksumError))
+    return isinstance(error, (*_TRANSIENT, ChecksumError, SessionLostError))
 
 
 def is_refused(error: BaseException) -> bool:
-    """Whether the service says that it has done nothing: it sheds load."""
-    return isinstance(error, api.TooManyRequests)
+    """Whether the service says that it has done nothing: it sheds load, or has refused the content."""
+    return isinstance(error, (api.TooManyRequests, UploadRefusedError))
 
 
 @dataclass(frozen=True, slots=True)

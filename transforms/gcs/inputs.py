@@ -18,7 +18,8 @@ from transforms.probe_footers import Located
 
 GENERATION_PREFIX = "gcs:"
 BLOCK_BYTES = 4 << 20
-"""What is fetched at a time: pages of a column are asked for a megabyte at a time, one after the other."""
+"""What is fetched at a time: pages of a column are asked for a megabyte at a time, one after the other. A
+file of that size at most comes whole, and is compared with its checksum."""
 
 _BLOCKS = 8
 _TAIL_BYTES = 64 << 10  # what pyarrow reads first of a file's end
@@ -131,9 +132,12 @@ class Ranges:
         block = self._blocks.get(key)
         if block is None:
             bucket, name = split_address(uri)
-            start = number * BLOCK_BYTES
+            store, start = store_of(f"gs://{bucket}"), number * BLOCK_BYTES
             wanted = min(BLOCK_BYTES, found.size - start)
-            block = store_of(f"gs://{bucket}").read_range(name, start, wanted, found.generation)
+            if wanted == found.size:
+                block = store.read_at(name, found.generation)
+            else:
+                block = store.read_range(name, start, wanted, found.generation)
             if len(block) != wanted:
                 raise StoreError(f"{uri}: {len(block)} of {wanted} bytes came from {start} on")
             self._blocks[key] = block

@@ -8,29 +8,24 @@ What may be tried again, and what a lost acknowledgement means:
   So whoever must know that an object is his own puts something of his own in it;
 - `publish` and `delete`: always, they are idempotent.
 
-Every upload carries its CRC32C, which the service checks, and what it says it has stored is compared. Every
-whole object that is read is compared with the service's CRC32C; of ranges there is none.
+Every upload carries its CRC32C: the service refuses content that has changed on its way, which is sent again.
+What it says it has stored is compared besides, and replaced if it is not what was sent. Every whole object
+that is read is compared with the service's CRC32C; of ranges there is none.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeVar
 
 from google.api_core import exceptions as api
-from google.cloud.storage.retry import DEFAULT_RETRY
 
 from schemas.errors import PreconditionFailedError, StoreError
 from transforms.gcs.client import ChecksumError, Patience, is_refused, is_transient, open_client, trouble
 from transforms.gcs.objects import ObjectInfo, crc32c_of, split_address
+from transforms.gcs.uploads import WHOLE_BYTES, StoredDamagedError, holds, upload
 from transforms.ranges import RangesFile
-
-WHOLE_BYTES = 8 << 20
-"""Objects up to this size are read in one piece, and checked; larger ones by ranges. Uploads beyond are
-resumable."""
 
 _RANGE_BYTES = 1 << 20
 T = TypeVar("T")
@@ -55,6 +50,14 @@ class GcsStore:
     def read_versioned(self, path: str) -> tuple[bytes, str]:
         """See `Store`."""
         return self._try(path, lambda: self._download(path))
+
+    def read_at(self, path: str, generation: str) -> bytes:
+        """The bytes of an object that is at `generation`, compared with its CRC32C.
+
+        Raises:
+            FileNotFoundError: it is not there, or at another generation.
+        """
+        return self._try(path, lambda: self._download(path, int(generation)))[0]
 
     def read_range(self, path: str, start: int, length: int, generation: str) -> bytes:
         """Bytes `start` to `start + length` of an object that is at `generation`; fewer at its end.
@@ -185,8 +188,8 @@ class GcsStore:
         except Exception as error:
             raise trouble(self._shown(path), error) from error
 
-    def _download(self, path: str) -> tuple[bytes, str]:
-        blob = self._bucket.blob(self._prefix + path)
+    def _download(self, path: str, generation: int | None = None) -> tuple[bytes, str]:
+        blob = self._bucket.blob(self._prefix + path, generation=generation)
         data: bytes = blob.download_as_bytes(
             raw_download=True, checksum=None, retry=None, timeout=self._patience.timeout
         )
@@ -206,14 +209,17 @@ class GcsStore:
 
     def _write(self, path: str, data: bytes, expected: int) -> str | None:
         """The new generation; None if the object is at another than `expected` (0: must not be there)."""
-        unsure = False
+        at, unsure = expected, len(data) > WHOLE_BYTES  # whose chunks the library has tried more than once
 
         def attempt() -> str | None:
-            nonlocal unsure
+            nonlocal unsure, at
             try:
-                return self._upload(path, data, expected)
+                return upload(self._bucket.blob(self._prefix + path), data, at, self._patience)
             except api.PreconditionFailed:
                 return self._generation_if_same(path, data) if unsure else None
+            except StoredDamagedError as error:
+                at = error.generation  # it is ours, and the next try goes over it
+                raise
             except Exception as error:
                 unsure = unsure or (is_transient(error) and not is_refused(error))
                 raise
@@ -225,24 +231,6 @@ class GcsStore:
                 return None  # an object that is gone is at no generation
             raise StoreError(f"{self._shown(path)} can't be written: there is no such bucket") from None
 
-    def _upload(self, path: str, data: bytes, expected: int) -> str:
-        blob = self._bucket.blob(self._prefix + path)
-        large = len(data) > WHOLE_BYTES
-        if large:
-            blob.chunk_size = WHOLE_BYTES
-        blob.upload_from_file(
-            io.BytesIO(data),
-            size=len(data),
-            content_type="application/octet-stream",
-            if_generation_match=expected,
-            checksum="crc32c",
-            retry=DEFAULT_RETRY.with_timeout(self._patience.total_s) if large else None,
-            timeout=self._patience.timeout,
-        )
-        if blob.crc32c != crc32c_of(data):
-            raise StoreError(f"{self._shown(path)}: what was stored is not what was sent (CRC32C differs)")
-        return str(blob.generation)
-
     def _generation_if_same(self, path: str, data: bytes) -> str | None:
         """The object's generation if it holds just these bytes: an earlier try had written it."""
         blob = self._bucket.blob(self._prefix + path)
@@ -250,9 +238,7 @@ class GcsStore:
             blob.reload(retry=None, timeout=self._patience.timeout)
         except api.NotFound:
             return None
-        same = (blob.size, blob.crc32c) == (len(data), crc32c_of(data))
-        digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        return str(blob.generation) if same and blob.md5_hash in (None, digest) else None
+        return str(blob.generation) if holds(blob, data) else None
 
     def _copy(self, staged: str, final: str) -> None:
         source = self._bucket.blob(self._prefix + staged)

@@ -13,6 +13,7 @@ from schemas.errors import InputChangedError, InputError, UnreadableBatchError
 from schemas.workload import Input, Limits
 from tests.peers.cloud_storage import CloudStorage
 from tests.support import documents
+from tests.support.flaky_cloud import Weather, flaky, only
 from transforms.cut import cut_batches
 from transforms.duplicates import IdRun, find_duplicates
 from transforms.files import find_input, refuse_own_results
@@ -205,6 +206,18 @@ def test_blocks_are_fetched_once_while_neighbours_need_them(filled: str) -> None
     open_store(filled).delete("in/one.parquet")
     assert ranges.fetch(uri, 5, 100) == whole[5:105]  # it is here already
     assert ranges.fetch(uri, len(whole) - 3, 100) == whole[-3:]
+
+
+def test_a_file_that_comes_in_one_piece_is_compared_with_its_checksum(
+    filled: str, cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = open_store(filled).read("in/one.parquet")
+    weather = Weather(0, {})
+    weather.choose = only("flipped", "alt=media", 2)
+    with flaky(cloud_storage.url, weather) as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        assert Ranges().fetch(f"{filled}/in/one.parquet", 4, 100) == whole[4:104]
+    assert weather.counts["flipped"] == 2
 
 
 def test_a_batch_of_another_size_than_planned_is_no_batch(filled: str) -> None:

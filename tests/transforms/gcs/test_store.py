@@ -12,9 +12,9 @@ import pytest
 from schemas.errors import ConfigurationError, PreconditionFailedError, StoreError
 from tests.peers.cloud_storage import CloudStorage
 from tests.peers.mock_vendor import REPOSITORY
-from tests.support.flaky_cloud import Weather, flaky
+from tests.support.flaky_cloud import Weather, flaky, only
 from transforms.gcs.client import PATIENCE_VARIABLE, Patience
-from transforms.gcs.objects import split_address
+from transforms.gcs.objects import crc32c_of, split_address
 from transforms.gcs.store import GcsStore
 from transforms.store import open_store
 
@@ -23,7 +23,10 @@ PATIENCE = Patience(3.0)
 
 @contextmanager
 def behind(
-    cloud: CloudStorage, monkeypatch: pytest.MonkeyPatch, choose: Callable[[str, str], str | None]
+    cloud: CloudStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    choose: Callable[[str, str], str | None],
+    patience: Patience = PATIENCE,
 ) -> Iterator[tuple[GcsStore, Weather]]:
     """A store whose requests have the fates that a test chooses."""
     address = cloud.bucket()
@@ -31,20 +34,7 @@ def behind(
     weather.choose = choose
     with flaky(cloud.url, weather) as url:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
-        yield GcsStore(f"{address}/out", patience=PATIENCE), weather
-
-
-def only(fate: str, method: str, times: int = 1) -> Callable[[str, str], str | None]:
-    """The first requests of a method have a fate, the others are fine."""
-    left = [times]
-
-    def choose(asked: str, _path: str) -> str:
-        if asked == method and left[0]:
-            left[0] -= 1
-            return fate
-        return "fine"
-
-    return choose
+        yield GcsStore(f"{address}/out", patience=patience), weather
 
 
 @pytest.mark.parametrize("fate", ["lost", "swallowed"])
@@ -112,22 +102,79 @@ def test_reads_listings_and_deletions_are_tried_again(
         assert not store.exists("a/b")
 
 
-def test_a_large_upload_goes_on_where_it_was_interrupted(
-    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch
+LARGE = bytes(range(256)) * (9 << 12)  # 9 MiB: two chunks
+
+
+@pytest.mark.parametrize(("fate", "interrupted"), [("down", 1), ("refused", 2), ("cut", 2)])
+def test_a_large_upload_goes_on_with_the_chunk_that_was_interrupted(
+    one_cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch, fate: str, interrupted: int
 ) -> None:
-    data = bytes(range(256)) * (5 << 13)  # two chunks
-    chunks: list[str] = []
+    asked: list[str] = []
+
+    def choose(method: str, _path: str) -> str:
+        asked.append(method)
+        return fate if method == "PUT" and asked.count("PUT") == interrupted else "fine"
+
+    with behind(one_cloud_storage, monkeypatch, choose, Patience(20)) as (store, _):
+        assert store.create("large", LARGE)
+        assert asked == ["POST", "PUT", "PUT", "PUT"], "one session, two chunks, one of them twice"
+        with store.open("large") as stream:
+            assert stream.read() == LARGE
+        assert not store.create("large", LARGE[1:])
+
+
+@pytest.mark.parametrize(
+    ("fate", "interrupted"),
+    [("lost", 1), ("lost", 2), ("swallowed", 2), ("gone", 2), ("garbled", 1), ("garbled", 2)],
+)
+def test_a_large_upload_arrives_whole_whatever_becomes_of_a_chunk(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch, fate: str, interrupted: int
+) -> None:
+    puts: list[str] = []
 
     def choose(method: str, path: str) -> str:
-        if method == "PUT":
-            chunks.append(path)
-        return "down" if method == "PUT" and len(chunks) == 1 else "fine"
+        puts.extend([path] * (method == "PUT"))
+        return fate if method == "PUT" and len(puts) == interrupted else "fine"
 
-    with behind(cloud_storage, monkeypatch, choose) as (store, _):
-        assert store.create("large", data)
-        assert store.read("large") == data
-        assert not store.create("large", data[1:])
-    assert len(chunks) >= 3
+    with behind(cloud_storage, monkeypatch, choose, Patience(12)) as (store, weather):
+        assert store.create("large", LARGE)
+        assert weather.counts[fate] == 1
+        assert store.info("large").crc32c == crc32c_of(LARGE)
+        with store.open("large") as stream:
+            assert stream.read() == LARGE
+
+
+def test_what_changes_on_its_way_to_the_store_is_sent_again(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with behind(cloud_storage, monkeypatch, only("garbled", "POST", 2)) as (store, weather):
+        assert store.create("commits/a.json", b"as it was sent")
+        assert weather.counts["garbled"] == 2
+        data, generation = store.read_versioned("commits/a.json")
+        assert data == b"as it was sent"
+        weather.choose = only("garbled", "POST", 2)
+        store.swap("commits/a.json", b"and what came after", generation)
+        assert store.read("commits/a.json") == b"and what came after"
+        weather.choose = only("garbled", "POST", 2)
+        assert not store.create("commits/a.json", b"another's")
+        assert store.read("commits/a.json") == b"and what came after"
+
+
+def test_a_damaged_object_of_ours_is_replaced_and_nobody_elses(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a service that stores what it is given, whatever checksum it was told."""
+    with behind(cloud_storage, monkeypatch, only("unchecked", "POST", 2)) as (store, weather):
+        assert store.create("a", b"as it was sent")
+        assert weather.counts["unchecked"] == 2
+        data, generation = store.read_versioned("a")
+        assert data == b"as it was sent"
+        weather.choose = only("unchecked", "POST", 1)
+        store.swap("a", b"and what came after", generation)
+        assert store.read("a") == b"and what came after"
+        weather.choose = only("unchecked", "POST", 1)
+        assert not store.create("a", b"another's")
+        assert store.read("a") == b"and what came after"
 
 
 def test_what_arrives_damaged_is_read_again(
