@@ -19,7 +19,7 @@ from schemas.failures import FailureClass
 from transforms.batchmode.jobs import JobState, TicketRange
 from transforms.batchmode.leaders import LeadersAnswers, origin_of
 from transforms.batchmode.results import Result, Spool
-from transforms.batchmode.tickets import Ticket, close_ticket, list_tickets, read_ticket
+from transforms.batchmode.tickets import Ticket, close_ticket, is_open, read_ticket
 from transforms.call.book import BatchBook
 from transforms.call.discount import batch_charge
 from transforms.call.ledger import RecordedCall
@@ -55,7 +55,7 @@ class Collector:
         ends: Counter[str] = Counter()
         leaders = LeadersAnswers(self._store, state.job.repeated)
         for part in state.job.tickets:
-            if not list_tickets(self._store, part.batch_id)[part.batch_id, part.number]:
+            if not is_open(self._store, part.batch_id, part.number):
                 continue
             ticket = read_ticket(self._store, part.batch_id, part.number)
             attempt = newest_attempt(self._store, part.batch_id) + 1

@@ -27,7 +27,7 @@ from transforms.batchmode.openai_api import OpenAIBatches
 from transforms.batchmode.packing import pack
 from transforms.batchmode.results import Spool, no_line, not_worked_on
 from transforms.batchmode.sending import Sender
-from transforms.batchmode.tickets import FOLDER, list_tickets, read_open_tickets, sweep_bodies
+from transforms.batchmode.tickets import FOLDER, is_open, read_open_tickets, sweep_bodies
 from transforms.batchmode.vertex_api import VertexBatches
 from transforms.call.codecs import base_url_of
 from transforms.call.ledgers import open_ledgers
@@ -172,7 +172,7 @@ class ProviderBatches:
         """Whether requests of other jobs are not done yet whose answers this one's share."""
         own = {(part.batch_id, part.number) for part in job.tickets}
         others = {(r.batch_id, r.number) for r in job.repeats} - own
-        return any(list_tickets(self._store, batch_id).get((batch_id, n)) for batch_id, n in others)
+        return any(is_open(self._store, batch_id, number) for batch_id, number in others)
 
     def _is_abandoned(self, state: JobState) -> bool:
         return self._clock.now() >= state.deadline(self._deadline_h) + timedelta(hours=ABANDON_AFTER_H)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from schemas.run import RunContext
 from schemas.workload import Workload
-from transforms.batchmode.tickets import Waiting, list_tickets, read_ticket, write_tickets
+from transforms.batchmode.tickets import Ticket, Waiting, list_tickets, tickets_of, write_tickets
 from transforms.call.ports import HeldRequest
 from transforms.store import Store, open_store
 
@@ -58,17 +58,16 @@ class BatchTickets:
         self._added: list[HeldRequest] = []
         self._also: list[list[tuple[int, str]]] = []  # who shares the answer, in the order of `_added`
         self._places: dict[tuple[str, str], int] = {}  # (backend, digest) → place in `_added`
-        for (_, number), is_open in list_tickets(store, batch_id).items():
-            self._last = max(self._last, number)
-            self._know(number, is_open)
+        for ticket, still_open in tickets_of(store, batch_id):
+            self._last = ticket.number
+            self._know(ticket, still_open)
 
-    def _know(self, number: int, is_open: bool) -> None:
-        ticket = read_ticket(self._store, self._batch_id, number)
+    def _know(self, ticket: Ticket, still_open: bool) -> None:
         for row, route in (pair for item in ticket.items for pair in item.pairs):
             key = (row, route, ticket.backend)
             self._rounds[key] = self._rounds.get(key, 0) + 1
             self._since[key] = min(self._since.get(key, ticket.since), ticket.since)
-            if is_open:
+            if still_open:
                 self._waiting.add(key)
 
     def state(self, row: int, route: str, backend: str) -> Literal["new", "waiting", "online"]:

@@ -12,6 +12,7 @@ ticket go to one backend, and out with one job.
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 from collections import defaultdict
@@ -227,11 +228,28 @@ def close_ticket(store: Store, batch_id: str, number: int) -> None:
     store.create(closed_path(batch_id, number), b"")
 
 
-def list_tickets(store: Store, batch_id: str | None = None) -> dict[tuple[str, int], bool]:
-    """All tickets, or those of one batch, by (batch, number): whether each is still open."""
-    prefix = TICKETS if batch_id is None else f"{TICKETS}/{batch_id}"
+def tickets_of(store: Store, batch_id: str) -> Iterator[tuple[Ticket, bool]]:
+    """The tickets of a batch in the order of their numbers, and whether each is still open.
+
+    They are found by their names: a listing costs an object store more, and every batch asks.
+    """
+    for number in itertools.count(1):
+        try:
+            ticket = read_ticket(store, batch_id, number)
+        except FileNotFoundError:
+            return
+        yield ticket, is_open(store, batch_id, number)
+
+
+def is_open(store: Store, batch_id: str, number: int) -> bool:
+    """Whether a ticket is not done with yet."""
+    return not store.exists(closed_path(batch_id, number))
+
+
+def list_tickets(store: Store) -> dict[tuple[str, int], bool]:
+    """All tickets by (batch, number): whether each is still open."""
     found: dict[tuple[str, int], bool] = {}
-    for path in store.list(prefix):
+    for path in store.list(TICKETS):
         batch, name = path.split("/")[-2:]
         number, _, kind = name.partition(".")
         if kind == "json":
@@ -243,21 +261,20 @@ def list_tickets(store: Store, batch_id: str | None = None) -> dict[tuple[str, i
 
 def batches_waiting(store: Store) -> frozenset[str]:
     """The batches that have an open ticket, from the names of files alone."""
-    return frozenset(batch_id for (batch_id, _), is_open in list_tickets(store).items() if is_open)
+    return frozenset(batch_id for (batch_id, _), still_open in list_tickets(store).items() if still_open)
 
 
 def read_open_tickets(store: Store) -> Iterator[Ticket]:
     """The tickets that are not done with, batch by batch in the order of their numbers."""
-    for (batch_id, number), is_open in list_tickets(store).items():
-        if is_open:
+    for (batch_id, number), still_open in list_tickets(store).items():
+        if still_open:
             yield read_ticket(store, batch_id, number)
 
 
 def waiting_pairs(store: Store, batch_id: str) -> set[tuple[int, str]]:
     """Every (row, route) of a batch of rows that waits in an open ticket."""
-    numbers = [number for (_, number), is_open in list_tickets(store, batch_id).items() if is_open]
-    tickets = (read_ticket(store, batch_id, number) for number in numbers)
-    return {pair for ticket in tickets for item in ticket.items for pair in item.pairs}
+    waiting = (ticket for ticket, still_open in tickets_of(store, batch_id) if still_open)
+    return {pair for ticket in waiting for item in ticket.items for pair in item.pairs}
 
 
 def sweep_bodies(store: Store, named: Sequence[Ticket]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from schemas.errors import StoreError
 from tests.support.stepping import Countdown, CrashError, SteppedStore
 from tests.transforms.batchmode.requests import held
 from transforms.batchmode import tickets
+from transforms.batchmode.outbox import BatchTickets
 from transforms.batchmode.tickets import (
     Ticket,
     Waiting,
@@ -22,6 +24,8 @@ from transforms.batchmode.tickets import (
     read_ticket,
     sweep_bodies,
     ticket_path,
+    tickets_of,
+    waiting_pairs,
     write_tickets,
 )
 from transforms.store import LocalStore
@@ -81,9 +85,24 @@ def test_a_closed_ticket_waits_no_more(store: LocalStore) -> None:
     assert list(read_open_tickets(store)) == []
 
 
+def test_a_batch_finds_its_tickets_by_their_names_and_lists_nothing(store: LocalStore) -> None:
+    asked: list[str] = []
+    watched = SteppedStore(store.root, lambda operation, path: asked.append(operation))
+    write_tickets(store, "b1", 1, waiting(1) + waiting(2, backend="other"))
+    write_tickets(store, "b1", 3, waiting(3))
+    write_tickets(store, "b2", 1, waiting(4))
+    close_ticket(store, "b1", 2)
+    found = tickets_of(watched, "b1")
+    assert [(ticket.number, still_open) for ticket, still_open in found] == [(1, True), (2, False), (3, True)]
+    assert waiting_pairs(watched, "b1") == {(1, "r"), (3, "r")}
+    BatchTickets(watched, "b3", timedelta(hours=24), datetime.now(UTC), share=True)
+    assert set(asked) == {"read", "exists"}
+    assert asked[-1:] == ["read"], "of a batch without tickets that is one question"
+
+
 def test_an_output_without_provider_batches_has_no_tickets(store: LocalStore) -> None:
     assert list_tickets(store) == {}
-    assert list_tickets(store, "b1") == {}
+    assert list(tickets_of(store, "b1")) == []
 
 
 def test_a_crash_leaves_a_whole_ticket_or_none_and_its_bodies_are_swept(tmp_path: Path) -> None:
