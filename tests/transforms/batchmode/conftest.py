@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,14 +17,33 @@ from schemas.run import Manifest
 from tests.peers.batch_emulator import BatchEmulator
 from tests.support import documents, workloads
 from tests.support.drive import drive
+from tests.transforms.batchmode.crashes import step
 from transforms.call.ledger import RecordedCall, fold, scan
 from transforms.verify import verify_output
 
 CANARY = "sk-canary-7d20c1e9b4"
-MODELS = {"openai": "gpt-4.1-mini", "anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash-lite"}
-FULL = {"openai": Decimal("0.000072"), "anthropic": Decimal("0.0002"), "gemini": Decimal("0.000018")}
+MODELS = {
+    "openai": "gpt-4.1-mini",
+    "anthropic": "claude-haiku-4-5",
+    "gemini": "gemini-2.5-flash-lite",
+    "vertex": "gemini-2.5-flash-lite",
+}
+FULL = {
+    "openai": Decimal("0.000072"),
+    "anthropic": Decimal("0.0002"),
+    "gemini": Decimal("0.000018"),
+    "vertex": Decimal("0.000018"),
+}
 """List price of an answer of 100 tokens in and 20 out: 0.40 and 1.60, 1 and 5, 0.10 and 0.40 USD per
 million."""
+VERTEX = {
+    "provider": "gemini",
+    "platform": "vertex",
+    "project": "p",
+    "location": "europe-west1",
+    "batch_bucket": "gs://bucket/team",
+}
+NO_ACCOUNT = {"type": "authorized_user", "client_id": "x", "client_secret": "x", "refresh_token": "x"}
 
 
 @pytest.fixture(params=["openai", "anthropic", "gemini"])
@@ -56,6 +76,8 @@ class Job:
         return self.emulator.of(self.provider)
 
     def run(self, *, rehearsal: bool = False) -> Manifest:
+        if self.provider == "vertex":  # whose bucket is a folder
+            return drive(self.workload, collect=step("collect"), submit=step("submit"))
         return drive(self.workload, rehearsal=rehearsal)
 
     def configure(self, **changes: Any) -> None:
@@ -66,6 +88,8 @@ class Job:
             "base_url": self.emulator.base_url(self.provider),
             "mode": "batch",
         }
+        if self.provider == "vertex":
+            backend |= VERTEX
         own = changes.pop("backend", {})
         workloads.write_workload(
             self.folder,
@@ -112,6 +136,9 @@ def job(
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", CANARY)
     monkeypatch.setenv("GEMINI_API_KEY", CANARY)
+    (tmp_path / "account.json").write_text(json.dumps(NO_ACCOUNT))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    emulator.objects = tmp_path / "bucket"
     ids = [f"d{n}" for n in range(6)]
     table = documents.rows(ids, text=[f"text {n}" for n in ids], kind=["a", "b"] * 3)
     documents.write(tmp_path / "in/a.parquet", table, row_group=3)

@@ -6,7 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
+
+from google.oauth2.credentials import Credentials
 
 from schemas.run import RunContext
 from schemas.workload import Workload
@@ -15,7 +18,7 @@ from transforms.batchmode.clients import BatchClient, Finding, Request, Standing
 from transforms.batchmode.driving import ProviderBatches, open_client, served_backends, served_places
 from transforms.batchmode.results import ResultLine
 from transforms.call.ledger_file import LocalDisk, LocalLedgers
-from transforms.call.site import build_sites
+from transforms.call.site import Site, build_sites
 from transforms.price import PriceBook
 
 T = TypeVar("T")
@@ -104,7 +107,10 @@ class _Client:
 def batches_of(
     workload: Workload, run: RunContext, countdown: Countdown | None = None, clock: Any = None
 ) -> ProviderBatches:
-    """The provider batches of an output as a run opens them, with a countdown and a clock of one's own."""
+    """The provider batches of an output as a run opens them, with a countdown and a clock of one's own.
+
+    Vertex's bucket `gs://NAME` is the folder NAME beside the output.
+    """
     clock, countdown = clock or LaterClock(), countdown or Countdown()
     places = served_places(workload, KEYS)
     sites = build_sites(served_backends(workload), places, clock, PriceBook(), rehearsal=False)
@@ -113,13 +119,21 @@ def batches_of(
         if operation in MUTATIONS:
             countdown(f"{operation} {path.rsplit('/', 1)[-1]}")
 
+    def bucket(uri: str) -> SteppedStore:
+        return SteppedStore(str(Path(run.output).parent / uri.removeprefix("gs://")), gate)
+
+    def client(site: Site) -> _Client:
+        token = Credentials(token="ya29.none")  # type: ignore[no-untyped-call]
+        inner = open_client(site, places, credentials=lambda: token, open_bucket=bucket)
+        return _Client(inner, countdown)
+
     return ProviderBatches(
         SteppedStore(run.output, gate),
         LocalLedgers(run.output, disk=_Disk(countdown), sync_every_s=0.001),
         sites,
         workload.limits.batch_deadline_h,
         clock,
-        lambda site: _Client(open_client(site, places), countdown),
+        client,
     )
 
 
