@@ -24,7 +24,7 @@ _HERE = Path(__file__).resolve().parent
 TARGET = _HERE.parent.parent / "build" / "flink"
 _OFFICIAL = "org.apache.beam:beam-runners-flink-2.2-job-server"
 _MAIN = "org.apache.beam.runners.flink.FlinkJobServerDriver"
-_DISTRIBUTION = "apache-flink-libraries==1.19.3"
+DISTRIBUTION = "apache-flink-libraries==1.19.3"
 _DISTRIBUTION_SHA256 = "4a58e3a1fb7d83340bc96b6c080624c6d792d69fae5d294b96224775204a9c60"
 _MAVEN = ("mvn", "-q", "-B", "-C")  # -C: a checksum that does not match is an error
 _LIMIT_S = 900
@@ -90,7 +90,7 @@ def _folded(line: str) -> str:
 def _install_distribution() -> None:
     folder = TARGET / "download"
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"--dest={folder}"]
-    subprocess.run([*download, "--no-binary=:all:", _DISTRIBUTION], check=True, timeout=_LIMIT_S)
+    subprocess.run([*download, "--no-binary=:all:", DISTRIBUTION], check=True, timeout=_LIMIT_S)
     archive = next(folder.glob("*.tar.gz"))
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     if digest != _DISTRIBUTION_SHA256:

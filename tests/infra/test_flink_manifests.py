@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from infra.flink import install
 from tests.peers.google_schema import SCHEMAS
 
 MANIFEST = Path(__file__).parents[2] / "infra/flink/kubernetes/flink.yaml"
+DOCKERFILE = Path(__file__).parents[2] / "infra/operate/Dockerfile"
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +74,55 @@ def test_keys_come_from_a_secret_and_stand_nowhere(objects: dict[tuple[str, str]
     assert pool["envFrom"] == [{"secretRef": {"name": "switchgear-keys"}}]
 
 
-def test_flink_is_the_version_that_the_job_server_speaks(
+def test_flink_is_the_version_that_the_job_server_speaks_and_the_tests_run(
     objects: dict[tuple[str, str], dict[str, Any]],
 ) -> None:
     pom = (MANIFEST.parents[1] / "pom.xml").read_text("utf-8")
     for name in ("jobmanager", "taskmanager"):
         image = containers(objects["Deployment", f"flink-{name}"])[name]["image"]
         version = image.removeprefix("flink:").split("-")[0]
-        assert f"beam-runners-flink-{version}<" in pom
+        assert version == install.DISTRIBUTION.partition("==")[2]
+        assert f"beam-runners-flink-{version.rpartition('.')[0]}<" in pom
+
+
+def test_every_port_of_the_service_is_one_that_flink_is_told_to_listen_on(
+    objects: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    """Its own choice for files (`blob.server.port`) is a random one, which no service forwards."""
+    told = yaml.safe_load(objects["ConfigMap", "flink-config"]["data"]["config.yaml"])
+    listens = {
+        told["jobmanager.rpc.port"]: "rpc",
+        told["blob.server.port"]: "blob-server",
+        told["rest.port"]: "rest",
+    }
+    service = objects["Service", "flink-jobmanager"]
+    assert {port["port"]: port["name"] for port in service["spec"]["ports"]} == listens
+    assert told["jobmanager.rpc.address"] == told["rest.address"] == service["metadata"]["name"]
+
+
+def test_what_is_mounted_over_flinks_folder_still_says_how_to_log(
+    objects: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    for each in deployments(objects):
+        flink = next(c for c in containers(each).values() if c["image"].startswith("flink:"))
+        assert {"name": "flink-config", "mountPath": "/opt/flink/conf"} in flink["volumeMounts"]
+    logging = objects["ConfigMap", "flink-config"]["data"]["log4j-console.properties"]
+    assert "rootLogger.level = INFO" in logging
+
+
+def test_a_pool_runs_as_the_user_of_its_image_and_has_a_cache_that_it_may_write(
+    objects: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    image = DOCKERFILE.read_text("utf-8")
+    (user,) = set(re.findall(r"--uid (\d+)", image))
+    (home,) = re.findall(r"--home-dir (\S+)", image)
+    deployment = objects["Deployment", "flink-taskmanager"]
+    pool = containers(deployment)["worker-pool"]
+    assert pool["securityContext"]["runAsUser"] == int(user)
+    assert deployment["spec"]["template"]["spec"]["securityContext"] == {"fsGroup": int(user)}
+    assert {"name": "cache", "mountPath": f"{home}/.cache"} in pool["volumeMounts"]
+    volumes = deployment["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "cache", "emptyDir": {}} in volumes
 
 
 def strictly(manifest: Path) -> subprocess.CompletedProcess[str]:
