@@ -136,6 +136,27 @@ def test_the_image_is_made_of_what_is_here_and_of_the_versions_that_are_tested()
     assert not names & {"pytest", "playwright", "ruff", "mypy"}
 
 
+def test_images_begin_with_others_by_digest_or_by_the_version_that_is_locked() -> None:
+    text = (OPERATE / "Dockerfile").read_text()
+    own = set(re.findall(r"^FROM \S+ AS (\w+)$", text, re.MULTILINE))
+    named = dict(re.findall(r"^ARG (\w+_IMAGE)=(\S+)$", text, re.MULTILINE))
+    begun = {name for name in re.findall(r"^FROM (\S+)", text, re.MULTILINE) if name not in own}
+    assert begun == {f"${name}" for name in named} == {"$PYTHON_IMAGE", "$BEAM_IMAGE"}
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", named["PYTHON_IMAGE"])
+    lock = (REPOSITORY / "infra/locks/runtime.txt").read_text()
+    (beam,) = re.findall(r"^apache-beam(?:\[\w+\])?==(\S+)", lock, re.MULTILINE)
+    assert named["BEAM_IMAGE"] == f"apache/beam_python3.11_sdk:{beam}"
+
+
+def test_no_image_ends_as_root() -> None:
+    text = (OPERATE / "Dockerfile").read_text()
+    given = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.MULTILINE))
+    for stage in ("worker", None):
+        start = text.index(f"AS {stage}\n") if stage else text.rindex("FROM base\n")
+        users = re.findall(r"^USER (\S+)$", text[start:].split("\nFROM ")[0], re.MULTILINE)
+        assert [given.get(user.removeprefix("$"), user) for user in users] == ["10001:10001"]
+
+
 def test_the_image_s_context_is_what_its_file_copies_and_nothing_else() -> None:
     text = (OPERATE / "Dockerfile").read_text()
     copied = {
