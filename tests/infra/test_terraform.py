@@ -103,12 +103,14 @@ def test_workers_and_launchers_have_the_least_that_they_need(resources: dict[str
         ("worker", "roles/storage.objectUser"),
         ("worker", "roles/secretmanager.secretAccessor"),
         ("worker", "roles/artifactregistry.reader"),
+        ("worker", "roles/aiplatform.user"),
         ("launcher", "roles/dataflow.developer"),
         ("launcher", "roles/iam.serviceAccountUser"),
         ("launcher", "roles/storage.objectUser"),
+        ("launcher", "roles/aiplatform.user"),
     }
     projectwide = {body["role"] for body in of_kind(resources, "google_project_iam_member").values()}
-    assert projectwide == {"roles/dataflow.worker", "roles/dataflow.developer"}
+    assert projectwide == {"roles/dataflow.worker", "roles/dataflow.developer", "roles/aiplatform.user"}
 
 
 def test_no_secret_has_a_value_here(resources: dict[str, dict[str, Any]]) -> None:
@@ -151,19 +153,25 @@ def provider() -> Iterator[dict[str, str]]:
     schema = read_schema(
         {name for kind, name in kinds if kind == "resource"}, {name for kind, name in kinds if kind == "data"}
     )
-    with running(schema) as environment:
+    with running(schema, {"google_project": {"number": "123456789012"}}) as environment:
         yield environment
 
 
-def validated(terraform: str, provider: dict[str, str], folder: Path) -> tuple[bool, str]:
-    """What `terraform validate` says of a folder: whether it is valid, and its complaints."""
-    done = subprocess.run(
-        [terraform, f"-chdir={folder}", "validate", "-json"],
+def asked(
+    terraform: str, provider: dict[str, str], folder: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [terraform, f"-chdir={folder}", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
         env={**os.environ, **provider, "CHECKPOINT_DISABLE": "1", "TF_CLI_CONFIG_FILE": os.devnull},
     )
+
+
+def validated(terraform: str, provider: dict[str, str], folder: Path) -> tuple[bool, str]:
+    """What `terraform validate` says of a folder: whether it is valid, and its complaints."""
+    done = asked(terraform, provider, folder, "validate", "-json")
     assert done.stdout, done.stderr
     said = json.loads(done.stdout)
     return said["valid"], "\n".join(f"{d['summary']}: {d.get('detail')}" for d in said["diagnostics"])
@@ -199,3 +207,128 @@ def test_terraform_finds_what_the_provider_does_not_know(
         'does not support resource type "google_storage_bukket"',
     ):
         assert complaint in re.sub(r"\s+", " ", said), said
+
+
+def planned(
+    terraform: str, provider: dict[str, str], folder: Path, **variables: Any
+) -> tuple[dict[str, dict[str, Any]], str]:
+    """What `terraform plan` would make, by address, as far as it is known; and what it complains of."""
+    shutil.copytree(FOLDER, folder, dirs_exist_ok=True)
+    (folder / "given.auto.tfvars.json").write_text(json.dumps(variables))
+    done = asked(terraform, provider, folder, "plan", "-input=false", "-no-color", "-out=made.plan")
+    if done.returncode != 0:
+        return {}, done.stderr
+    shown = json.loads(asked(terraform, provider, folder, "show", "-json", "made.plan").stdout)
+    changes = [c for c in shown["resource_changes"] if c["mode"] == "managed"]
+    assert {tuple(c["change"]["actions"]) for c in changes} == {("create",)}
+    return {c["address"]: c["change"]["after"] for c in changes}, ""
+
+
+GIVEN = {
+    "project": "switchgear-example",
+    "launchers": ["user:ann@example.com", "group:data@example.com"],
+    "key_names": ["OPENAI_API_KEY"],
+    "billing_account": "000000-111111-222222",
+    "monthly_budget_usd": 250.9,
+    "retention_days": 14,
+}
+
+
+@pytest.mark.peer
+def test_terraform_plans_what_was_agreed_and_nothing_else(
+    terraform: str, provider: dict[str, str], tmp_path: Path
+) -> None:
+    made, complaint = planned(terraform, provider, tmp_path, **GIVEN)
+    assert complaint == ""
+    of_launchers = {
+        f'{kind}.{name}["{who}"]'
+        for kind, name in (
+            ("google_project_iam_member", "launcher_starts"),
+            ("google_service_account_iam_member", "launcher_as_worker"),
+            ("google_storage_bucket_iam_member", "launcher_data"),
+            ("google_storage_bucket_iam_member", "launcher_dataflow"),
+        )
+        for who in GIVEN["launchers"]  # type: ignore[attr-defined]
+    }
+    services = (
+        "artifactregistry", "billingbudgets", "compute", "dataflow", "secretmanager", "storage", "tpu",
+    )  # fmt: skip
+    assert set(made) == of_launchers | {
+        f'google_project_service.needed["{name}.googleapis.com"]' for name in services
+    } | {
+        "google_artifact_registry_repository.images",
+        "google_artifact_registry_repository_iam_member.worker_image",
+        "google_billing_budget.month[0]",
+        "google_compute_firewall.between_workers",
+        "google_compute_firewall.nowhere_else",
+        "google_compute_firewall.out_to_workers",
+        "google_compute_firewall.to_providers",
+        "google_compute_network.workers",
+        "google_compute_router.nat",
+        "google_compute_router_nat.nat",
+        "google_compute_subnetwork.workers",
+        "google_project_iam_member.worker_reports",
+        'google_secret_manager_secret.key["OPENAI_API_KEY"]',
+        'google_secret_manager_secret_iam_member.worker_keys["OPENAI_API_KEY"]',
+        "google_service_account.worker",
+        "google_storage_bucket.data",
+        "google_storage_bucket.dataflow",
+        'google_storage_bucket_iam_member.worker_objects["data"]',
+        'google_storage_bucket_iam_member.worker_objects["dataflow"]',
+    }
+
+    data = made["google_storage_bucket.data"]
+    assert (data["name"], data["location"]) == ("switchgear-example-switchgear-data", "us-central1")
+    assert data["soft_delete_policy"][0]["retention_duration_seconds"] == 14 * 86400
+    swept = made["google_storage_bucket.dataflow"]["lifecycle_rule"]
+    assert [(rule["action"][0]["type"], rule["condition"][0]["age"]) for rule in swept] == [("Delete", 7)]
+    objects = made['google_storage_bucket_iam_member.worker_objects["data"]']
+    assert (objects["bucket"], objects["role"]) == (data["name"], "roles/storage.objectUser")
+    budget = made["google_billing_budget.month[0]"]
+    assert budget["budget_filter"][0]["projects"] == ["projects/123456789012"]
+    assert budget["amount"][0]["specified_amount"][0]["units"] == "250"
+    assert [rule["threshold_percent"] for rule in budget["threshold_rules"]] == [0.5, 0.8, 1]
+    assert made["google_compute_subnetwork.workers"]["ip_cidr_range"] == "10.64.0.0/20"
+
+
+@pytest.mark.peer
+def test_without_launchers_and_billing_account_there_is_nothing_of_theirs(
+    terraform: str, provider: dict[str, str], tmp_path: Path
+) -> None:
+    made, complaint = planned(terraform, provider, tmp_path, project="switchgear-example")
+    assert complaint == ""
+    assert len(made) == 27
+    assert not [address for address in made if "launcher" in address or "budget." in address]
+    secrets = [m["secret_id"] for address, m in made.items() if "manager_secret.key" in address]
+    assert sorted(secrets) == ["ANTHROPIC_API_KEY", "OPENAI_API_KEY"]
+
+
+@pytest.mark.peer
+def test_vertex_may_be_asked_where_that_is_said_and_nowhere_else(
+    terraform: str, provider: dict[str, str], tmp_path: Path
+) -> None:
+    plain, _ = planned(terraform, provider, tmp_path / "plain", **GIVEN)
+    made, complaint = planned(terraform, provider, tmp_path / "vertex", **GIVEN, vertex=True)
+    assert complaint == ""
+    assert made.keys() - plain.keys() == {
+        'google_project_service.needed["aiplatform.googleapis.com"]',
+        "google_project_iam_member.worker_vertex[0]",
+        'google_project_iam_member.launcher_vertex["user:ann@example.com"]',
+        'google_project_iam_member.launcher_vertex["group:data@example.com"]',
+    }
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"project": "Not_A_Project"}, "A project id has 6 to 30 lower-case letters"),
+        ({"retention_days": 3}, "Cloud Storage keeps soft-deleted objects for 7 to 90 days"),
+    ],
+)
+def test_values_that_can_not_be_are_refused_before_anything_is_planned(
+    terraform: str, provider: dict[str, str], tmp_path: Path, wrong: dict[str, Any], said: str
+) -> None:
+    made, complaint = planned(terraform, provider, tmp_path, **{**GIVEN, **wrong})
+    assert made == {}
+    assert said in re.sub(r"\s+", " ", complaint.replace("\u2502", ""))

@@ -1,17 +1,19 @@
-"""A Terraform provider that knows the Google provider's schema and does nothing: for `terraform validate`.
+"""A Terraform provider that knows the Google provider's schema: for `terraform validate` and `plan`.
 
-Terraform itself parses the files, resolves every reference and checks names, types and blocks; what it asks
-a provider for that is the schema (`google_schema`). It speaks Terraform's plugin protocol 5 on a socket of
-loopback, and Terraform is pointed at it by `TF_REATTACH_PROVIDERS`, so nothing has to be installed for it.
-What only the true provider's code would say is not said: that two arguments exclude each other, that a
-value is none of those allowed, that one is only read.
+Terraform itself parses the files, resolves every reference, checks names, types and blocks, and works out
+which resources there are and with which arguments; what it asks a provider for that is the schema
+(`google_schema`). It speaks Terraform's plugin protocol 5 on a socket of loopback, and Terraform is pointed
+at it by `TF_REATTACH_PROVIDERS`, so nothing has to be installed for it. It plans every resource as it is
+written, and what the service would choose or give as known after apply; it makes nothing. What only the true
+provider's code would say is not said: that two arguments exclude each other, that a value is none of those
+allowed, that one is only read.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +22,7 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from tests.peers.google_schema import Block, ProviderSchema
+from tests.peers.message_pack import NULL, UNKNOWN, fields_of, map_of, text_of
 
 _PACKAGE = "tfplugin5"
 _NESTING = {"single": 1, "list": 2, "set": 3}
@@ -48,6 +51,9 @@ _FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     },
     "Value": {"msgpack": (1, "bytes"), "json": (2, "bytes")},
     "Configuration": {"config": (1, "Value")},
+    "ToPlan": {"type_name": (1, "string"), "proposed": (3, "Value")},
+    "Planned": {"state": (1, "Value")},
+    "ToRead": {"type_name": (1, "string"), "config": (2, "Value")},
     "Nothing": {},
 }
 """The messages of the protocol that are needed here: number and type of each field (`*`: repeated).
@@ -111,9 +117,14 @@ def _named(blocks: dict[str, Block]) -> list[Any]:
 
 
 class _Provider(grpc.GenericRpcHandler):
-    """Gives the schema, and finds nothing wrong with any configuration that keeps to it."""
+    """Gives the schema, finds nothing wrong with what keeps to it, and plans all as it is written.
 
-    def __init__(self, schema: ProviderSchema) -> None:
+    `read` is what data sources say, by type and name of the value.
+    """
+
+    def __init__(self, schema: ProviderSchema, read: Mapping[str, Mapping[str, str]]) -> None:
+        self._schema = schema
+        self._read = read
         given = _M["Schemas"](
             provider=_schema(schema.provider),
             resource_schemas=_named(schema.resources),
@@ -124,8 +135,27 @@ class _Provider(grpc.GenericRpcHandler):
             "PrepareProviderConfig": lambda asked: asked,  # its answer has the same shape as the question
             "ValidateResourceTypeConfig": lambda _: b"",
             "ValidateDataSourceConfig": lambda _: b"",
+            "Configure": lambda _: b"",
+            "PlanResourceChange": self._plan,
+            "ReadDataSource": self._read_data,
             "Stop": lambda _: b"",
         }
+
+    def _plan(self, asked: bytes) -> bytes:
+        """A resource as it is proposed; what is given to read and not written is known after apply."""
+        wanted = _M["ToPlan"].FromString(asked)
+        given = {a.name for a in self._schema.resources[wanted.type_name].attributes if not a.required}
+        values = dict(fields_of(wanted.proposed.msgpack))
+        state = {
+            name: UNKNOWN if name in given and value == NULL else value for name, value in values.items()
+        }
+        return bytes(_M["Planned"](state=_M["Value"](msgpack=map_of(state))).SerializeToString())
+
+    def _read_data(self, asked: bytes) -> bytes:
+        wanted = _M["ToRead"].FromString(asked)
+        said = {name: text_of(value) for name, value in self._read[wanted.type_name].items()}
+        state = {**dict(fields_of(wanted.config.msgpack)), **said}
+        return bytes(_M["Planned"](state=_M["Value"](msgpack=map_of(state))).SerializeToString())
 
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler | None:
         package, _, method = handler_call_details.method.rpartition("/")
@@ -134,10 +164,12 @@ class _Provider(grpc.GenericRpcHandler):
 
 
 @contextmanager
-def running(schema: ProviderSchema) -> Iterator[dict[str, str]]:
+def running(
+    schema: ProviderSchema, read: Mapping[str, Mapping[str, str]] | None = None
+) -> Iterator[dict[str, str]]:
     """The provider, until the block ends; what Terraform needs in its environment to find it."""
     with ThreadPoolExecutor(4) as threads:
-        server = grpc.server(threads, handlers=(_Provider(schema),))
+        server = grpc.server(threads, handlers=(_Provider(schema, read or {}),))
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         try:

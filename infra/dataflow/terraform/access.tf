@@ -1,5 +1,5 @@
 resource "google_project_service" "needed" {
-  for_each = toset([
+  for_each = toset(concat([
     "artifactregistry.googleapis.com",
     "billingbudgets.googleapis.com",
     "compute.googleapis.com",
@@ -7,7 +7,7 @@ resource "google_project_service" "needed" {
     "secretmanager.googleapis.com",
     "storage.googleapis.com",
     "tpu.googleapis.com",
-  ])
+  ], var.vertex ? ["aiplatform.googleapis.com"] : []))
   service            = each.value
   disable_on_destroy = false
 }
@@ -76,5 +76,20 @@ resource "google_storage_bucket_iam_member" "launcher_dataflow" {
   for_each = var.launchers
   bucket   = google_storage_bucket.dataflow.name
   role     = "roles/storage.objectUser"
+  member   = each.value
+}
+
+# Models on Vertex take no key: workers ask them as their account, launchers submit and collect batches there.
+resource "google_project_iam_member" "worker_vertex" {
+  count   = var.vertex ? 1 : 0
+  project = var.project
+  role    = "roles/aiplatform.user"
+  member  = google_service_account.worker.member
+}
+
+resource "google_project_iam_member" "launcher_vertex" {
+  for_each = var.vertex ? var.launchers : toset([])
+  project  = var.project
+  role     = "roles/aiplatform.user"
   member   = each.value
 }

@@ -25,6 +25,12 @@ variable "key_names" {
   default     = ["OPENAI_API_KEY", "ANTHROPIC_API_KEY"]
 }
 
+variable "vertex" {
+  description = "Whether workloads have backends with platform = \"vertex\"."
+  type        = bool
+  default     = false
+}
+
 variable "launchers" {
   description = "Who may start jobs: members such as user:a@example.com or serviceAccount:…"
   type        = set(string)
