@@ -36,7 +36,7 @@ from pipelines.engines import ENGINES, Engine
 from pipelines.log_lines import log_lines, tell, tell_batch
 from pipelines.options import pipeline_options, works_here
 from pipelines.stages import Stage, stages_of
-from pipelines.watch import Watched
+from pipelines.watch import Watched, run_stages
 from schemas.batches import BatchRef, BatchReport
 from schemas.changes import with_changes
 from schemas.errors import ConfigurationError
@@ -110,15 +110,17 @@ def build(
 
 
 def run_job(job: Job, emit: Emit) -> None:
-    """Run a job's pipeline to its end and emit progress and a report for every batch of it."""
+    """Run a job's pipelines to their end and emit progress and a report for every batch of it."""
     register_arrow_coders()
     said = _logged(emit)
-    for stage in stages_of(job.config.workload, job.tpu):
-        options = pipeline_options(job.flags, job.engine, stage.tpu)
-        if works_here(options):
-            _run_here(job, options, said)
-        else:
-            _run_elsewhere(job, stage, options, said)
+    stages = [
+        (stage, pipeline_options(job.flags, job.engine, stage.tpu))
+        for stage in stages_of(job.config.workload, job.tpu)
+    ]
+    if works_here(stages[0][1]):  # where nothing is asked of the kind of worker: so there is one stage
+        _run_here(job, stages[0][1], said)
+    else:
+        _run_elsewhere(job, stages, said)
 
 
 def _logged(emit: Emit) -> Emit:
@@ -145,21 +147,22 @@ def _run_here(job: Job, options: PipelineOptions, emit: Emit) -> None:
         forget_worker(job.config)
 
 
-def _run_elsewhere(job: Job, stage: Stage, options: PipelineOptions, emit: Emit) -> None:
+def _run_elsewhere(job: Job, stages: Sequence[tuple[Stage, PipelineOptions]], emit: Emit) -> None:
     """The batches are worked on in other processes; what they leave in the output says how far they are."""
     run = job.config.run
-    store = open_store(run.output)
-    watched = Watched(store, run.run_id, job.group, job.refs, emit, run.rehearsal)
-    pipeline = beam.Pipeline(options=options)
-    build(pipeline, job.refs, job.config, calls_only=stage.calls_only)
-    result = job.elsewhere.result = pipeline.run()
-    try:
+    watched = Watched(open_store(run.output), run.run_id, job.group, job.refs, emit, run.rehearsal)
+
+    def work(of: tuple[Stage, PipelineOptions], refs: Sequence[BatchRef]) -> None:
+        stage, options = of
+        pipeline = beam.Pipeline(options=options)
+        build(pipeline, refs, job.config, calls_only=stage.calls_only)
+        result = job.elsewhere.result = pipeline.run()
         while not PipelineState.is_terminal(result.state):
             time.sleep(_LOOK_EVERY_S)
             watched.look()
         result.wait_until_finish()  # raises what broke it
-    finally:
-        watched.finish()
+
+    run_stages(stages, watched, work)
 
 
 def progress_of(worker: Worker, group: int) -> Progress:

@@ -10,7 +10,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from schemas.batches import BatchRef, BatchReport, CommitRecord
 from schemas.run import Progress
@@ -18,14 +18,15 @@ from transforms.layout import read_commit, report_path
 from transforms.side_by_side import side_by_side
 from transforms.store import Store
 
+T = TypeVar("T")
 _LOOKS = 256  # batches that one look asks the store about: the cost of looking does not grow with the run
 
 
 class Watched:
     """The batches of a group that are worked on elsewhere.
 
-    `look` finds commits among the batches that are still out, some hundred at a time; `finish` looks at
-    all of them and takes what the workers said of the rest. Each batch is told of once.
+    `look` finds commits among the batches that are still out, some hundred at a time, `look_at_all` among all
+    of them; `finish` does that too and takes what the workers said of the rest. Each batch is told of once.
     """
 
     def __init__(
@@ -46,19 +47,28 @@ class Watched:
         self._documents = self._batches = self._calls = 0
         self._amount = Decimal(0)
 
+    @property
+    def out(self) -> tuple[BatchRef, ...]:
+        """The batches that are not committed as far as was looked."""
+        return tuple(self._out)
+
     def look(self) -> None:
         """Look at some of the batches that are out, in turn, and say how far the group is."""
         looked_at = [self._out.popleft() for _ in range(min(_LOOKS, len(self._out)))]
         self._out.extend(self._not_committed_of(looked_at))
         self._say()
 
+    def look_at_all(self) -> None:
+        """Look at every batch that is out, and say how far the group is."""
+        self._out = deque(self._not_committed_of(self._out))
+        self._say()
+
     def finish(self) -> None:
-        """The pipeline has ended: what is not committed by now won't be."""
-        left = self._not_committed_of(self._out)
-        self._out.clear()
-        for report in side_by_side(self._store, self._left_report, left):
+        """The last pipeline has ended: what is not committed by now won't be."""
+        for report in side_by_side(self._store, self._left_report, self._not_committed_of(self._out)):
             if report is not None:
                 self._tell(report)
+        self._out.clear()
         self._say()
 
     def _not_committed_of(self, refs: Iterable[BatchRef]) -> list[BatchRef]:
@@ -98,3 +108,19 @@ class Watched:
     def _say(self) -> None:
         progress = Progress(self._group, self._documents, self._batches, self._calls, str(self._amount))
         self._emit({"event": "progress", **progress.to_dict()})
+
+
+def run_stages(stages: Sequence[T], watched: Watched, work: Callable[[T, Sequence[BatchRef]], None]) -> None:
+    """Work through stages one after the other, each over what those before it have not committed.
+
+    One that would have nothing to do is not begun: its workers may be expensive ones.
+    """
+    try:
+        for stage in stages:
+            out = watched.out
+            if not out:
+                break
+            work(stage, out)
+            watched.look_at_all()
+    finally:
+        watched.finish()

@@ -1,9 +1,12 @@
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.watch import Watched
+import pytest
+
+from pipelines.watch import Watched, run_stages
 from schemas.batches import BackendTotals, BatchRef, BatchReport
 from tests.support.records import REF, commit_record
 from transforms.layout import commit_path, report_path
@@ -99,3 +102,63 @@ def test_one_look_asks_the_store_about_a_bounded_number_of_batches_and_comes_rou
     assert said.batches == []
     said.watched.look()
     assert [batch for batch, _, _ in said.batches] == [many[599].batch_id]
+
+
+def test_a_stage_gets_what_those_before_it_have_not_committed(tmp_path: Path) -> None:
+    asked, mixed, embedded = refs(3)
+    said = Said(tmp_path, [asked, mixed, embedded])
+    given: dict[str, list[BatchRef]] = {}
+
+    def work(stage: str, out: Sequence[BatchRef]) -> None:
+        given[stage] = list(out)
+        for ref in [asked] if stage == "plain workers" else out:
+            said.commit(ref)
+
+    run_stages(["plain workers", "workers with chips"], said.watched, work)
+    assert given == {"plain workers": [asked, mixed, embedded], "workers with chips": [mixed, embedded]}
+    assert sorted(said.batches) == sorted((ref.batch_id, "committed", "") for ref in (asked, mixed, embedded))
+    assert said.progress["batches"] == 3
+    counts = [e["batches"] for e in said.events if e["event"] == "progress"]
+    assert counts == sorted(counts), "progress never goes back"
+
+
+def test_a_stage_without_anything_to_do_is_not_begun(tmp_path: Path) -> None:
+    said = Said(tmp_path, refs(2))
+    begun: list[str] = []
+
+    def work(stage: str, out: Sequence[BatchRef]) -> None:
+        begun.append(stage)
+        for ref in out:
+            said.commit(ref)
+
+    run_stages(["plain workers", "workers with chips"], said.watched, work)
+    assert begun == ["plain workers"]
+
+
+def test_what_failed_in_one_stage_and_was_committed_by_the_next_is_told_as_committed(tmp_path: Path) -> None:
+    (ref,) = refs(1)
+    said = Said(tmp_path, [ref])
+    report = BatchReport(ref.batch_id, ref.attempt, "failed", "the file is gone")
+    said.store.create(report_path(RUN, ref.batch_id, 2), json.dumps(report.to_dict()).encode())
+
+    def work(stage: str, out: Sequence[BatchRef]) -> None:
+        if stage == "second":
+            said.commit(ref)
+
+    run_stages(["first", "second"], said.watched, work)
+    assert [state for _, state, _ in said.batches] == ["committed"]
+
+
+def test_a_stage_that_breaks_ends_the_work_and_what_was_left_is_told(tmp_path: Path) -> None:
+    (failed,) = refs(1)
+    said = Said(tmp_path, [failed])
+    report = BatchReport(failed.batch_id, failed.attempt, "failed", "the file is gone")
+
+    def work(stage: str, out: Sequence[BatchRef]) -> None:
+        assert stage == "first"
+        said.store.create(report_path(RUN, failed.batch_id, 2), json.dumps(report.to_dict()).encode())
+        raise RuntimeError("the job has failed")
+
+    with pytest.raises(RuntimeError, match="the job has failed"):
+        run_stages(["first", "second"], said.watched, work)
+    assert said.batches == [(failed.batch_id, "failed", "the file is gone")]
