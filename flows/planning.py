@@ -22,7 +22,7 @@ from flows.steps import Surroundings, load_for
 from flows.words import batches as batches_text
 from flows.words import count
 from pipelines.dataflow import Tpu
-from pipelines.engines import Engine, secret_project
+from pipelines.engines import Engine, most_workers, secret_project
 from schemas.changes import with_changes
 from schemas.ids import new_run_id
 from schemas.load import LoadedWorkload
@@ -143,6 +143,7 @@ def _context(order: Order, loaded: LoadedWorkload, started: datetime, parallel: 
         rehearsal=order.parameters.rehearsal,
         max_in_flight=max(1, workload.limits.max_in_flight // parallel),
         processes=parallel,
+        workers=parallel * most_workers(order.parameters.engine, order.parameters.runner_flags),
         budget_amount=None if cap is None else str(cap),
         skip_routes=order.skip_routes,
         reroute=order.reroute(workload),

@@ -49,6 +49,12 @@ def given_flags(flags: Sequence[str]) -> dict[str, str]:
     return dict(flag.lstrip("-").split("=", 1) for flag in flags if "=" in flag)
 
 
+def most_workers(engine: Engine, flags: Sequence[str]) -> int:
+    """How many workers a pipeline has at most, as far as its flags say: one where they don't."""
+    said = given_flags(flags).get({"dataflow": "max_num_workers", "flink": "parallelism"}.get(engine, ""), "")
+    return max(1, int(said)) if said.isdecimal() else 1
+
+
 def secret_project(engine: Engine, flags: Sequence[str]) -> str | None:
     """The project whose Secret Manager has the keys, for workers that have no environment of ours."""
     return given_flags(flags).get("project") if engine == "dataflow" else None

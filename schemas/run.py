@@ -19,13 +19,14 @@ class RunContext:
     """What a worker must know of its run, besides the workload. Carries no secret.
 
     `output` is the absolute output folder or URI, `max_in_flight` this process's share of the run's
-    limit on calls at a time, `processes` how many of them work at a time. `budget_amount`, a decimal
-    string, is a cap that was approved for this run instead of the workload's. `skip_routes` send nothing
-    in this run, `reroute` gives routes another backend instead of their chain (see `schemas.changes`), and
-    with `only_batches` (beginnings of batch ids) it leaves all other batches alone. `approvals` say who
-    decided what, and why. With a `secret_project` workers look keys that their environment lacks up in
-    that Google Cloud project's Secret Manager. `lengths` says of each embedder's backend how long its texts
-    are, as `schemas.lengths.TextLengths` has it.
+    limit on calls at a time, `processes` how many of them work at a time, and `workers` how many there may
+    be on all machines, as far as the engine's flags say. `budget_amount`, a decimal string, is a cap that was
+    approved for this run instead of the workload's. `skip_routes` send nothing in this run, `reroute` gives
+    routes another backend instead of their chain (see `schemas.changes`), and with `only_batches` (beginnings
+    of batch ids) it leaves all other batches alone. `approvals` say who decided what, and why. With a
+    `secret_project` workers look keys that their environment lacks up in that Google Cloud project's Secret
+    Manager. `lengths` says of each embedder's backend how long its texts are, as
+    `schemas.lengths.TextLengths` has it.
     """
 
     run_id: str
@@ -41,6 +42,7 @@ class RunContext:
     approvals: Sequence[Mapping[str, str]] = ()
     secret_project: str | None = None
     processes: int = 1
+    workers: int = 1
     lengths: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from schemas.load import LoadedWorkload
 from schemas.run import RunContext
 from transforms.batch_refs import BatchRefs, Rows
 from transforms.batchmode.tickets import batches_waiting
+from transforms.call.budget_parts import parts_for
 from transforms.commit import recover
 from transforms.commit_index import CommitIndex, no_commits, read_index
 from transforms.committed import Committed
@@ -29,7 +30,7 @@ from transforms.input_files import InputFiles
 from transforms.layout import plan_path, run_path
 from transforms.plan_file import plan_bytes
 from transforms.spend import start_caps
-from transforms.store import Store, open_store
+from transforms.store import Store, is_remote, open_store
 from transforms.unique_ids import mark_repeated
 
 WORKLOAD_FILE = "workload.toml"
@@ -88,7 +89,8 @@ def find_work(
 def freeze_plan(loaded: LoadedWorkload, run: RunContext, work: DueWork) -> Plan:
     """Start the records of the caps, and write down what is due, for the workers."""
     store = open_store(run.output)
-    left = start_caps(loaded.workload, store, work.index, run.run_id, datetime.now(UTC))
+    parts = parts_for(run.workers) if is_remote(store.root) else 1
+    left = start_caps(loaded.workload, store, work.index, run.run_id, datetime.now(UTC), parts=parts)
     beyond = beyond_caps(work.due, work.commits, left)
     due = work.due.where(~beyond)
     plan_uri = plan_path(run.run_id)

@@ -21,7 +21,7 @@ from schemas.outcomes import ZERO
 from schemas.workload import Workload
 from transforms.batch_ids import name_of, packed_ids
 from transforms.batchmode.standing import reserved
-from transforms.call.budget_file import open_budget, read_budget
+from transforms.call.budget_file import Records, open_budget, record_of
 from transforms.call.caps import AMOUNT, CapSpec, cap_specs
 from transforms.call.caps_file import start_cap_records, start_centre
 from transforms.call.ledgers import read_spent
@@ -53,12 +53,20 @@ class Spending:
 
 
 def start_caps(
-    workload: Workload, store: Store, index: CommitIndex, run_id: str, now: datetime
+    workload: Workload,
+    store: Store,
+    index: CommitIndex,
+    run_id: str,
+    now: datetime,
+    *,
+    parts: int = 1,
+    records: Records = record_of,
 ) -> dict[str, Decimal]:
     """Write the records of all caps for a run that is about to start; what each has left, by its name.
 
     Counted at list price: everything committed, the answers and the worst cases of unknown ends in the
-    ledgers of what is not. Device time of embedders is held by no cap.
+    ledgers of what is not. Device time of embedders is held by no cap. Each record but a cost centre's is in
+    so many `parts`.
     """
     budget, specs = workload.budget, cap_specs(workload)
     if budget.amount is None and not specs and budget.cost_centre is None:
@@ -66,10 +74,9 @@ def start_caps(
     spending = count_spending(workload, store, index)
     left = {}
     if budget.amount is not None:
-        open_budget(store.root, budget.amount, spending.amount)
-        state = read_budget(store.root)
-        left[AMOUNT] = ZERO if state is None else state.left
-    left.update(start_cap_records(store.root, workload, {spec.name: spending.of(spec) for spec in specs}))
+        left[AMOUNT] = open_budget(store.root, budget.amount, spending.amount, parts=parts, records=records)
+    spent = {spec.name: spending.of(spec) for spec in specs}
+    left.update(start_cap_records(store.root, workload, spent, parts, records))
     if budget.cost_centre is not None:
         centre = start_centre(store.root, budget, run_id, spending.amount, now)
         left[f"centre:{budget.cost_centre}"] = centre

@@ -22,6 +22,7 @@ from transforms.verify import verify_output
 SEEDS = int(os.environ.get("SWITCHGEAR_CHAOS_SEEDS", "6"))
 DOCUMENTS = 24
 TRIES = 8
+WORKERS = (1, 120, 160)  # that a run says it has: its budget record is in one part, three or four
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,9 @@ def test_no_row_is_lost_or_doubled_in_any_weather(
     path = make(address, tmp_path / "w")
     with flaky(one_cloud_storage.url, weather) as url:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
-        for _ in range(TRIES):  # an operator runs it again
+        for number in range(TRIES):  # an operator runs it again
             try:
-                manifest = run_light(path, rehearsal=True)
+                manifest = run_light(path, rehearsal=True, workers=WORKERS[(seed + number) % len(WORKERS)])
             except (SwitchgearError, OSError):
                 continue
             if manifest.state == "complete":

@@ -97,9 +97,13 @@ def served_by(vendor: MockVendor) -> dict[str, object]:
 
 @pytest.mark.peer
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("shares", [{}, STORM], ids=["calm", "storm"])
+@pytest.mark.parametrize(("shares", "workers"), [({}, 1), (STORM, 120)], ids=["calm", "storm"])
 def test_a_run_that_is_killed_again_and_again_pays_no_more_than_its_windows_twice(
-    one_cloud_storage: CloudStorage, mock_vendor: MockVendor, tmp_path: Path, shares: dict[str, float]
+    one_cloud_storage: CloudStorage,
+    mock_vendor: MockVendor,
+    tmp_path: Path,
+    shares: dict[str, float],
+    workers: int,
 ) -> None:
     count, in_flight, kills = 700, 8, 3
     mock_vendor.answer("an answer about $ID", id=PATTERN, latency_ms=[2, 12])
@@ -109,7 +113,7 @@ def test_a_run_that_is_killed_again_and_again_pays_no_more_than_its_windows_twic
     path = workload(address, tmp_path / "w", limits=limits, **served_by(mock_vendor))
     with flaky(one_cloud_storage.url, Weather(1, shares)) as url:
         for number in range(kills):
-            process = start(url, path)
+            process = start(url, path, workers)
             wait_for_calls(mock_vendor, process, 150 * (number + 1))
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -133,9 +137,9 @@ def test_a_run_that_is_killed_again_and_again_pays_no_more_than_its_windows_twic
     assert not list(open_store(f"{address}/out").list("claims")), "leases of the killed are left"
 
 
-def start(url: str, path: Path) -> subprocess.Popen[bytes]:
+def start(url: str, path: Path, workers: int = 1) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.light", str(path)],
+        [sys.executable, "-m", "tests.support.light", str(path), str(workers)],
         cwd=REPOSITORY,
         env={**environment(url), "OPENAI_API_KEY": "sk-test-not-a-key", PATIENCE_VARIABLE: "10"},
         stdout=subprocess.PIPE,

@@ -321,7 +321,7 @@ def test_the_watcher_hears_of_plan_progress_and_batches(fake: FakeRun) -> None:
 def test_calls_at_a_time_are_divided_among_the_processes(fake: FakeRun) -> None:
     Run(fake, parallel_groups=4)
 
-    assert [c.max_in_flight for c in fake.contexts] == [256 // 4]
+    assert [(c.max_in_flight, c.processes, c.workers) for c in fake.contexts] == [(256 // 4, 4, 4)]
 
 
 def test_workers_are_told_how_long_the_texts_are_that_the_quote_has_sampled(fake: FakeRun) -> None:

@@ -10,7 +10,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from pipelines.engines import JOB_SERVER, engine_flags
+from pipelines.engines import JOB_SERVER, engine_flags, most_workers
 from pipelines.options import pipeline_options, works_here
 from schemas.errors import ConfigurationError
 
@@ -97,3 +97,10 @@ def test_what_stands_behind_the_dashes_comes_last_and_decides(monkeypatch: pytes
     assert engine_flags("local", ["--x=1"])[-1] == "--x=1"
     assert works_here(pipeline_options([]))
     assert not works_here(pipeline_options(["--direct_running_mode=multi_processing"]))
+
+
+def test_how_many_workers_there_may_be_is_what_the_engines_flags_say() -> None:
+    flags = ["--max_num_workers=1000", "--parallelism=8", "--save_main_session"]
+    assert (most_workers("dataflow", flags), most_workers("flink", flags)) == (1000, 8)
+    assert (most_workers("local", flags), most_workers("dataflow", [])) == (1, 1)
+    assert most_workers("flink", ["--parallelism=-1"]) == 1

@@ -13,6 +13,7 @@ from tests.simulator.frames import LedgerView, SeenCall
 from tests.simulator.shape import Shape, route_of
 from tests.simulator.vendor import GOOD, PAID_BUT_BAD, Entry, Vendor
 from tests.simulator.world import Process, World
+from transforms.call.budget_parts import _SEARCH_S
 from transforms.call.waits import KEPT_FIRST, SHORT_S
 
 MOST_AMBIGUOUS = 2
@@ -229,7 +230,7 @@ class Audit:
         now, where = asyncio.get_running_loop().time(), (process, cap.name)
         if self.recorded(cap) + worst > cap.limit:
             self._rightly_refused_at[where] = now
-        elif now > self._rightly_refused_at[where] + _ASK_AGAIN_S:
+        elif now > self._rightly_refused_at[where] + max(_ASK_AGAIN_S, _SEARCH_S * self.shape.parts):
             self.world.violate(
                 "the budget is refused only when it is used up",
                 f"{self.recorded(cap)} of {cap.limit} is spent (cap {cap.name!r}), and {worst} was refused",

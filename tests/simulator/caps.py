@@ -14,7 +14,8 @@ from schemas.workload import Budget, RouteBudget
 from tests.simulator.clock import EPOCH
 from tests.simulator.frames import SeenCall
 from transforms.call import budget_file
-from transforms.call.budget import BudgetState
+from transforms.call.budget_file import part_name
+from transforms.call.budget_record import BudgetState
 from transforms.call.centre import CENTRE_VERSION, CentreState, month_of, read_centre
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ class Cap:
 
     def holds_for(self, route: str) -> bool:
         return self.route in (None, route)
+
+    def part_files(self, parts: int) -> list[str]:
+        """The records of its parts, if it is in several."""
+        if parts == 1 or self.file == CENTRE_RECORD:
+            return []
+        return [f"budget/{part_name(Path(self.file).stem, part)}.json" for part in range(parts)]
 
     @property
     def taken_by_others(self) -> Decimal:

@@ -14,7 +14,8 @@ from tests.simulator.planting import defect, swap
 from transforms import spend
 from transforms.batch_ids import ids_in
 from transforms.call import budget_file
-from transforms.call.budget import BudgetState, LeasedBudget
+from transforms.call.budget import LeasedBudget
+from transforms.call.budget_record import BudgetState
 from transforms.call.ledger import LedgerTotals
 from transforms.commit_index import CommitIndex
 
@@ -93,8 +94,9 @@ def what_was_settled_is_never_reported(replaced: ExitStack) -> None:
 
 @defect("budget", CAP)
 def a_new_run_believes_that_nothing_was_spent(replaced: ExitStack) -> None:
-    def opened(output: str, cap: Decimal, spent: Decimal) -> None:
-        before(output, cap, money(0))
+    def opened(output: str, cap: Decimal, spent: Decimal, *more: Any, **named: Any) -> Decimal:
+        left: Decimal = before(output, cap, money(0), *more, **named)
+        return left
 
     before = swap(replaced, spend, "open_budget", opened)
 

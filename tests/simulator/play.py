@@ -1,6 +1,6 @@
 """Play seeds by hand: `python -m tests.simulator.play SEED [MUTANT]` prints one seed's trace,
 `python -m tests.simulator.play FIRST-LAST` plays a range and prints what failed and how long it took.
-`--objects` before it puts ledgers and records on object storage.
+`--objects` before it puts ledgers and records on object storage, `--parts` caps in several parts besides.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 
-from tests.simulator.shape import draw_on_object_storage
+from tests.simulator.shape import draw_at
 from tests.simulator.simulate import Ended, simulate
 
 
 def main(arguments: list[str]) -> int:
     logging.disable(logging.CRITICAL)
-    objects = arguments[0] == "--objects"
-    seeds, *rest = arguments[objects:]
+    where = arguments.pop(0) if arguments[0].startswith("--") else ""
+    seeds, *rest = arguments
     defect = nullcontext()
     if rest:
         from tests.simulator.mutants import MUTANTS
 
         defect = MUTANTS[rest[0]].planted()
     with defect:
-        return _play_range(seeds, objects) if "-" in seeds else _play_one(int(seeds), objects)
+        return _play_range(seeds, where) if "-" in seeds else _play_one(int(seeds), where)
 
 
-def _played(seed: int, objects: bool) -> Ended:
-    return simulate(seed, draw_on_object_storage(seed) if objects else None)
+def _played(seed: int, where: str) -> Ended:
+    return simulate(seed, draw_at(where, seed))
 
 
-def _play_one(seed: int, objects: bool) -> int:
-    ended = _played(seed, objects)
+def _play_one(seed: int, where: str) -> int:
+    ended = _played(seed, where)
     print(ended.story)
     print(f"seed {seed}: {ended.violation or 'no violation'}")
     return int(ended.violation is not None)
 
 
-def _play_range(seeds: str, objects: bool) -> int:
+def _play_range(seeds: str, where: str) -> int:
     first, last = (int(text) for text in seeds.split("-"))
     broken: dict[str, list[int]] = {}
     seen: Counter[str] = Counter()
     began = time.process_time()
     for seed in range(first, last + 1):
-        ended = _played(seed, objects)
+        ended = _played(seed, where)
         seen.update(ended.world.seen)
         if ended.violation is not None:
             broken.setdefault(str(ended.violation), []).append(seed)

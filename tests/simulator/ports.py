@@ -21,6 +21,8 @@ from tests.simulator.vendor import Entry, Vendor
 from tests.simulator.world import Process, World
 from transforms.call import budget_file
 from transforms.call.budget import Budget, LeasedBudget, NoCap
+from transforms.call.budget_parts import PartState, PartSupply, part_of
+from transforms.call.budget_record import BudgetState
 from transforms.call.caps import Caps, CapSpec, cap_specs
 from transforms.call.caps_file import PATIENCE_S
 from transforms.call.centre import reader
@@ -54,20 +56,53 @@ class Record:
     )
 
 
-def check_leases(record: Record, cap: Cap, world: World) -> None:
-    """What is spent and what is leased of a cap stays below it."""
-    assert record.data is not None
-    state = read_record(record.file, record.data, cap.limit)
-    leased = state.spent + sum(state.leases.values(), Decimal(0))
-    if leased > max(state.cap, state.spent) and not record.counted_twice:
-        world.violate("leases never pass the cap", f"{leased} of {state.cap} ({cap.name})")
+@dataclass
+class CapRecords:
+    """All records of a cap: that of the whole, and those of its parts."""
+
+    cap: Cap
+    whole: Record
+    parts: list[Record]
+
+    @property
+    def counted_twice(self) -> bool:
+        return self.whole.counted_twice or any(part.counted_twice for part in self.parts)
+
+    def check(self, world: World) -> None:
+        """What is spent and what is leased of a cap stays below it, and no part of it is there twice."""
+        assert self.whole.data is not None
+        state = read_record(self.whole.file, self.whole.data, self.cap.limit)
+        leased = state.spent + sum(state.leases.values(), Decimal(0))
+        if isinstance(state, BudgetState) and state.parts:
+            world.seen.add("in parts")
+            leased += self._check_parts(state, world)
+        if leased > max(state.cap, state.spent) and not self.counted_twice:
+            world.violate("leases never pass the cap", f"{leased} of {state.cap} ({self.cap.name})")
+
+    def _check_parts(self, state: BudgetState, world: World) -> Decimal:
+        """What is spent and leased in parts."""
+        used = Decimal(0)
+        held = sum((given.held for given in state.parts), Decimal(0))
+        sound = state.spent + held <= max(state.cap, state.spent)
+        for record, given in zip(self.parts, state.parts, strict=False):
+            part = PartState(state.epoch) if record.data is None else PartState.from_json(record.data)
+            if part.opened_in != state.epoch:
+                continue  # of a run before, whose spending the whole has counted
+            used += part.used
+            sound = sound and part.granted <= given.granted and given.returned <= part.returned
+            sound = sound and (record.counted_twice or part.used <= part.granted - part.returned)
+            if given.returned:
+                world.seen.add("taken back from a part")
+        if not sound:
+            world.violate("no part of a cap is there twice", f"{self.cap.name}: {state}")
+        return used
 
 
 class ProcessRecord:
     """The record as one process uses it; the production code's `BudgetRecordStore`."""
 
-    def __init__(self, record: Record, process: Process, cap: Cap) -> None:
-        self._record, self._process, self._cap = record, process, cap
+    def __init__(self, records: CapRecords, process: Process) -> None:
+        self._record, self._process, self._records = records.whole, process, records
 
     async def update(self, change: Callable[[bytes | None], tuple[bytes | None, T]]) -> T:
         world = self._process.world
@@ -96,16 +131,16 @@ class ProcessRecord:
         data, value = change(self._record.data)
         if data is not None:
             self._record.data = data
-            check_leases(self._record, self._cap, self._process.world)
+            self._records.check(self._process.world)
         return value
 
 
 class RecordShelf(ProcessShelf):
     """The one object of a record on object storage, as one process uses it."""
 
-    def __init__(self, record: Record, cap: Cap, process: Process) -> None:
+    def __init__(self, record: Record, records: CapRecords, process: Process) -> None:
         super().__init__({} if record.data is None else {record.file: record.data}, self._keep, process)
-        self._record, self._cap = record, cap
+        self._record, self._records = record, records
 
     def read(self, path: str) -> bytes:
         self._refresh()
@@ -122,7 +157,8 @@ class RecordShelf(ProcessShelf):
 
     def _keep(self, path: str, data: bytes) -> None:
         self._objects[path] = self._record.data = data
-        check_leases(self._record, self._cap, self._process.world)
+        if self._records.whole.data is not None:  # the first run closes parts that it has yet to make
+            self._records.check(self._process.world)
 
     def _answer(self, code: int, path: str) -> None:
         try:
@@ -138,12 +174,12 @@ class WatchedBudget(LeasedBudget):
     audit: Audit
     process: Process
     watched: Cap
-    record: Record
+    records: CapRecords
 
     async def reserve(self, worst: Decimal) -> bool:
         allowed = await super().reserve(worst)
         self.process.check()
-        if not allowed and not self.record.counted_twice:
+        if not allowed and not self.records.counted_twice:
             self.audit.refused(self.process, worst, self.watched)
         return allowed
 
@@ -234,21 +270,41 @@ class Surroundings:
         known = {spec.name: spec for spec in cap_specs(self.shape.workload())}
         return known.get(cap.name) or CapSpec(cap.name, cap.file, "amount", cap.limit)
 
-    def _record(self, cap: Cap, process: Process) -> ProcessRecord | SimulatedRecord:
-        record = self.records[cap.file]
+    def records_of(self, cap: Cap) -> CapRecords:
+        """The records of a cap."""
+        parts = [self.records[file] for file in cap.part_files(self.shape.parts)]
+        return CapRecords(cap, self.records[cap.file], parts)
+
+    def stored(self, file: str, process: Process) -> SimulatedRecord:
+        """A record on object storage, as a process uses it."""
+        (cap,) = (c for c in self.shape.every_cap() if file in (c.file, *c.part_files(self.shape.parts)))
+        shelf = RecordShelf(self.records[file], self.records_of(cap), process)
+        return SimulatedRecord(shelf, file, process)
+
+    def _record(self, file: str, cap: Cap, process: Process) -> ProcessRecord | SimulatedRecord:
         if self.shelf is None:
-            return ProcessRecord(record, process, cap)
-        return SimulatedRecord(RecordShelf(record, cap, process), cap.file, process)
+            return ProcessRecord(self.records_of(cap), process)
+        return self.stored(file, process)
 
     def _leased(self, cap: Cap, process: Process, clock: VirtualClock) -> WatchedBudget:
         """As `engine_caps` makes it, with the record replaced."""
-        record = self._record(cap, process)
+        file, records = cap.file, self.records_of(cap)
         holder, more = process.name, {}
         if cap.file == CENTRE_RECORD:
             run_id = self.run_id
             read = reader(ME, cap.limit, run_id, budget_file.boot_id(""))
             holder, more = f"{ME}/{holder}", {"read": read, "epoch": run_id}
+        elif records.parts:
+            state = BudgetState.from_json(records.whole.data)
+            mine = part_of(holder, len(records.parts))
+            pieces = [self._record(part.file, cap, process) for part in records.parts]
+            supply = PartSupply(self._record(file, cap, process), pieces, mine, state, clock)
+            file, more = (
+                records.parts[mine].file,
+                {"read": supply.read, "epoch": state.epoch, "supply": supply},
+            )
+        record = self._record(file, cap, process)
         budget = WatchedBudget(record, holder, clock, cap.limit, patience_s=PATIENCE_S, **more)
         budget.audit, budget.process = self.audit, process
-        budget.watched, budget.record = cap, self.records[cap.file]
+        budget.watched, budget.records = cap, records
         return budget

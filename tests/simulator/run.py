@@ -16,6 +16,7 @@ from tests.simulator.caps import CENTRE_RECORD, ME, after_power_cut
 from tests.simulator.clock import EPOCH, in_steps
 from tests.simulator.ending import check_manifest
 from tests.simulator.job import Job, run_as
+from tests.simulator.ports import Record
 from tests.simulator.store import ProcessStore
 from tests.simulator.worker import Worker
 from tests.simulator.world import Process
@@ -67,7 +68,10 @@ def plan_run(job: Job, store: ProcessStore) -> list[BatchRef]:
 
 
 def _start_caps(job: Job, store: ProcessStore, index: CommitIndex) -> None:
-    """The production code's, on real files: it reads ledgers and writes the records, one after the other."""
+    """The production code's, on real files: it reads ledgers and writes the records, one after the other.
+
+    Records in parts are written to the objects themselves: what is between one and the next counts there.
+    """
     shutil.rmtree(job.scratch, ignore_errors=True)
     for name, inode in job.around.disk.ledgers.items():
         path = job.scratch / "ledger" / name / "calls.ledger"
@@ -75,23 +79,47 @@ def _start_caps(job: Job, store: ProcessStore, index: CommitIndex) -> None:
         path.write_bytes(inode.cache)
     (job.scratch / "budget").mkdir(parents=True)
     (job.scratch / "budget" / "output_id").write_text(ME, encoding="ascii")
-    for file, record in job.around.records.items():
-        if record.data is not None:
-            path = job.scratch / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            booted = record.booted == job.around.world.power_cuts and job.around.shelf is None
-            path.write_bytes(record.data if booted else after_power_cut(file, record.data))
-    spend.start_caps(job.around.shape.workload(), store, index, job.context.run_id, EPOCH)
+    shape, driver, more = job.around.shape, store._process, {}
+    copied = job.around.records
+    if shape.parts > 1:
+        copied = {file: record for file, record in copied.items() if file == CENTRE_RECORD}
+        _forget_the_boot(job)
+        more = {
+            "parts": shape.parts,
+            "records": lambda _, name: job.around.stored(f"budget/{name}.json", driver),
+        }
+    _copy_records(job, copied)
+    spend.start_caps(shape.workload(), store, index, job.context.run_id, EPOCH, **more)
     if job.around.shelf is None:  # it makes durable what it counts (test_replay.py)
         for inode in job.around.disk.ledgers.values():
             inode.synced = len(inode.cache)
-    for file, record in job.around.records.items():
-        if store._process.world.step(store._process, "budget", f"opened {file}"):
+    for file, record in copied.items():
+        if driver.world.step(driver, "budget", f"opened {file}"):
             raise StoreError("the budget record can't be written")
         record.data = (job.scratch / file).read_bytes()
         record.booted = job.around.world.power_cuts
         if file != CENTRE_RECORD:  # whose spending is never taken back, lest a lost ledger be forgotten
             record.counted_twice = False
+    for file in job.around.records.keys() - copied.keys():
+        job.around.records[file].counted_twice = False
+
+
+def _copy_records(job: Job, records: dict[str, Record]) -> None:
+    """As the next run finds them."""
+    for file, record in records.items():
+        if record.data is not None:
+            path = job.scratch / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            booted = record.booted == job.around.world.power_cuts and job.around.shelf is None
+            path.write_bytes(record.data if booted else after_power_cut(file, record.data))
+
+
+def _forget_the_boot(job: Job) -> None:
+    """On object storage nobody knows whether a machine went down: what was leased counts as spent."""
+    for cap in job.around.shape.every_cap():
+        record = job.around.records[cap.file]
+        if cap.file != CENTRE_RECORD and record.data is not None:
+            record.data = after_power_cut(cap.file, record.data)
 
 
 def settle(job: Job, store: ProcessStore, due: list[BatchRef]) -> Manifest:

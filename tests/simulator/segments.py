@@ -356,7 +356,7 @@ class SimulatedRecord(StoredRecord):
         def noted(data: bytes | None) -> tuple[bytes | None, T]:
             nonlocal made
             new, value = change(data)
-            made = made or new is not None
+            made = new is not None  # in the last try: of those before it the record is proof that they failed
             return new, value
 
         value = self.update_now(noted)

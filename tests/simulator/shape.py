@@ -64,6 +64,7 @@ class Shape:
     cancels: bool = False  # a life may be ended in an orderly way
     parquet: bool = False
     max_output_tokens: int = MAX_OUTPUT_TOKENS
+    parts: int = 1  # of each cap's record, but for a cost centre's
     window: int = 0  # of ledgers on object storage; 0: they are local files
     lag_s: float = 0.0  # of the store's listings
     longest_stop_s: float = 20.0
@@ -192,7 +193,25 @@ def draw_on_object_storage(seed: int) -> Shape:
         shape.settles = False  # what it adds up it finds by listing: then it says what the listing said
     if source.random() < 0.3:
         _with_sleepers(shape, source)
+    shape.parts = Random(f"parts {seed}").choice((1, 1, 2, 3))
     return shape
+
+
+def draw_in_parts(seed: int) -> Shape:
+    """The shape of a seed whose workers share a cap in parts, most often less than what they need."""
+    source, shape = Random(f"in parts {seed}"), draw_on_object_storage(seed)
+    shape.parts, shape.workers = source.choice((2, 3)), source.choice((2, 3))
+    shape.side_by_side = source.random() < 0.8
+    if source.random() < 0.8:
+        shape.cap = Decimal("0.0035") * source.randint(2, 2 * shape.rows + 1)
+    if source.random() < 0.5:
+        shape.lives, shape.io_faults, shape.faults = 0, 0.0, {}
+    return shape
+
+
+def draw_at(where: str, seed: int) -> Shape:
+    """The shape of a seed: of local files, of objects (`--objects`), or with caps in parts (`--parts`)."""
+    return {"": draw, "--objects": draw_on_object_storage, "--parts": draw_in_parts}[where](seed)
 
 
 def _with_sleepers(shape: Shape, source: Random) -> None:

@@ -66,7 +66,8 @@ def _job(world: World, shape: Shape, source: Random, scratch: Path) -> Job:
     audit = Audit(world, shape, disk, vendor)
     shape.scratch = scratch
     first = first_records()
-    records = {cap.file: Record(cap.file, first.get(cap.file)) for cap in shape.every_cap()}
+    files = (file for cap in shape.every_cap() for file in (cap.file, *cap.part_files(shape.parts)))
+    records = {file: Record(file, first.get(file)) for file in files}
     shelf = Shelf(disk, shape.window, shape.in_flight, audit.lost_records) if shape.window else None
     around = Surroundings(world, shape, disk, records, vendor, audit, Hints(disk), source, shelf)
     objects = Objects(world, str(scratch), on_commit=audit.committed)

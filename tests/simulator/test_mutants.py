@@ -8,22 +8,22 @@ import pytest
 
 from tests.simulator.mutants import MUTANTS
 from tests.simulator.planting import Mutant
-from tests.simulator.shape import draw_on_object_storage
+from tests.simulator.shape import draw_at
 from tests.simulator.simulate import simulate
 from tests.simulator.world import ViolationError
 
 WITHIN_SEEDS = 1000
 AREAS = {
     *("ledger", "claim", "replay", "budget", "caps", "commit", "compaction"),
-    *("retry", "repair", "answer", "share", "settle", "segments"),
+    *("retry", "repair", "answer", "share", "settle", "segments", "parts"),
 }
+PLAYED_AT = {"segments": "--objects", "parts": "--parts"}
 
 
 def first_violation(mutant: Mutant) -> tuple[int, ViolationError] | None:
     with mutant.planted():
         for seed in range(WITHIN_SEEDS):
-            shape = draw_on_object_storage(seed) if mutant.area == "segments" else None
-            violation = simulate(seed, shape).violation
+            violation = simulate(seed, draw_at(PLAYED_AT.get(mutant.area, ""), seed)).violation
             if violation is not None:
                 return seed, violation
     return None

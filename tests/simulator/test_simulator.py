@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulator.shape import draw_on_object_storage
+from tests.simulator.shape import draw_at, draw_on_object_storage
 from tests.simulator.simulate import Ended, simulate
 
 SEEDS = int(os.environ.get("SWITCHGEAR_SEEDS", "5000"))
@@ -54,6 +54,17 @@ MUST_HAPPEN_ON_OBJECT_STORAGE = {
     "amount refused",
 }
 
+MUST_HAPPEN_IN_PARTS = {
+    "kill",
+    "power",
+    "stop",
+    "lost acknowledgement",
+    "in parts",
+    "taken back from a part",
+    "amount refused",
+    "cap raised",
+}
+
 
 def regressions() -> list[int]:
     lines = REGRESSIONS.read_text(encoding="utf-8").splitlines()
@@ -62,7 +73,7 @@ def regressions() -> list[int]:
 
 def hold(seed: int, where: str = "") -> Ended:
     """Play a seed; what it breaks fails the test, with all that one needs to look into it."""
-    ended = simulate(seed, draw_on_object_storage(seed) if where else None)
+    ended = simulate(seed, draw_at(where, seed))
     if ended.violation is not None:
         pytest.fail(
             f"seed {seed}: {ended.violation}\n\n{ended.story}\n\n"
@@ -88,6 +99,15 @@ def test_no_seed_breaks_a_promise_on_object_storage(first: int) -> None:
         seen |= hold(seed, "--objects").world.seen
     if ON_OBJECT_STORAGE - first >= CHUNK_ON_OBJECT_STORAGE:
         assert seen >= MUST_HAPPEN_ON_OBJECT_STORAGE
+
+
+@pytest.mark.parametrize("first", range(0, ON_OBJECT_STORAGE, CHUNK_ON_OBJECT_STORAGE))
+def test_no_seed_breaks_a_promise_where_a_cap_is_in_parts(first: int) -> None:
+    seen: set[str] = set()
+    for seed in range(first, min(first + CHUNK_ON_OBJECT_STORAGE, ON_OBJECT_STORAGE)):
+        seen |= hold(seed, "--parts").world.seen
+    if ON_OBJECT_STORAGE - first >= CHUNK_ON_OBJECT_STORAGE:
+        assert seen >= MUST_HAPPEN_IN_PARTS
 
 
 @pytest.mark.parametrize("seed", regressions())

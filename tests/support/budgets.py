@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from schemas.outcomes import money
-from transforms.call.budget import BudgetState, LeasedBudget
+from transforms.call.budget import LeasedBudget
+from transforms.call.budget_record import BudgetState
 
 _LOOP = asyncio.new_event_loop()
 """One for the whole process: hypothesis runs a hundred thousand coroutines."""

@@ -1,4 +1,4 @@
-"""A whole run in one process without Beam: `python -m tests.support.light WORKLOAD`.
+"""A whole run in one process without Beam: `python -m tests.support.light WORKLOAD [WORKERS]`.
 
 The functions that the Beam stages call, in their order, with every batch's calls in flight at once; a
 process of it starts three times as fast as one with Beam. Prints the manifest as JSON.
@@ -54,11 +54,18 @@ def _work(worker: Worker, refs: Iterable[BatchRef], run: RunContext) -> None:
         commit(worker.store(), make_record(batch, parts, run, writer, datetime.now(UTC)))
 
 
-def run_light(path: Path, *, rehearsal: bool = False) -> Manifest:
-    """Run a hosted workload over its output, as far as it goes."""
+def run_light(path: Path, *, rehearsal: bool = False, workers: int = 1) -> Manifest:
+    """Run a hosted workload over its output, as far as it goes, as one of so many workers."""
     loaded, started = load_workload(path), datetime.now(UTC)
     in_flight = loaded.workload.limits.max_in_flight
-    run = RunContext(new_run_id(started), loaded.output_uri, loaded.workload.digest(), rehearsal, in_flight)
+    run = RunContext(
+        new_run_id(started),
+        loaded.output_uri,
+        loaded.workload.digest(),
+        rehearsal,
+        in_flight,
+        workers=workers,
+    )
     with open_output(loaded, rehearsal=rehearsal):
         plan = plan_run(loaded, run)
         refs, schema = read_plan(open_store(run.output), plan.plan_uri)
@@ -72,4 +79,5 @@ def run_light(path: Path, *, rehearsal: bool = False) -> Manifest:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run_light(Path(sys.argv[1])).to_dict()))
+    workload, *workers = sys.argv[1:]
+    print(json.dumps(run_light(Path(workload), workers=int(*workers or "1")).to_dict()))

@@ -17,7 +17,8 @@
     repair.py       the one chance of an answer that does not fit the JSON Schema
     caching.py      shared prefixes: marked, ordered, filled by one request before the others
     ledger.py, ledger_file.py    frames and their fold; the local file
-    budget.py, budget_file.py    leases on the shared cap; the local record
+    budget.py, budget_record.py, budget_file.py    leases on the shared cap; its record; where it is
+    budget_parts.py    the record in several parts, for more workers than one object in a bucket can serve
     caps.py, caps_file.py, centre.py    further caps: tokens, routes, a cost centre's month
     share.py, share_index.py    identical requests: who asks, who waits, what other processes know
     transport.py, connection.py    sockets and HTTP

@@ -12,122 +12,19 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol
 
-import orjson
-
-from schemas.errors import StoreError
-from schemas.outcomes import ZERO, money
+from schemas.outcomes import ZERO
+from transforms.call.budget_record import BudgetState
 from transforms.call.ports import BudgetRecordStore, Clock
 
-RECORD_VERSION = "budget/1"
-_SHARE = 8  # a draw takes at most this part of what is left, so that late workers find something
-SMALL_DRAW = 256  # ... and no more than so many worst cases, so that little is held back unused,
+SMALL_DRAW = 256  # a draw takes no more than so many worst cases, so that little is held back unused,
 LARGE_DRAW = 1 << 20  # or, where the record is slow, up to so many,
 _BIGGEST_STEP = 64
 _DRAWING_PART = 1 / 20  # so that this part of a worker's time goes into drawing at most
 _ASK_AGAIN_S = 0.25  # after a refusal the record is left alone for so long
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetState:
-    """The shared record. `epoch` changes when a run starts: leases of earlier workers are void.
-
-    `boot_id` is that of the machine when the run started. `unaccounted` is part of `spent`: what a
-    power cut may have taken from the ledgers.
-    """
-
-    cap: Decimal
-    spent: Decimal
-    epoch: str
-    leases: dict[str, Decimal] = field(default_factory=dict)
-    boot_id: str = ""
-    unaccounted: Decimal = ZERO
-
-    @classmethod
-    def opened(
-        cls, before: BudgetState | None, cap: Decimal, spent: Decimal, epoch: str, boot_id: str
-    ) -> BudgetState:
-        """The record of a run that starts. `spent` is what commits and ledgers have.
-
-        A killed process loses nothing that it wrote, so they have everything, and leases of dead
-        workers are simply void. But if the machine went down since the record `before` was written,
-        the ledgers may have lost their last moments: all that was leased then counts as spent for good.
-        """
-        unaccounted = ZERO if before is None else before.unaccounted
-        if before is not None and (not boot_id or before.boot_id != boot_id):
-            at_most = before.spent + sum(before.leases.values(), ZERO)
-            unaccounted = max(unaccounted, at_most - money(spent))
-        return cls(money(cap), money(spent) + unaccounted, epoch, {}, boot_id, unaccounted)
-
-    @property
-    def unspent(self) -> Decimal:
-        """What could be leased if every lease were given back."""
-        return self.cap - self.spent
-
-    @property
-    def left(self) -> Decimal:
-        """What may still be leased; not negative."""
-        return max(ZERO, self.cap - self.spent - sum(self.leases.values(), ZERO))
-
-    def to_json(self) -> bytes:
-        """The record's bytes."""
-        leases = {holder: str(amount) for holder, amount in self.leases.items()}
-        return orjson.dumps(
-            {
-                "version": RECORD_VERSION,
-                "cap": str(self.cap),
-                "spent": str(self.spent),
-                "epoch": self.epoch,
-                "leases": leases,
-                "boot_id": self.boot_id,
-                "unaccounted": str(self.unaccounted),
-            }
-        )
-
-    @classmethod
-    def from_json(cls, data: bytes | None) -> BudgetState:
-        """The record behind bytes; StoreError when there is none, or another version's."""
-        try:
-            values = orjson.loads(data or b"null")
-            if values["version"] != RECORD_VERSION:
-                raise ValueError(values["version"])
-            leases = {holder: money(amount) for holder, amount in values["leases"].items()}
-            return cls(
-                cap=money(values["cap"]),
-                spent=money(values["spent"]),
-                epoch=values["epoch"],
-                leases=leases,
-                boot_id=values["boot_id"],
-                unaccounted=money(values["unaccounted"]),
-            )
-        except (ValueError, TypeError, KeyError, ArithmeticError, AttributeError):
-            raise StoreError(
-                "the budget record is missing or can't be read: it is written when a run starts; "
-                "start the run again"
-            ) from None
-
-    def settle(self, holder: str, settled: Decimal, keep: Decimal) -> BudgetState:
-        """The holder has spent `settled` of its lease and keeps `keep` of it; the rest goes back."""
-        leases = {name: amount for name, amount in self.leases.items() if name != holder}
-        if keep > 0:
-            leases[holder] = keep
-        return replace(self, spent=self.spent + settled, leases=leases)
-
-    def draw(self, holder: str, least: Decimal, most: Decimal) -> tuple[BudgetState, Decimal]:
-        """A lease for the holder on top of what it has, `least` to `most`; zero when too little is left."""
-        if least > self.left:
-            return self, ZERO
-        amount = lease_of(self.left, least, most)
-        leases = {**self.leases, holder: self.leases.get(holder, ZERO) + amount}
-        return replace(self, leases=leases), amount
-
-
-def lease_of(left: Decimal, least: Decimal, most: Decimal) -> Decimal:
-    """How much of what is left a worker gets that needs `least`, which is not more than that."""
-    return min(money(max(least, min(left / _SHARE, most))), left)
+_FETCHES = 3  # for a draw: of what was fetched for it others may have drawn first
 
 
 def sized_draw(calls: int, took_s: float, between_s: float, largest: int = LARGE_DRAW) -> int:
@@ -158,6 +55,18 @@ class LeaseRecord(Protocol):
     def to_json(self) -> bytes: ...
     def settle(self, holder: str, settled: Decimal, keep: Decimal) -> LeaseRecord: ...
     def draw(self, holder: str, least: Decimal, most: Decimal) -> tuple[LeaseRecord, Decimal]: ...
+
+
+class Supply(Protocol):
+    """Where a record that is a part of a cap gets more of it."""
+
+    async def fetch(self, least: Decimal) -> bool:
+        """Whether there may be `least` in the record now.
+
+        Raises:
+            StoreError: a record can't be read or written.
+        """
+        ...
 
 
 class Budget(Protocol):
@@ -205,7 +114,8 @@ class LeasedBudget:
     do the same. Then it says no, until something is there again.
 
     `read` makes the record's state of its bytes, `epoch` is that in which it may be leased from (by
-    default the one that is found there), and `sentence` says what `reserve` refuses for.
+    default the one that is found there), and `sentence` says what `reserve` refuses for. Where the record is
+    a part of a cap, `supply` is asked for more before it counts as too little.
     """
 
     def __init__(
@@ -219,6 +129,7 @@ class LeasedBudget:
         epoch: str | None = None,
         sentence: str = "",
         patience_s: float = 0.0,
+        supply: Supply | None = None,
     ) -> None:
         self._store = store
         self._holder = holder
@@ -227,6 +138,7 @@ class LeasedBudget:
         self._read = read
         self._sentence = sentence
         self._patience_s = patience_s
+        self._supply = supply
         self._patient_until: float | None = None
         self._unspent = ZERO
         self._known_spent = ZERO
@@ -311,32 +223,42 @@ class LeasedBudget:
                 waiter.set_result(None)
 
     async def _draw(self, worst: Decimal) -> None:
+        began = self._clock.monotonic()
+        drawn, missing = await self._draw_once(worst)
+        for _ in range(_FETCHES):
+            if drawn != 0 or self._supply is None or not await self._supply.fetch(missing):
+                break
+            drawn, missing = await self._draw_once(worst)
+        self._size_draws(began)
+        if drawn is None:  # another run has begun on this output: this worker's lease is void
+            self._refused, self._refused_until = ZERO, math.inf
+        elif drawn == 0:
+            self._refused, self._refused_until = missing, self._clock.monotonic() + _ASK_AGAIN_S
+        else:
+            self._patient_until = None
+
+    async def _draw_once(self, worst: Decimal) -> tuple[Decimal | None, Decimal]:
+        """What was drawn from the record (None: it is another epoch's), and what was missing."""
         settled, keep = self._settled, self._lease - self._settled
         missing = worst - self._free
 
         def change(data: bytes | None) -> tuple[bytes | None, Decimal | None]:
-            state = self._read(data)
-            if self._epoch not in (None, state.epoch):
+            before = self._read(data)
+            if self._epoch not in (None, before.epoch):
                 return None, None
-            self._epoch = state.epoch
-            state, drawn = state.settle(self._holder, settled, keep).draw(
+            self._epoch = before.epoch
+            state, drawn = before.settle(self._holder, settled, keep).draw(
                 self._holder, missing, worst * self._calls
             )
             self._unspent, self._known_spent = state.unspent, state.spent
-            return state.to_json(), drawn
+            # who is refused, and has nothing to report, writes nothing: many may be
+            return (None if state == before else state.to_json()), drawn
 
-        began = self._clock.monotonic()
         drawn = await self._store.update(change)
-        self._size_draws(began)
-        if drawn is None:  # another run has begun on this output: this worker's lease is void
-            self._refused, self._refused_until = ZERO, math.inf
-            return
-        self._settled -= settled
-        self._lease += drawn - settled
-        if drawn == 0:
-            self._refused, self._refused_until = missing, self._clock.monotonic() + _ASK_AGAIN_S
-        else:
-            self._patient_until = None
+        if drawn is not None:
+            self._settled -= settled
+            self._lease += drawn - settled
+        return drawn, missing
 
     def _size_draws(self, began: float) -> None:
         """Draw more at a time, or less: see `sized_draw`."""

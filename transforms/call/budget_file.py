@@ -1,6 +1,7 @@
 """The budget record: `<output>/budget/record.json`, a local file that is replaced durably under a lock.
 
-On object storage it is changed by compare-and-swap: see `transforms.call.stored_record`.
+On object storage it is changed by compare-and-swap: see `transforms.call.stored_record`. For many workers it
+has parts, `record-0.json` and so on: see `transforms.call.budget_parts`.
 
 It is written anew when a run starts, from commits and ledgers; only after a power cut does the old one
 matter, because ledgers may then have lost their last moments and leases have not.
@@ -14,13 +15,18 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
 from schemas.errors import StoreError
-from transforms.call.budget import BudgetState
+from schemas.outcomes import ZERO
+from transforms.call.budget import LeasedBudget
+from transforms.call.budget_parts import PartState, PartSupply, closed, divided, part_of
+from transforms.call.budget_record import BudgetState, Grant
 from transforms.call.ledger_file import sync_directory
+from transforms.call.ports import Clock
 from transforms.call.stored_record import StoredRecord
 from transforms.store import is_remote, open_store
 
@@ -81,12 +87,21 @@ class LocalBudgetRecord:
             os.close(fd)
 
 
-def record_of(output: str, name: str = "record") -> LocalBudgetRecord | StoredRecord:
+Record = LocalBudgetRecord | StoredRecord
+Records = Callable[[str, str], Record]
+
+
+def record_of(output: str, name: str = "record") -> Record:
     """A record of an output: that of the run's cap in money, or of another cap."""
     return record_at(output, f"budget/{name}.json")
 
 
-def record_at(folder: str, path: str) -> LocalBudgetRecord | StoredRecord:
+def part_name(name: str, part: int) -> str:
+    """The name of the record of a part of a cap."""
+    return f"{name}-{part}"
+
+
+def record_at(folder: str, path: str) -> Record:
     """The record at a path of a folder, whatever kind of folder it is."""
     return (
         StoredRecord(open_store(folder), path)
@@ -95,28 +110,144 @@ def record_at(folder: str, path: str) -> LocalBudgetRecord | StoredRecord:
     )
 
 
-def open_budget(output: str, cap: Decimal, spent: Decimal, name: str = "record") -> None:
-    """Writes the record anew; the driver calls it when a run starts, before any worker.
+def open_budget(
+    output: str,
+    cap: Decimal,
+    spent: Decimal,
+    name: str = "record",
+    *,
+    parts: int = 1,
+    records: Records = record_of,
+) -> Decimal:
+    """Writes the record anew; the driver calls it when a run starts, before any worker. What is left.
 
     `spent` is what the output has cost so far: committed batches plus `read_spent` of the others.
-    Leases of workers of an earlier run are void from here on (see `BudgetState.opened`).
+    Leases of workers of an earlier run are void from here on (see `BudgetState.opened`). Where the cap is, or
+    was, in several parts, those of the earlier run are closed first, so that what its workers have leased
+    can't grow any more; then the record is written, then its parts. Whoever stops in between has lost nothing
+    that the next run does not count.
 
     Raises:
-        StoreError: the record can't be read or written.
+        StoreError: the record can't be read or written, or another run begins at the same time.
     """
+    start = _Start(output, name, records, secrets.token_hex(8))
+    before = start.look()
+    was, had = _epoch_of(before), 0 if before is None else len(before.parts)
+    pieces = range(max(had, parts if parts > 1 else 0))
+    used = sum((start.close(part, was) for part in pieces), ZERO)
 
-    def change(data: bytes | None) -> tuple[bytes, None]:
+    def change(data: bytes | None) -> tuple[bytes, BudgetState]:
+        found = start.whole(data)
+        if _epoch_of(found) != was:
+            raise start.overtaken()
+        state = BudgetState.opened(found, cap, spent, start.epoch, boot_id(output), used)
+        state = divided(state, parts) if parts > 1 else state
+        return state.to_json(), state
+
+    state = records(output, name).update_now(change)
+    for part, given in enumerate(state.parts):
+        start.begin(part, given)
+    return max(ZERO, state.unspent)
+
+
+def _epoch_of(state: BudgetState | None) -> str:
+    return "" if state is None else state.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A run that starts, and what it does with the records of a cap."""
+
+    output: str
+    name: str
+    records: Records
+    epoch: str
+
+    def whole(self, data: bytes | None) -> BudgetState | None:
+        """The record of the whole cap."""
         try:
-            before = None if data is None else BudgetState.from_json(data)
+            return None if data is None else BudgetState.from_json(data)
         except StoreError:
-            raise StoreError(
-                f"the budget record {output}/budget/{name}.json is damaged or another version's: delete it, "
-                f"and the next run counts anew from commits and ledgers"
-            ) from None
-        state = BudgetState.opened(before, cap, spent, secrets.token_hex(8), boot_id(output))
-        return state.to_json(), None
+            raise self._damaged(self.name) from None
 
-    record_of(output, name).update_now(change)
+    def look(self) -> BudgetState | None:
+        """The record of the whole cap as it stands."""
+        return self.records(self.output, self.name).update_now(lambda data: (None, self.whole(data)))
+
+    def close(self, part: int, was: str) -> Decimal:
+        """Let nothing more be leased from a part of the run before, whose epoch `was`; what it has used."""
+
+        def change(data: bytes | None) -> tuple[bytes, Decimal]:
+            found = self._part(data, part)
+            # Where it is a later run's it has to stay, with what is leased in it. Such a run had written the
+            # whole first.
+            if found is not None and found.opened_in != was and _epoch_of(self.look()) != was:
+                raise self.overtaken()
+            state = closed(found, was, self.epoch)
+            return state.to_json(), state.used
+
+        return self._record(part).update_now(change)
+
+    def begin(self, part: int, given: Grant) -> None:
+        """Put a part of this run in the place of one that it has closed."""
+
+        def change(data: bytes | None) -> tuple[bytes, None]:
+            found = self._part(data, part)
+            if found is None or found.closed_by != self.epoch:
+                raise self.overtaken()
+            return PartState(self.epoch, given.granted).to_json(), None
+
+        self._record(part).update_now(change)
+
+    def overtaken(self) -> StoreError:
+        """Another run has begun since this one looked."""
+        return StoreError(f"another run has begun on {self.output} at the same time: start this one again")
+
+    def _record(self, part: int) -> Record:
+        return self.records(self.output, part_name(self.name, part))
+
+    def _part(self, data: bytes | None, part: int) -> PartState | None:
+        try:
+            return None if data is None else PartState.from_json(data)
+        except StoreError:
+            raise self._damaged(part_name(self.name, part)) from None
+
+    def _damaged(self, name: str) -> StoreError:
+        return StoreError(
+            f"the budget record {self.output}/budget/{name}.json is damaged or another version's: delete it, "
+            f"and the next run counts anew from commits and ledgers"
+        )
+
+
+def lease_from(
+    output: str,
+    state: BudgetState,
+    holder: str,
+    clock: Clock,
+    patience_s: float,
+    *,
+    name: str = "record",
+    sentence: str = "",
+) -> LeasedBudget:
+    """A worker's leases on a cap, whose record was found as `state`; of a cap in parts, on one of them."""
+    if not state.parts:
+        return LeasedBudget(
+            record_of(output, name), holder, clock, state.cap, sentence=sentence, patience_s=patience_s
+        )
+    pieces = [record_of(output, part_name(name, part)) for part in range(len(state.parts))]
+    mine = part_of(holder, len(pieces))
+    supply = PartSupply(record_of(output, name), pieces, mine, state, clock)
+    return LeasedBudget(
+        pieces[mine],
+        holder,
+        clock,
+        state.cap,
+        read=supply.read,
+        epoch=state.epoch,
+        sentence=sentence,
+        patience_s=patience_s,
+        supply=supply,
+    )
 
 
 def boot_id(output: str) -> str:

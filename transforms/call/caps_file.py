@@ -20,7 +20,15 @@ from schemas.run import RunContext
 from schemas.workload import Budget as BudgetSection
 from schemas.workload import Workload
 from transforms.call.budget import LeasedBudget
-from transforms.call.budget_file import boot_id, open_budget, read_budget, record_at, record_of
+from transforms.call.budget_file import (
+    Records,
+    boot_id,
+    lease_from,
+    open_budget,
+    read_budget,
+    record_at,
+    record_of,
+)
 from transforms.call.caps import Caps, CapSpec, FurtherCaps, NoFurtherCaps, cap_specs
 from transforms.call.centre import MONTH, CentreState, Recovery, month_of, read_centre, reader
 from transforms.call.ports import Clock
@@ -30,17 +38,21 @@ PATIENCE_S = 20.0
 """How long a worker at a cap waits for what other workers may give back, before its documents fail."""
 
 
-def start_cap_records(output: str, workload: Workload, spent: Mapping[str, Decimal]) -> dict[str, Decimal]:
+def start_cap_records(
+    output: str,
+    workload: Workload,
+    spent: Mapping[str, Decimal],
+    parts: int = 1,
+    records: Records = record_of,
+) -> dict[str, Decimal]:
     """Writes the records of all further caps of an output anew; what each has left, by cap.
 
     `spent` is by cap what commits and ledgers have.
     """
-    left = {}
-    for spec in cap_specs(workload):
-        open_budget(output, spec.limit, spent[spec.name], spec.file)
-        state = read_budget(output, spec.file)
-        left[spec.name] = ZERO if state is None else state.left
-    return left
+    return {
+        spec.name: open_budget(output, spec.limit, spent[spec.name], spec.file, parts=parts, records=records)
+        for spec in cap_specs(workload)
+    }
 
 
 def start_centre(output: str, budget: BudgetSection, run_id: str, spent: Decimal, now: datetime) -> Decimal:
@@ -141,8 +153,7 @@ def _leased(output: str, spec: CapSpec, clock: Clock, holder: str) -> LeasedBudg
             f"{output} has no record for the cap {spec.name!r} of {spec.limit.normalize():f}: it is written "
             f"when a run starts; start the run again"
         )
-    record = record_of(output, spec.file)
-    return LeasedBudget(record, holder, clock, spec.limit, sentence=spec.sentence, patience_s=PATIENCE_S)
+    return lease_from(output, state, holder, clock, PATIENCE_S, name=spec.file, sentence=spec.sentence)
 
 
 def _centre_member(

@@ -17,7 +17,7 @@ import orjson
 
 from schemas.errors import StoreError
 from schemas.outcomes import ZERO, money
-from transforms.call.budget import lease_of
+from transforms.call.budget_record import lease_of
 
 CENTRE_VERSION = "cost-centre/1"
 MONTH = re.compile(r"\d{4}-\d{2}")

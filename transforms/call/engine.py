@@ -21,8 +21,9 @@ from schemas.run import RunContext
 from schemas.workload import HostedBackend, Workload
 from transforms.batchmode.outbox import open_outbox
 from transforms.call.address import AllowList
-from transforms.call.budget import Budget, LeasedBudget, NoCap
-from transforms.call.budget_file import read_budget, record_of
+from transforms.call.budget import Budget, NoCap
+from transforms.call.budget_file import lease_from, read_budget
+from transforms.call.budget_record import BudgetState
 from transforms.call.caps import FurtherCaps
 from transforms.call.caps_file import PATIENCE_S, engine_caps
 from transforms.call.codecs import base_url_of
@@ -146,8 +147,7 @@ def open_call_engine(
     for prompt in workload.prompts.values():
         if prompt.json_schema is not None:
             schemas.validator(prompt.json_schema)
-    if budget_limit is not None:
-        _check_record(output, budget_limit)
+    state = None if budget_limit is None else _check_record(output, budget_limit)
     with ExitStack() as closers:
         if run.rehearsal:
             places = _rehearsal_places(workload, backends, closers)
@@ -162,8 +162,8 @@ def open_call_engine(
 
         clock, holder = SystemClock(), f"{os.getpid()}-{secrets.token_hex(4)}"
         budget: Budget = NoCap()
-        if budget_limit is not None:
-            budget = LeasedBudget(record_of(output), holder, clock, budget_limit, patience_s=PATIENCE_S)
+        if state is not None:
+            budget = lease_from(output, state, holder, clock, PATIENCE_S)
         caps = engine_caps(workload, run, output, clock, holder)
         capped = budget_limit is not None or workload.budget.caps_money
         telemetry = open_telemetry(run, os.environ)
@@ -292,7 +292,7 @@ def _start_loop(closers: ExitStack) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _check_record(output: str, limit: Decimal) -> None:
+def _check_record(output: str, limit: Decimal) -> BudgetState:
     state = read_budget(output)
     if state is None or state.cap != limit:
         found = "no budget record" if state is None else f"a budget record for {state.cap.normalize():f} USD"
@@ -300,3 +300,4 @@ def _check_record(output: str, limit: Decimal) -> None:
             f"{output} has {found}, and this run's limit is {limit.normalize():f} USD: the record is written "
             f"when a run starts; start the run again"
         )
+    return state

@@ -31,8 +31,9 @@ from tests.transforms.call.fakes import (
     run_batch,
     run_virtual,
 )
-from transforms.call.budget import BudgetState, LeasedBudget, NoCap
+from transforms.call.budget import LeasedBudget, NoCap
 from transforms.call.budget_file import LocalBudgetRecord, open_budget, read_budget, record_path
+from transforms.call.budget_record import BudgetState
 from transforms.call.ports import LostError
 from transforms.call.request import CallBatchResult
 

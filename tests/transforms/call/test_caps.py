@@ -33,8 +33,9 @@ from tests.transforms.call.fakes import (
     run_virtual,
 )
 from tests.transforms.call.test_budget import CapMachine
-from transforms.call.budget import BudgetState, LeasedBudget
+from transforms.call.budget import LeasedBudget
 from transforms.call.budget_file import LocalBudgetRecord, open_budget, read_budget
+from transforms.call.budget_record import BudgetState
 from transforms.call.caps import Caps, CapSpec, Need, NoFurtherCaps, cap_specs
 from transforms.call.caps_file import engine_caps, start_cap_records, start_centre
 from transforms.call.centre import CentreState, OutputShare, Recovery, month_of, read_centre, reader
