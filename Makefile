@@ -130,7 +130,7 @@ chaos: $(INSTALLED) $(FAKE_GCS) ## 200 small runs over Cloud Storage in bad weat
 storm: $(INSTALLED) ## 50,000 documents through a storm of faults, held to the provider's journal (ROWS=, SEED=)
 	@$(BIN)/python -m tests.e2e.storm --rows $(or $(ROWS),50000) --seed $(or $(SEED),0)
 
-simulate-scale: $(INSTALLED) ## simulate 1 to 2,000 workers and print what holds them back (about a minute)
+simulate-scale: $(INSTALLED) ## simulate 1 to 2,000 workers and print what holds them back (minutes)
 	@$(BIN)/python -m infra.bench.scale.simulate $(ARGS)
 
 bench-memory: $(INSTALLED) ## peak memory over 100,000 and 1,000,000 documents (about 15 minutes; SIZES=)

@@ -39,10 +39,19 @@ PROMISES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "P3": (
         "spend never passes the cap",
         {
-            "simulator/test_simulator.py": ("test_no_seed_breaks_a_promise",),
+            "simulator/test_simulator.py": (
+                "test_no_seed_breaks_a_promise",
+                "test_no_seed_breaks_a_promise_where_a_cap_is_in_parts",
+            ),
             "transforms/call/test_budget.py": (
                 "test_eight_processes_with_64_callers_each_make_50_calls_on_a_cap_of_50",
                 "CapMachine",
+            ),
+            "transforms/call/test_budget_parts.py": (
+                "PartsMachine",
+                "test_whoever_dies_at_a_change_loses_what_it_had_leased_and_nothing_else",
+                "test_a_run_whose_start_dies_at_any_change_is_counted_by_the_next",
+                "test_what_workers_of_the_run_before_draw_while_the_next_one_starts_is_counted_or_refused",
             ),
             "transforms/call/test_caps.py": (
                 "test_any_number_of_workers_race_for_a_cap_and_none_passes_it",

@@ -257,7 +257,7 @@ def main() -> None:
             many,
         ),
         "The same, and the budget is used up after nine tenths of the hour": (replace(base, cap=0.9), many),
-        "Answers in 50 ms: a worker's core is its limit": (replace(base, latency_s=0.05), WORKERS[:-1]),
+        "Answers in 50 ms: a worker's core is its limit": (replace(base, latency_s=0.05), WORKERS[:8]),
         "A provider that allows 10,000 calls a second": (replace(base, provider_rps=10_000), WORKERS),
         "Spot machines, each preempted once in 10 hours": (replace(base, preempted_per_hour=0.1), WORKERS),
     }
