@@ -30,6 +30,7 @@ from transforms.side_by_side import side_by_side
 from transforms.store import Store
 
 FEW_FILES = 16
+_NOTED = 256
 
 _LOGGER = logging.getLogger(__name__)
 Check = Callable[[Store, CommitRecord], None]
@@ -143,7 +144,8 @@ def sweep_replaced(store: Store, records: Iterable[CommitRecord]) -> int:
 class Compactor:
     """Compacts the records that workers report, while a run goes on: a crash then leaves few to be asked for.
 
-    A report is the record itself, so this reads nothing. What fails is left to the end of the run.
+    A report is the record itself, so this reads nothing. What fails is left to the end of the run. Records
+    wait as columns: as objects each of them takes 15 kB.
     """
 
     def __init__(self, store: Store, piece: int = PIECE) -> None:
@@ -151,29 +153,34 @@ class Compactor:
         self._piece = piece
         self._guard = threading.Lock()
         self._noted: list[CommitRecord] = []
+        self._tables: list[pa.Table] = []  # the writer's
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="compaction")
 
     def note(self, record: CommitRecord) -> None:
         """Take a record that is committed. From any thread; costs a write every so many."""
         with self._guard:
             self._noted.append(record)
-            if len(self._noted) < self._piece:
+            if len(self._noted) < min(self._piece, _NOTED):
                 return
             full, self._noted = self._noted, []
-        self._writer.submit(self._write, full)
+        self._writer.submit(self._take, full)
 
     def close(self) -> None:
         """Compact what is left; returns when all is durable that can be."""
         with self._guard:
             left, self._noted = self._noted, []
-        if left:
-            self._writer.submit(self._write, left)
+        self._writer.submit(self._take, left, last=True)
         self._writer.shutdown()
 
-    def _write(self, records: Sequence[CommitRecord]) -> None:
+    def _take(self, records: Sequence[CommitRecord], last: bool = False) -> None:
+        self._tables.append(commit_rows(records))
+        waiting = sum(map(len, self._tables))
         try:
             require_held(self._store)
             sweep_replaced(self._store, records)
-            write_compacted(self._store, [commit_rows(records)], ())
+            if waiting >= self._piece or (last and waiting):
+                write_compacted(self._store, [pa.concat_tables(self._tables)], ())
+                self._tables = []
         except (StoreError, OSError) as error:
-            _LOGGER.warning("%d commit records are compacted later: %s", len(records), error)
+            self._tables = []
+            _LOGGER.warning("%d commit records are compacted later: %s", waiting, error)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,30 @@ def test_what_is_reported_while_a_run_goes_on_is_compacted_without_being_read(lo
     counted.asked.clear()
     assert attempts(read_index(counted)) == names(*range(6))  # type: ignore[arg-type]
     assert counted.asked["read", "commits"] == 2  # the one that nobody reported, and the one that is open
+
+
+def test_records_that_wait_to_be_compacted_do_not_wait_as_objects(local: LocalStore) -> None:
+    class Watched(CommitRecord):
+        """One that can be referred to weakly."""
+
+    alive: weakref.WeakValueDictionary[int, Watched] = weakref.WeakValueDictionary()
+    then: list[int] = []
+
+    class Watching(LocalStore):
+        def create(self, path: str, data: bytes) -> bool:
+            then.append(len(alive))
+            return super().create(path, data)
+
+    plan(local, "run-1", *range(600))
+    notes = Compactor(Watching(local.root), piece=512)
+    for n in range(600):
+        each = Watched(**{name.name: getattr(record(n), name.name) for name in fields(CommitRecord)})
+        alive[n] = each
+        notes.note(each)
+    notes.close()
+    assert len(then) == 2
+    assert max(then) <= 600 - 256
+    assert attempts(read_index(local)) == names(*range(600))
 
 
 def test_many_small_files_become_one_and_nothing_is_lost_or_doubled(local: LocalStore) -> None:
