@@ -1,7 +1,9 @@
 """A Flink session cluster on this machine, for trying and for the tests: `make flink` first.
 
-One job manager, some task managers and a worker pool beside each, all listening on 127.0.0.1 alone, from
-the distribution that `python infra/flink/install.py --cluster` brings. By hand::
+One job manager, some task managers and a worker pool beside each, all listening on loopback alone, from the
+distribution that `python infra/flink/install.py --cluster` brings. A job has one address for its pools: here
+a name that each task manager resolves by a file of its own, to 127.0.0.1, 127.0.0.2 and so on (all of which
+are loopback's on Linux; elsewhere start one task manager, or give loopback more addresses). By hand::
 
     python infra/flink/cluster.py --task-managers 2
 
@@ -33,6 +35,7 @@ DISTRIBUTION = _ROOT / "build" / "flink" / "dist"
 _MASTER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 _READY_S = 300.0
+_POOL = "switchgear-pool"
 _OPENED = (  # what Flink's own start scripts open of Java 17's modules
     "java.lang",
     "java.net",
@@ -64,12 +67,13 @@ _TASK_MANAGER_SETTINGS = {  # Flink's scripts work these out; started without th
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A running cluster. `task_managers` are its processes, in order."""
+    """A running cluster. `task_managers` are its processes, in order, and `pools` those beside them."""
 
     rest: str
     pool_address: str
     task_managers: list[subprocess.Popen[bytes]]
-    start_task_manager: Callable[[str], subprocess.Popen[bytes]]
+    pools: list[subprocess.Popen[bytes]]
+    start_task_manager: Callable[[int, str], subprocess.Popen[bytes]]
     logs: Path
 
     def flags(self, parallelism: int) -> list[str]:
@@ -82,11 +86,11 @@ class Cluster:
         ]
 
     def kill_task_manager(self, number: int) -> None:
-        """SIGKILL one; another takes its place, as on a cluster that restarts what died."""
+        """SIGKILL one; another takes its place beside its pool, as a pod restarts a container that died."""
         old = self.task_managers[number]
         old.kill()
         old.wait()
-        self.task_managers[number] = self.start_task_manager(f"{number}-again")
+        self.task_managers[number] = self.start_task_manager(number, "-again")
 
     def overview(self) -> dict[str, int]:
         """Flink's own count of task managers, slots and jobs."""
@@ -134,15 +138,22 @@ def session_cluster(
         start = _Starter(folder, stack, dict(os.environ if environ is None else environ))
         start.java("job-manager", _MASTER, {}, "512m")
 
-        def start_task_manager(name: str) -> subprocess.Popen[bytes]:
-            return start.java(f"task-manager-{name}", _TASK_MANAGER, _TASK_MANAGER_SETTINGS, "512m")
+        def start_task_manager(number: int, again: str = "") -> subprocess.Popen[bytes]:
+            hosts = folder / f"hosts-{number}"
+            hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()}\n{_beside(number)} {_POOL}\n")
+            name = f"task-manager-{number}{again}"
+            return start.java(name, _TASK_MANAGER, _TASK_MANAGER_SETTINGS, "512m", hosts)
 
-        managers = [start_task_manager(str(n)) for n in range(task_managers)]
-        # One pool serves all task managers of this one host; on a cluster each host has its own.
-        start.python("pool", "pipelines.worker_pool", f"--port={ports[2]}")
-        rest, pool = (f"127.0.0.1:{port}" for port in ports[1:])
-        cluster = Cluster(rest, pool, managers, start_task_manager, folder)
-        _wait_for(cluster, task_managers)
+        managers = [start_task_manager(number) for number in range(task_managers)]
+        pools = [
+            start.python(
+                f"pool-{number}", "pipelines.worker_pool", f"--host={_beside(number)}", f"--port={ports[2]}"
+            )
+            for number in range(task_managers)
+        ]
+        rest, pool = f"127.0.0.1:{ports[1]}", f"{_POOL}:{ports[2]}"
+        cluster = Cluster(rest, pool, managers, pools, start_task_manager, folder)
+        _wait_for(cluster, [(_beside(number), ports[2]) for number in range(task_managers)])
         yield cluster
 
 
@@ -153,12 +164,15 @@ class _Starter:
         self._environ = environ
         self._java = shutil.which("java")
 
-    def java(self, name: str, main: str, settings: Mapping[str, str], heap: str) -> subprocess.Popen[bytes]:
+    def java(
+        self, name: str, main: str, settings: Mapping[str, str], heap: str, hosts: Path | None = None
+    ) -> subprocess.Popen[bytes]:
         if self._java is None:
             raise FileNotFoundError("no java on the PATH: install a Java 17 runtime")
         opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
         given = [part for key, value in settings.items() for part in ("-D", f"{key}={value}")]
-        command = [self._java, f"-Xmx{heap}", *opened, "-cp", f"{DISTRIBUTION}/lib/*", main]
+        names = [] if hosts is None else [f"-Djdk.net.hosts.file={hosts}"]
+        command = [self._java, f"-Xmx{heap}", *names, *opened, "-cp", f"{DISTRIBUTION}/lib/*", main]
         return self._start(name, [*command, "--configDir", str(self._folder), *given])
 
     def python(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -188,11 +202,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait_for(cluster: Cluster, task_managers: int) -> None:
+def _wait_for(cluster: Cluster, pools: list[tuple[str, int]]) -> None:
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         try:
-            if cluster.overview()["taskmanagers"] >= task_managers:
+            if cluster.overview()["taskmanagers"] >= len(pools):
+                for address in pools:
+                    socket.create_connection(address, timeout=5).close()
                 return
         except OSError:
             pass
@@ -200,6 +216,11 @@ def _wait_for(cluster: Cluster, task_managers: int) -> None:
     raise TimeoutError(
         f"the Flink cluster has not come up in {_READY_S:.0f} s; its logs are in {cluster.logs}"
     )
+
+
+def _beside(number: int) -> str:
+    """Where the pool of a task manager listens."""
+    return f"127.0.0.{number + 1}"
 
 
 def _free_ports(count: int) -> list[int]:

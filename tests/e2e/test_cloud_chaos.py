@@ -69,6 +69,7 @@ def test_no_row_is_lost_or_doubled_in_any_weather(
                 break
         unkind = {fate: n for fate, n in weather.counts.items() if fate != "fine"}
         weather.calm = True
+        monkeypatch.setenv(PATIENCE_VARIABLE, "60")  # from here on a slow answer is a busy machine's
         manifest = run_light(path, rehearsal=True)
 
         assert manifest.state == "complete", manifest.reason

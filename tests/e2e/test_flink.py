@@ -1,42 +1,39 @@
-"""Runs on a real Flink: embedded, and a session cluster with two task managers and a worker pool."""
+"""Runs on a real Flink: embedded, and a session cluster with two task managers and a worker pool of each."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as ds
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from infra.flink.cluster import DISTRIBUTION, Cluster, session_cluster
+from infra.flink.cluster import Cluster, session_cluster
 from tests.peers.mock_vendor import REPOSITORY, MockVendor
+from tests.support import documents, flink, workloads
 from tests.support.killing import PATTERN, Job, check_finished, make_job
+from tests.transforms.embed.tiny_model import write_tiny_model
+from transforms.embed.embedder import COMPANY_TOLERANCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer, pytest.mark.timeout(600)]
 _COMMAND = [sys.executable, "-c", "from flows.cli import main; main()"]
 _KEY = {"OPENAI_API_KEY": "sk-test-not-a-key", "PYTHONWARNINGS": "ignore"}
-_COLUMNS = ["document_id", "answer", "gen_ai", "lineage"]
-
-
-def _missing() -> str | None:
-    if shutil.which("java") is None:
-        return "java is missing: install a Java 17 runtime, then `make flink`"
-    if not (DISTRIBUTION.parent / "job-server.jar").is_file() or not (DISTRIBUTION / "lib").is_dir():
-        return "Flink is missing: make flink"
-    return None
+_OF_A_RUN = ("run_id", "latency_ms", "answered_at")
+_OF_A_DEVICE = ("device_seconds", "energy_wh_low", "energy_wh_high")
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    why = _missing()
+    why = flink.missing()
     if why is not None:
         pytest.skip(why)
     with session_cluster(task_managers=2, slots=1, environ={**os.environ, **_KEY}) as running:
@@ -72,31 +69,92 @@ def commits(job: Job) -> int:
     return len(list((job.output / "commits").glob("*.json")))
 
 
-def results(output: Path) -> list[dict[str, Any]]:
-    """What the rows say but for when and by which run they were made, in the documents' order."""
-    table = ds.dataset(output / "results", format="parquet", partitioning="hive").to_table(_COLUMNS)
-    found = table.sort_by("document_id").to_pylist()
+def rows(output: Path, kind: str) -> list[dict[str, Any]]:
+    """Results or failures without when, by which run and how fast they were made, in the documents' order."""
+    found = [
+        row
+        for file in sorted((output / kind).rglob("*.parquet"))
+        for row in pq.ParquetFile(file).read().to_pylist()
+    ]
     for row in found:
-        for name in ("run_id", "latency_ms", "answered_at"):
-            del row["lineage"][name]
-        del row["gen_ai"]["response"]["id"]
-    return found
+        row["lineage"] = {name: value for name, value in row["lineage"].items() if name not in _OF_A_RUN}
+        row["gen_ai"]["response"].pop("id")
+        row["cost"] = {name: value for name, value in row["cost"].items() if name not in _OF_A_DEVICE}
+    return sorted(found, key=lambda row: (row["document_id"], row["lineage"]["route"] or ""))
+
+
+def vectors(found: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
+    """The embeddings of rows that have one, taken out of them."""
+    return np.array([row.pop("embedding") for row in found if row.get("embedding") is not None])
 
 
 def job_of(folder: Path, vendor: MockVendor, size: int, **options: Any) -> Job:
     return make_job(folder, vendor, 0, module="tests.support.drive", size=size, **options)
 
 
+def mixed(folder: Path, vendor: MockVendor) -> Job:
+    """Documents for a hosted model and for an embedder, and some that have no result, for several reasons."""
+    size, limits = 300, {"batch_rows": 20, "max_in_flight": 16}
+    job = job_of(folder, vendor, size, batch_rows=20, latency_ms=(0, 5))
+    model = write_tiny_model(folder / "model")
+    workloads.write_workload(
+        folder,
+        backends={
+            "mini": {**workloads.HOSTED, "base_url": vendor.base_url("openai")},
+            "emb": {**workloads.EMBEDDER, "model_path": str(model), "compute_dtype": "float32"},
+        },
+        routes=[
+            {"name": "ask", "when": "kind = 'ask'", "backends": ["mini"], "prompt": "topic"},
+            {"name": "vec", "when": "kind = 'embed'", "backends": ["emb"]},
+        ],
+        prompts={"topic": {"template": "{{ text }}"}},
+        policy={"reject": [{"name": "no_secrets", "when": "size = 7", "reason": "secret"}]},
+        limits=limits,
+        budget={"amount": "100"},
+    )
+    kinds = ["ask", "embed", "ask", "embed", "neither"]
+    for number, name in enumerate("ab"):
+        ids = range(number * size // 2, (number + 1) * size // 2)
+        texts = [None if n % 50 == 3 else f"document {n} of many: {'word ' * (n % 40)}" for n in ids]
+        table = documents.rows(
+            [f"doc-{n}" for n in ids],
+            text=texts,
+            kind=[kinds[n % 5] for n in ids],
+            size=[n % 20 for n in ids],
+        )
+        documents.write(folder / "in" / f"{name}.parquet", table, row_group=40)
+    return job
+
+
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """What a process has taken so far (proc(5): utime and stime)."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_a_cluster_gives_row_for_row_what_this_machine_gives(
     tmp_path: Path, mock_vendor: MockVendor, cluster: Cluster
 ) -> None:
-    job = job_of(tmp_path, mock_vendor, 300, batch_rows=20, latency_ms=(0, 5))
+    job = mixed(tmp_path, mock_vendor)
     there, here = tmp_path / "there", tmp_path / "here"
+    idle = [cpu_seconds(pool) for pool in cluster.pools]
     said = finish(start(job, *cluster.flags(parallelism=2), output=there))
-    assert (said["state"], said["results"]) == ("complete", 300)
+    work = [cpu_seconds(pool) - before for pool, before in zip(cluster.pools, idle, strict=True)]
+    assert min(work) > 0.5, "both pools have worked"
     assert said["batches_committed_by_this_run"] == len(list((there / "commits").iterdir())) == 16
-    assert finish(start(job, engine="local", output=here))["state"] == "complete"
-    assert results(there) == results(here)
+    own = finish(start(job, engine="local", output=here))
+    counted = ("state", "reason", "rows_in", "results_by_route", "failures_by_route", "amount", "ambiguous")
+    assert {name: said[name] for name in counted} == {name: own[name] for name in counted}
+    results = rows(there, "results"), rows(here, "results")
+    embeddings = vectors(results[0]), vectors(results[1])
+    np.testing.assert_allclose(*embeddings, atol=COMPANY_TOLERANCE["float32"])
+    assert results[0] == results[1]
+    failures = rows(there, "failures")
+    assert failures == rows(here, "failures")
+    assert Counter(row["error_class"] for row in failures) == {
+        "null_text": 6, "policy_rejected": 15, "no_route": 60
+    }  # fmt: skip
+    assert (len(results[0]), len(embeddings[0]), len(failures)) == (219, 114, 81)
 
 
 def test_a_task_manager_killed_in_mid_run_costs_no_answered_row(
@@ -119,7 +177,7 @@ def test_a_task_manager_killed_in_mid_run_costs_no_answered_row(
 def test_an_embedded_flink_is_cancelled_within_seconds_and_goes_on_from_there(
     tmp_path: Path, mock_vendor: MockVendor
 ) -> None:
-    if (why := _missing()) is not None:
+    if (why := flink.missing()) is not None:
         pytest.skip(why)
     job = job_of(tmp_path, mock_vendor, 1200, batch_rows=30, in_flight=8, latency_ms=(100, 200))
     process = start(job)
