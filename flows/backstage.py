@@ -85,6 +85,10 @@ class Backstage:
             if _place(target) != _place(parameters.output or target):  # it was moved or copied
                 parameters = parameters.model_copy(update={"output": _place(target)})
             return self.run(parameters.model_dump(), as_json)
+        if not Path(target).exists():
+            raise ConfigurationError(
+                f"{target}: there is no such folder or file. Give the output folder of a run, or its workload"
+            )
         return self.run({"workload": target, "rehearsal": rehearsal, **_given(changes)}, as_json)
 
     def status(self, output: str, as_json: bool) -> bool:

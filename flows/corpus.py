@@ -92,7 +92,8 @@ def write_corpus(
     """Write the corpus of an environment as Parquet files into `folder`, or find it there already.
 
     The same installed packages give the same bytes. The folder appears at once and whole; an older
-    corpus in it is replaced. OutputError where it holds anything else: nothing is overwritten.
+    corpus in it is replaced. OutputError where it holds anything else (nothing is overwritten), or can't be
+    written.
 
     Args:
         folder: where to; its parents are made.
@@ -110,7 +111,12 @@ def write_corpus(
         return replace(present, reused=True)
     with _collector_off():
         docs = _chosen(installed, most_per_package)
-    return _replace_folder(folder, docs, digest, files, rows_per_group)
+    try:
+        return _replace_folder(folder, docs, digest, files, rows_per_group)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} can't be written ({error.strerror or error}). Give a folder that can be"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
@@ -168,7 +169,7 @@ def _show_searches(backstage: Backstage, found: Mapping[str, list[Found]]) -> No
 
 
 def _show_files(backstage: Backstage, loaded: LoadedWorkload, run_id: str) -> None:
-    output, shown = loaded.output_uri, quote(loaded.output_uri)
+    output, shown, command = loaded.output_uri, quote(loaded.output_uri), _own_command()
     backstage.show(
         Text("Where the files are", style="bold"),
         Text(f"  workload   {loaded.path}"),
@@ -176,9 +177,20 @@ def _show_files(backstage: Backstage, loaded: LoadedWorkload, run_id: str) -> No
         Text(f"  results    {output}/results/route=*/*.parquet"),
         Text(f"  failures   {output}/failures/*.parquet"),
         Text(f"  report     {output}/runs/{run_id}/report.html"),
-        Text(f"Look around: switchgear status {shown}, switchgear failures {shown}, "),
-        Text(f"             switchgear search {shown} 'your words'. Run the demo again: nothing is due."),
+        Text("Look around", style="bold"),
+        Text(f"  {command} status {shown}"),
+        Text(f"  {command} failures {shown}"),
+        Text(f"  {command} search {shown} 'your words'"),
+        Text("Run the demo again: nothing is due."),
     )
+
+
+def _own_command() -> str:
+    """How this command is called: by its name where the path has it, else by where it stands."""
+    place = Path(sys.executable).with_name("switchgear")
+    if shutil.which("switchgear") or not place.exists():
+        return "switchgear"
+    return quote(min(str(place), os.path.relpath(place), key=len))
 
 
 def _tell(backstage: Backstage, text: str) -> None:

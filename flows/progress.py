@@ -69,7 +69,11 @@ class Standing:
 
 
 class Tally:
-    """Adds up what the workers say. Safe to use from several threads; the clock is injected."""
+    """Adds up what the workers say. Safe to use from several threads; the clock is injected.
+
+    Workers count a document once for each of its routes. Of batches that have ended it is known how many
+    documents that were; those under way are taken to have as many routes.
+    """
 
     def __init__(self, plan: Plan, rehearsal: bool, clock: Callable[[], float]) -> None:
         self._plan = plan
@@ -79,6 +83,7 @@ class Tally:
         self._newest: dict[int, Progress] = {}
         self._ended = 0
         self._failed = 0
+        self._rows = self._pairs = self._most = 0  # documents of ended batches, the same with each route
         self._history: deque[tuple[float, int]] = deque([(clock(), 0)])
 
     def progressed(self, progress: Progress) -> None:
@@ -95,6 +100,8 @@ class Tally:
         with self._guard:
             self._ended += 1
             self._failed += line.is_failed
+            self._rows += line.rows
+            self._pairs += line.results + line.failures
 
     def standing(self) -> Standing:
         """Where the run stands now."""
@@ -103,7 +110,7 @@ class Tally:
             first_at, first = self._history[0]
             elapsed = self._clock() - first_at
             rate = (documents - first) / elapsed if elapsed > 0 else 0.0
-            due = max(self._plan.rows_due, documents)
+            due = self._plan.rows_due
             return Standing(
                 rehearsal=self._rehearsal,
                 documents=documents,
@@ -119,7 +126,12 @@ class Tally:
             )
 
     def _documents(self) -> int:
-        return sum(p.documents for p in self._newest.values())
+        """Documents that are through; never fewer than it was before."""
+        under_way = max(0, sum(p.documents for p in self._newest.values()) - self._pairs)
+        routes = max(1.0, self._pairs / self._rows) if self._rows else 1.0
+        found = self._rows + int(under_way / routes)
+        self._most = max(self._most, min(found, self._plan.rows_due))
+        return self._most
 
 
 class LineWatcher:

@@ -15,6 +15,7 @@ from flows.words import duration, shortened, span, usd
 from schemas.batches import BackendTotals, BatchReport
 from schemas.run import Manifest
 from transforms.quote.compare import Comparison, compare, compare_time, read_quote
+from transforms.quote.values import Price
 from transforms.settle import against_caps
 from transforms.store import open_store
 
@@ -109,7 +110,7 @@ def quote_rows(manifest: Manifest, output: str) -> list[Row]:
         {
             "route": line.route,
             "quoted": "" if line.quoted is None else usd(line.quoted.expected),
-            "likely": "" if line.quoted is None else f"{usd(line.quoted.low)} to {usd(line.quoted.high)}",
+            "likely": "" if line.quoted is None else _likely(line.quoted),
             "actual": usd(line.amount),
             "off by": "" if line.off_by is None else f"{line.off_by:+.0%}",
             "verdict": line.verdict,
@@ -210,13 +211,18 @@ def budget_text(manifest: Manifest) -> str:
     return f"{usd(spent)} of {usd(cap)}{share}"
 
 
+def _likely(price: Price) -> str:
+    """`$1.00 to $2.00`, or once where both ends are written alike."""
+    return " to ".join(dict.fromkeys((usd(price.low), usd(price.high))))
+
+
 def _quoted(line: Comparison | None) -> Row:
     if line is None:
         return {"quoted": "", "likely": "", "this run": "", "verdict": ""}
     price = line.quoted
     return {
         "quoted": "" if price is None else usd(price.expected),
-        "likely": "" if price is None else f"{usd(price.low)} to {usd(price.high)}",
+        "likely": "" if price is None else _likely(price),
         "this run": usd(line.amount),
         "verdict": line.verdict,
     }

@@ -52,7 +52,7 @@ class Problem:
 
     def __str__(self) -> str:
         text = f"{self.where} = {self.value}: {self.allowed}"
-        return f"{text}. {self.hint}" if self.hint else text
+        return f"{text}. {self.hint[0].upper()}{self.hint[1:]}" if self.hint else text
 
 
 class WorkloadError(ConfigurationError):

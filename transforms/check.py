@@ -103,7 +103,10 @@ def check_workload(
     )
     rows = found.files.rows
     if rows == 0:
-        raise InputError(f"input {loaded.input_uri}: {len(found.files)} files, but no row in any of them")
+        raise InputError(
+            f"input {loaded.input_uri}: {len(found.files)} files, but no row in any of them. Give files with "
+            "documents"
+        )
     return CheckReport(
         workload=workload.name,
         workload_sha256=workload.digest(),

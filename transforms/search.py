@@ -71,6 +71,8 @@ def search(
     """
     if k < 1:
         raise InputError(f"k = {k}; expected at least 1")
+    if not query.strip():
+        raise InputError("the query is empty: give some words to look for")
     store = _store_of(output)
     files = _result_files(store, route)
     for file in files:

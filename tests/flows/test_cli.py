@@ -253,6 +253,14 @@ def test_retry_of_an_output_that_was_moved_works_where_it_is_now(cli: Cli, tmp_p
     assert cli.asked[0].output == str(moved)
 
 
+def test_retry_of_what_is_not_there_says_what_to_give(cli: Cli) -> None:
+    result = cli("retry", "nowhere")
+
+    assert result.exit_code == 2
+    assert "nowhere: there is no such folder or file. Give the output folder of a run" in result.stderr
+    assert cli.asked == []
+
+
 def test_retry_of_a_workload_is_a_run(cli: Cli) -> None:
     cli("retry", cli.fake.workload, "--rehearsal", "--include", "refused")
 

@@ -149,6 +149,12 @@ def test_a_corpus_that_is_not_the_environments_is_replaced_whole(site, tmp_path,
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_folder_that_can_not_be_written_is_named(site, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"can't be written .* Give a folder that can be"):
+        corpus(tmp_path / "file" / "input", site)
+
+
 def test_a_folder_with_other_files_is_left_alone(site, tmp_path):
     mine = tmp_path / "input" / "mine.parquet"
     mine.parent.mkdir()

@@ -74,13 +74,33 @@ def test_nobody_knows_the_time_left_before_anything_is_done(plan: MakePlan, cloc
     assert standing.line().endswith("? left")
 
 
-def test_a_document_on_several_routes_never_makes_more_than_the_whole(plan: MakePlan, clock: Clock) -> None:
-    tally = Tally(plan(1, rows=10), False, clock)
+def test_a_document_on_several_routes_is_one_document(plan: MakePlan, clock: Clock) -> None:
+    tally = Tally(plan(4, rows=10), False, clock)
+    batch = BatchLine(0, "b" * 32, 1, "committed", 10, 15, 2, 0, "0.1", "/in/a.parquet", "")
 
     tally.progressed(progress(0, 17))
+    tally.batch_ended(batch)
+    tally.progressed(progress(0, 17 + 17))
+    assert tally.standing().documents == 20
+    for _ in range(3):
+        tally.batch_ended(batch)
+    assert tally.standing().line().startswith("40/40 documents")
+
+
+def test_documents_that_the_filter_skips_are_through_with_their_batch(plan: MakePlan, clock: Clock) -> None:
+    tally = Tally(plan(1, rows=10), False, clock)
+    tally.progressed(progress(0, 4))
+    tally.batch_ended(BatchLine(0, "b" * 32, 1, "committed", 10, 4, 0, 0, "0.1", "/in/a.parquet", ""))
 
     assert tally.standing().share == 1.0
-    assert tally.standing().line().startswith("17/17 documents")
+
+
+def test_what_is_through_never_becomes_less(plan: MakePlan, clock: Clock) -> None:
+    tally = Tally(plan(2, rows=10), False, clock)
+    tally.progressed(progress(0, 18))
+    assert tally.standing().documents == 18
+    tally.batch_ended(BatchLine(0, "b" * 32, 1, "committed", 10, 20, 0, 0, "0.1", "/in/a.parquet", ""))
+    assert tally.standing().documents == 18
 
 
 def test_a_run_with_nothing_due_stands_at_its_end(plan: MakePlan, clock: Clock) -> None:

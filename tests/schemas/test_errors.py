@@ -26,7 +26,7 @@ def test_the_drawn_tree_is_the_real_one() -> None:
 
 
 def test_a_problem_says_where_what_and_what_to_do() -> None:
-    assert str(Problem("a.b", "5", "must be 6", "set it")) == "a.b = 5: must be 6. set it"
+    assert str(Problem("a.b", "5", "must be 6", "set it")) == "a.b = 5: must be 6. Set it"
     assert str(Problem("a.b", "5", "must be 6")) == "a.b = 5: must be 6"
 
 

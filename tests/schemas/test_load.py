@@ -172,7 +172,7 @@ ROUTE = {"name": "ask", "backends": ["mini"], "prompt": "topic"}
          {"policy__allowed_providers": {"nope": ["openai"]}}),
         ("routes[0].backends[0]", ["'mini'", "'openai'", "anthropic", "allow its provider"],
          {"policy__allowed_providers": {"ask": ["anthropic"]}}),
-        ("output.columns", ["'answer'", "is a column of the results", "rename"],
+        ("output.columns", ["'answer'", "is a column of the results", "Rename"],
          {"output__columns": ["answer"], "input__columns": ["answer"]}),
         ("output.columns", ["'nope'", "id, kind, size, text"], {"output__columns": ["nope"]}),
         ("output.columns", ["'kind'", "more than once"], {"output__columns": ["kind", "kind"]}),
@@ -198,7 +198,7 @@ def test_split_and_backends_exclude_each_other(tmp_path: Path) -> None:
 def test_what_is_no_toml_is_refused_with_the_place(tmp_path: Path, source: bytes, value: str) -> None:
     path = tmp_path / "w.toml"
     path.write_bytes(source)
-    with pytest.raises(WorkloadError, match="mend the file") as caught:
+    with pytest.raises(WorkloadError, match="Mend the file") as caught:
         load_workload(path)
     assert caught.value.problems[0].value == value
 

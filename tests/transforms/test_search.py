@@ -208,6 +208,11 @@ def test_a_query_that_cannot_be_embedded_is_refused(tmp_path: Path):
         search(str(tmp_path), "embed", "\ud800", EAST)
 
 
+def test_an_empty_query_finds_nothing_and_says_so(tmp_path: Path):
+    with pytest.raises(InputError, match="the query is empty"):
+        search(str(tmp_path), "embed", " ", EAST)
+
+
 @pytest.mark.parametrize("k", [0, -1])
 def test_fewer_than_one_hit_is_refused(tmp_path: Path, k: int):
     with pytest.raises(InputError, match="expected at least 1"):

@@ -12,6 +12,8 @@ from schemas.load import LoadedWorkload
 from tests.peers.cloud_storage import CloudStorage
 from tests.support import workloads
 from transforms.commit import recover
+from transforms.compaction import take_stock
+from transforms.layout import compacted_path
 from transforms.lease import Times
 from transforms.output import MARKER, open_output, read_marker
 from transforms.output_lock import _HELD, REMOTE_LOCK, is_locked, locked
@@ -84,5 +86,10 @@ def test_who_was_taken_over_sweeps_nothing_of_those_who_came_after(loaded: Loade
         store.create(staged, b"rows of the other run")
         with pytest.raises(StoreError, match=r"could not renew its lease.*Nothing was swept"):
             recover(store)
+        damaged = compacted_path("0" * 32)
+        store.create(damaged, b"to be swept by the other run, if at all")
+        with pytest.raises(StoreError, match=r"could not renew its lease.*Nothing was swept"):
+            take_stock(store)
+    assert store.exists(damaged)
     assert store.read(staged) == b"rows of the other run"
     assert json.loads(store.read(REMOTE_LOCK))["token"] == "another run's"
