@@ -203,8 +203,8 @@ class Worker:
                 backend, base = self.embedder_backend(route), Path(self.config.base_dir)
                 embedder = self.openers.embedder(backend, base, self._lengths(route))
                 guard_space(self.store(), route, embedder.space.fingerprint, embedder.space.describe())
-                self._used_before[route] = device_use(embedder.stats())
                 self._embedders[route] = embedder
+                self._used_before[route] = device_use(embedder.stats())
             return self._embedders[route]
 
     def _lengths(self, route: str) -> TextLengths | None:
@@ -218,8 +218,7 @@ class Worker:
     def under_way(self) -> int:
         """About how many documents of batches that are still worked on have been through already."""
         engine = self._engine
-        embedders = {id(embedder): embedder for embedder in list(self._embedders.values())}
-        texts = sum(embedder.stats().texts for embedder in embedders.values()) - self.counters.embedded
+        texts = sum(use.texts for use in self._device_use().values()) - self.counters.embedded
         if engine is None:
             return max(0, texts)
         stats = engine.stats()
@@ -311,10 +310,11 @@ class Worker:
 
     def _device_use(self) -> dict[str, DeviceUse]:
         """What this run's embedders did, by route; by the first route of those that share one."""
-        first = {id(self._embedders[route]): route for route in reversed(self._used_before)}
+        used_before = self._used_before.copy()  # another thread may open one meanwhile
+        first = {id(self._embedders[route]): route for route in reversed(used_before)}
         return {
             route: device_use(self._embedders[route].stats()).plus(before, -1)
-            for route, before in self._used_before.items()
+            for route, before in used_before.items()
             if first[id(self._embedders[route])] == route
         }
 

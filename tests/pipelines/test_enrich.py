@@ -14,7 +14,7 @@ from schemas.batches import BatchReport
 from schemas.errors import ConfigurationError, OutputError, RunnerRefusedError, WorkloadError
 from schemas.run import RunContext
 from tests.support.documents import rows, write
-from tests.support.fakes import FakeEngine, FakeOpeners
+from tests.support.fakes import FakeEmbedder, FakeEngine, FakeOpeners
 from tests.support.records import run_context
 from tests.support.runs import START, Place
 from tests.support.workloads import EMBEDDER
@@ -154,8 +154,9 @@ def test_documents_that_are_under_way_count_as_progress(tmp_path: Path) -> None:
     routes = [{"name": "ask", "backends": ["mini"], "prompt": "topic"}, {"name": "vec", "backends": ["emb"]}]
     planned = plan(tmp_path, backends__emb=EMBEDDER, routes=routes)
     config = load_job(planned.arguments()).config
-    openers = FakeOpeners()
-    worker = Worker(config, openers)
+    embedder = FakeEmbedder()
+    embedder.embed_groups([["of an earlier run"]])
+    worker = Worker(config, FakeOpeners(fake_embedder=embedder))
     before = progress_of(worker, 7)
     assert (before.group, before.documents, before.batches, before.calls, before.amount) == (7, 0, 0, 0, "0")
     worker.counters.documents = 10

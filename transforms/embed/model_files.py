@@ -22,6 +22,7 @@ from transforms.embed.module_settings import (
     read_module_settings,
     read_object,
 )
+from transforms.embed.tokenization import TokenizerError, tokenizer_errors
 from transforms.embed.weights import WEIGHTS, Weights, file_sha256, find_weights
 from transforms.store import is_remote
 
@@ -229,11 +230,12 @@ def _check_tokenizer(
     if not path.is_file():
         raise ModelError(f"{path}: no such file; save the model with its fast tokenizer (tokenizer.json).")
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        taken = {prompt: len(tokenizer.encode(prompt).ids) for prompt in prompts}
-    except Exception as error:  # the library raises bare Exception
+        with tokenizer_errors():
+            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            taken = {prompt: len(tokenizer.encode(prompt).ids) for prompt in prompts}
+    except TokenizerError as error:
         raise ModelError(f"{path}: not a tokenizer ({error}). Copy the file again.") from error
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if highest >= architecture.vocab_size:

@@ -204,7 +204,7 @@ def _modules(folder: Path) -> dict[str, list[Path]]:
 def _pooling(config: Mapping[str, Any]) -> str:
     if "pooling_mode" in config:
         mode = config["pooling_mode"]
-        return mode if isinstance(mode, str) else "+".join(str(part) for part in mode)
+        return "+".join(map(str, mode)) if isinstance(mode, list) else str(mode)
     return "+".join(name for flag, name in _FLAGS.items() if config.get(flag)) or "mean"
 
 

@@ -128,7 +128,8 @@ def _qwen3(config: Configuration, layers: int) -> dict[str, Any]:
 
 def _layer_kinds(config: Configuration, default: list[str]) -> list[str]:
     kinds = config.values.get("layer_types") or default
-    known = isinstance(kinds, list) and len(kinds) == len(default) and set(kinds) <= {_GLOBAL, _LOCAL}
+    known = isinstance(kinds, list) and len(kinds) == len(default)
+    known = known and all(kind in (_GLOBAL, _LOCAL) for kind in kinds)
     config.require(known, "layer_types", f"{len(default)} of {_GLOBAL}, {_LOCAL}")
     return list(kinds)
 
@@ -136,7 +137,8 @@ def _layer_kinds(config: Configuration, default: list[str]) -> list[str]:
 def _theta(config: Configuration, kind: str | None, key: str, default: float) -> float:
     """The base of the angles: of `rope_parameters` (by kind of layer, or alone), else of the older key."""
     found = config.values.get("rope_parameters") or {}
-    found = found.get(kind) or {} if kind else found
+    if kind and isinstance(found, dict):
+        found = found.get(kind) or {}
     known = isinstance(found, dict) and found.get("rope_type", "default") == "default"
     config.require(known, "rope_parameters", "rope_type default")
     theta = found.get("rope_theta", config.values.get(key, default))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,21 @@ class TokenizedTexts:
         """Tokens of each text, `[texts]` int64; what chunks share is counted in each of them."""
         first = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.pieces)])
         return np.diff(self.offsets[first])
+
+
+class TokenizerError(Exception):
+    """The tokenizer's own words for what it can't do."""
+
+
+@contextmanager
+def tokenizer_errors() -> Iterator[None]:
+    """What the library raises, as one kind of error: bare exceptions, and panics that are no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(str(error)) from error
 
 
 class TextTokenizer:
@@ -134,16 +150,18 @@ class TextTokenizer:
                 done[position] = ([_ids(encoding.ids)], bool(encoding.overflowing))
         for position, text in long.items():
             try:
-                done[position] = self._encode_alone(text)
-            except Exception as error:  # the library raises bare Exception
+                with tokenizer_errors():
+                    done[position] = self._encode_alone(text)
+            except TokenizerError as error:
                 errors[first_row + position] = f"the tokenizer can't take the text: {error}"
         return [done.get(position, ([_ids()], False)) for position in range(len(texts))]
 
     def _encode_short(self, texts: Mapping[int, str]) -> Iterable[tuple[int, Encoding | None]]:
         """All at once; without any encoding if the tokenizer refuses one of them, without saying which."""
         try:
-            encodings = self._tokenizer.encode_batch_fast(list(texts.values()))
-        except Exception:  # a vocabulary without a token for what is unknown
+            with tokenizer_errors():
+                encodings = self._tokenizer.encode_batch_fast(list(texts.values()))
+        except TokenizerError:  # a vocabulary without a token for what is unknown
             return [(position, None) for position in texts]
         return zip(texts, encodings, strict=True)
 

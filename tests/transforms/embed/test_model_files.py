@@ -1,11 +1,17 @@
 """What a model's folder must hold, and what is said when it does not."""
 
+import json
+import shutil
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models
 
@@ -19,6 +25,7 @@ from tests.transforms.embed.tiny_model import (
     write_json,
 )
 from transforms.embed.model_files import describe_model, file_sha256, find_folder
+from transforms.embed.outline import outline_model
 
 
 def message(folder: Path, **settings: object) -> str:
@@ -267,6 +274,14 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_model: Path):
     assert f"highest token id is {size + 9}, the model has {size} token embeddings" in text
 
 
+def test_a_tokenizer_that_panics_is_no_tokenizer(tiny_model: Path):
+    """Its template names a special token that it does not list: the library panics when it is used."""
+    saved = json.loads((tiny_model / "tokenizer.json").read_text(encoding="utf-8"))
+    saved["post_processor"]["special_tokens"] = {}
+    write_json(tiny_model / "tokenizer.json", saved)
+    assert f"{tiny_model / 'tokenizer.json'}: not a tokenizer (" in message(tiny_model)
+
+
 def test_a_tokenizer_without_special_tokens_is_remarked_on(tiny_model: Path):
     Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]")).save(
         str(tiny_model / "tokenizer.json")
@@ -383,6 +398,7 @@ def test_old_and_new_pooling_files_are_understood(
         ({"pooling_mode": "median"}, "median"),
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls+mean"),
         ({"pooling_mode": ["cls", "max"]}, "cls+max"),
+        ({"pooling_mode": None}, "None"),
     ],
 )
 def test_pooling_that_is_not_supported_is_refused_unless_the_workload_chooses(
@@ -431,6 +447,57 @@ def test_the_settings_digest_changes_with_what_decides_a_vector(tiny_model: Path
         {"prompts": {"p": "passage: "}, "default_prompt_name": "p"},
     )
     assert describe_model(backend(tiny_model), tiny_model).settings_sha256() != base
+
+
+def places(value: object, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where something stands in a JSON value, outermost first."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, found in inner:
+        yield (*at, key)
+        yield from places(found, (*at, key))
+
+
+@pytest.fixture(scope="module")
+def family_copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of three kinds with every settings file that we read."""
+    folder = tmp_path_factory.mktemp("copies")
+    reference = Path(__file__).parent / "reference" / "families"
+    for family in ("bert", "modernbert", "qwen3"):
+        own = shutil.copytree(reference / family, folder / family)
+        write_json(own / "tokenizer_config.json", {"model_max_length": 50})
+        write_json(own / "2_Normalize" / "config.json", {"module_input_name": "sentence_embedding"})
+        prompts = {"prompts": {"query": "q: ", "document": "d: "}, "default_prompt_name": "query"}
+        write_json(own / "config_sentence_transformers.json", prompts)
+        settings = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+        write_json(own / "sentence_bert_config.json", {"max_seq_length": 100, **settings})
+    return folder
+
+
+NASTY = [None, True, -1, 0, 1.5, 1e30, 10**20, "", "x", [], {}, [1], [[]], {"a": 1}]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_stands_in_a_models_files_it_is_used_or_refused_in_a_sentence(
+    family_copies: Path, data: st.DataObject
+):
+    folder = family_copies / data.draw(st.sampled_from(["bert", "modernbert", "qwen3"]))
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.json") if p.name != "tokenizer.json")
+    path = folder / data.draw(st.sampled_from(names))
+    before = path.read_text(encoding="utf-8")
+    content = json.loads(before)
+    *outer, last = data.draw(st.sampled_from(list(places(content))))
+    inner = content
+    for key in outer:
+        inner = inner[key]
+    inner[last] = data.draw(st.sampled_from(NASTY))
+    try:
+        write_json(path, content)
+        for describe in (describe_model, outline_model):
+            with suppress(ModelError):
+                assert 1 <= describe(backend(folder), folder).dim <= 100
+    finally:
+        path.write_text(before, encoding="utf-8")
 
 
 def test_file_digests_are_those_of_the_bytes(tmp_path: Path):
