@@ -80,6 +80,28 @@ def test_everything_that_is_referred_to_is_there(
             assert all(body["description"] for body in block.values())
 
 
+def test_nothing_is_made_before_the_services_are_there_that_make_it(
+    files: dict[str, dict[str, Any]], resources: dict[str, dict[str, Any]]
+) -> None:
+    """A new project has neither; what refers to something that waits, waits with it."""
+    waits = {"google_project_service.needed"}
+    read = {
+        f"data.{kind}.{name}": body
+        for file in files.values()
+        for block in file.get("data", [])
+        for kind, named in block.items()
+        for name, body in named.items()
+    }
+    everything = {**resources, **read}
+    for _ in everything:
+        waits |= {
+            name
+            for name, body in everything.items()
+            if any(re.search(rf"\b{re.escape(other)}\b", json.dumps(body)) for other in waits)
+        }
+    assert everything.keys() - waits == set()
+
+
 def test_buckets_are_private_and_what_is_deleted_can_be_brought_back(
     resources: dict[str, dict[str, Any]],
 ) -> None:
@@ -153,7 +175,7 @@ def provider() -> Iterator[dict[str, str]]:
     schema = read_schema(
         {name for kind, name in kinds if kind == "resource"}, {name for kind, name in kinds if kind == "data"}
     )
-    with running(schema, {"google_project": {"number": "123456789012"}}) as environment:
+    with running(schema) as environment:
         yield environment
 
 
@@ -251,7 +273,8 @@ def test_terraform_plans_what_was_agreed_and_nothing_else(
         for who in GIVEN["launchers"]  # type: ignore[attr-defined]
     }
     services = (
-        "artifactregistry", "billingbudgets", "compute", "dataflow", "secretmanager", "storage", "tpu",
+        "artifactregistry", "billingbudgets", "cloudresourcemanager", "compute", "dataflow", "iam",
+        "logging", "secretmanager", "storage", "tpu",
     )  # fmt: skip
     assert set(made) == of_launchers | {
         f'google_project_service.needed["{name}.googleapis.com"]' for name in services
@@ -285,7 +308,6 @@ def test_terraform_plans_what_was_agreed_and_nothing_else(
     objects = made['google_storage_bucket_iam_member.worker_objects["data"]']
     assert (objects["bucket"], objects["role"]) == (data["name"], "roles/storage.objectUser")
     budget = made["google_billing_budget.month[0]"]
-    assert budget["budget_filter"][0]["projects"] == ["projects/123456789012"]
     assert budget["amount"][0]["specified_amount"][0]["units"] == "250"
     assert [rule["threshold_percent"] for rule in budget["threshold_rules"]] == [0.5, 0.8, 1]
     assert made["google_compute_subnetwork.workers"]["ip_cidr_range"] == "10.64.0.0/20"
@@ -297,7 +319,7 @@ def test_without_launchers_and_billing_account_there_is_nothing_of_theirs(
 ) -> None:
     made, complaint = planned(terraform, provider, tmp_path, project="switchgear-example")
     assert complaint == ""
-    assert len(made) == 27
+    assert len(made) == 30
     assert not [address for address in made if "launcher" in address or "budget." in address]
     secrets = [m["secret_id"] for address, m in made.items() if "manager_secret.key" in address]
     assert sorted(secrets) == ["ANTHROPIC_API_KEY", "OPENAI_API_KEY"]

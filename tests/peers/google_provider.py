@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +22,7 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from tests.peers.google_schema import Block, ProviderSchema
-from tests.peers.message_pack import NULL, UNKNOWN, fields_of, map_of, text_of
+from tests.peers.message_pack import NULL, UNKNOWN, fields_of, map_of
 
 _PACKAGE = "tfplugin5"
 _NESTING = {"single": 1, "list": 2, "set": 3}
@@ -53,7 +53,6 @@ _FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     "Configuration": {"config": (1, "Value")},
     "ToPlan": {"type_name": (1, "string"), "proposed": (3, "Value")},
     "Planned": {"state": (1, "Value")},
-    "ToRead": {"type_name": (1, "string"), "config": (2, "Value")},
     "Nothing": {},
 }
 """The messages of the protocol that are needed here: number and type of each field (`*`: repeated).
@@ -117,14 +116,10 @@ def _named(blocks: dict[str, Block]) -> list[Any]:
 
 
 class _Provider(grpc.GenericRpcHandler):
-    """Gives the schema, finds nothing wrong with what keeps to it, and plans all as it is written.
+    """Gives the schema, finds nothing wrong with what keeps to it, and plans all as it is written."""
 
-    `read` is what data sources say, by type and name of the value.
-    """
-
-    def __init__(self, schema: ProviderSchema, read: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(self, schema: ProviderSchema) -> None:
         self._schema = schema
-        self._read = read
         given = _M["Schemas"](
             provider=_schema(schema.provider),
             resource_schemas=_named(schema.resources),
@@ -137,7 +132,6 @@ class _Provider(grpc.GenericRpcHandler):
             "ValidateDataSourceConfig": lambda _: b"",
             "Configure": lambda _: b"",
             "PlanResourceChange": self._plan,
-            "ReadDataSource": self._read_data,
             "Stop": lambda _: b"",
         }
 
@@ -151,12 +145,6 @@ class _Provider(grpc.GenericRpcHandler):
         }
         return bytes(_M["Planned"](state=_M["Value"](msgpack=map_of(state))).SerializeToString())
 
-    def _read_data(self, asked: bytes) -> bytes:
-        wanted = _M["ToRead"].FromString(asked)
-        said = {name: text_of(value) for name, value in self._read[wanted.type_name].items()}
-        state = {**dict(fields_of(wanted.config.msgpack)), **said}
-        return bytes(_M["Planned"](state=_M["Value"](msgpack=map_of(state))).SerializeToString())
-
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler | None:
         package, _, method = handler_call_details.method.rpartition("/")
         answer = self._answers.get(method) if package == f"/{_PACKAGE}.Provider" else None
@@ -164,12 +152,10 @@ class _Provider(grpc.GenericRpcHandler):
 
 
 @contextmanager
-def running(
-    schema: ProviderSchema, read: Mapping[str, Mapping[str, str]] | None = None
-) -> Iterator[dict[str, str]]:
+def running(schema: ProviderSchema) -> Iterator[dict[str, str]]:
     """The provider, until the block ends; what Terraform needs in its environment to find it."""
     with ThreadPoolExecutor(4) as threads:
-        server = grpc.server(threads, handlers=(_Provider(schema, read or {}),))
+        server = grpc.server(threads, handlers=(_Provider(schema),))
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         try:

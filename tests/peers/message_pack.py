@@ -33,11 +33,10 @@ def fields_of(data: bytes) -> Iterator[tuple[str, bytes]]:
 def map_of(fields: Mapping[str, bytes]) -> bytes:
     """A map of values that are bytes already."""
     head = b"\xde" + len(fields).to_bytes(2, "big")
-    return head + b"".join(text_of(name) + value for name, value in fields.items())
+    return head + b"".join(_packed(name) + value for name, value in fields.items())
 
 
-def text_of(text: str) -> bytes:
-    """A text."""
+def _packed(text: str) -> bytes:
     data = text.encode()
     return b"\xdb" + len(data).to_bytes(4, "big") + data
 

@@ -2,8 +2,11 @@ resource "google_project_service" "needed" {
   for_each = toset(concat([
     "artifactregistry.googleapis.com",
     "billingbudgets.googleapis.com",
+    "cloudresourcemanager.googleapis.com",
     "compute.googleapis.com",
     "dataflow.googleapis.com",
+    "iam.googleapis.com",
+    "logging.googleapis.com",
     "secretmanager.googleapis.com",
     "storage.googleapis.com",
     "tpu.googleapis.com",
@@ -17,6 +20,7 @@ resource "google_project_service" "needed" {
 resource "google_service_account" "worker" {
   account_id   = "${var.name}-worker"
   display_name = "Switchgear's Dataflow workers"
+  depends_on   = [google_project_service.needed]
 }
 
 resource "google_project_iam_member" "worker_reports" {
@@ -52,10 +56,11 @@ resource "google_artifact_registry_repository_iam_member" "worker_image" {
 # Who starts jobs: plans, watches and settles, so it reads and writes the same buckets, and may have jobs
 # run as the worker's account. It sees no key.
 resource "google_project_iam_member" "launcher_starts" {
-  for_each = var.launchers
-  project  = var.project
-  role     = "roles/dataflow.developer"
-  member   = each.value
+  for_each   = var.launchers
+  project    = var.project
+  role       = "roles/dataflow.developer"
+  member     = each.value
+  depends_on = [google_project_service.needed]
 }
 
 resource "google_service_account_iam_member" "launcher_as_worker" {
@@ -88,8 +93,9 @@ resource "google_project_iam_member" "worker_vertex" {
 }
 
 resource "google_project_iam_member" "launcher_vertex" {
-  for_each = var.vertex ? var.launchers : toset([])
-  project  = var.project
-  role     = "roles/aiplatform.user"
-  member   = each.value
+  for_each   = var.vertex ? var.launchers : toset([])
+  project    = var.project
+  role       = "roles/aiplatform.user"
+  member     = each.value
+  depends_on = [google_project_service.needed]
 }

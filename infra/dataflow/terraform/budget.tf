@@ -1,5 +1,6 @@
 data "google_project" "this" {
   project_id = var.project
+  depends_on = [google_project_service.needed]
 }
 
 # Alerts by e-mail to the billing account's administrators. They stop nothing.

@@ -8,7 +8,10 @@ terraform {
   }
 }
 
+# Calls count as the project's own. With the credentials of a person the budget's service answers nothing else.
 provider "google" {
-  project = var.project
-  region  = var.region
+  project               = var.project
+  region                = var.region
+  billing_project       = var.project
+  user_project_override = true
 }
