@@ -227,6 +227,17 @@ def _stops(source: Random, steps: int) -> list[Disaster]:
     return [Disaster(source.randint(1, max(2, steps)), "stop") for _ in range(source.choice((1, 2)))]
 
 
+def draw_with_one_stopped_and_cancelled(seed: int) -> Shape:
+    """Two workers with the same batches, one after the other; the first stands still and is cancelled."""
+    source, shape = Random(f"cancelled {seed}"), draw(seed)
+    shape.workers, shape.overlap, shape.side_by_side, shape.claims = 2, True, False, True
+    shape.lives, shape.cancels, shape.settles, shape.io_faults = 1, True, False, 0.0
+    shape.faults, shape.poison, shape.down, shape.caps = {}, {}, {}, []
+    shape.cap = Decimal("0.0035") * source.randint(1, shape.rows + 1)
+    shape.strike = lambda source, steps: [Disaster(source.randint(15, max(16, steps)), "stop")]
+    return shape
+
+
 def _draw_more(shape: Shape, source: Random) -> None:
     """From a source of its own, so that the seeds without any of it stay the stories that they were."""
     shape.caps = draw_caps(source, shape.rows, (PLAIN, TYPED))

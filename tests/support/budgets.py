@@ -15,6 +15,7 @@ from transforms.call.budget_record import BudgetState
 _LOOP = asyncio.new_event_loop()
 """One for the whole process: hypothesis runs a hundred thousand coroutines."""
 atexit.register(_LOOP.close)
+_ROUNDS = 30  # of the loop: more than all changes of records in memory take that one reservation makes
 
 
 class MemoryRecord:
@@ -57,15 +58,21 @@ def now(awaitable: Any) -> Any:
     return _LOOP.run_until_complete(awaitable)
 
 
+async def settled() -> None:
+    """Returns when every task has come to where it waits for others."""
+    for _ in range(_ROUNDS):
+        await asyncio.sleep(0)
+
+
 def now_or_no(budget: LeasedBudget, amount: Decimal) -> bool:
     """Whether it is granted without waiting for others."""
 
     async def main() -> bool:
         task = asyncio.create_task(budget.reserve(amount))
-        for _ in range(3):
+        for _ in range(_ROUNDS):
+            if task.done():
+                return task.result()
             await asyncio.sleep(0)
-        if task.done():
-            return task.result()
         task.cancel()
         return False
 

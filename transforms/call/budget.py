@@ -17,6 +17,7 @@ from typing import Protocol
 
 from schemas.outcomes import ZERO
 from transforms.call.budget_record import BudgetState
+from transforms.call.cancelling import to_its_end
 from transforms.call.ports import BudgetRecordStore, Clock
 
 SMALL_DRAW = 256  # a draw takes no more than so many worst cases, so that little is held back unused,
@@ -112,6 +113,9 @@ class LeasedBudget:
     `reserve` waits while calls of this worker are in flight that may settle for less than their worst
     case; when none is, it gives back what it does not use, and waits up to `patience_s` for others to
     do the same. Then it says no, until something is there again.
+
+    Who is cancelled while the record is changed waits for it: the change is made all the same, and what it
+    reports as spent would be reported again.
 
     `read` makes the record's state of its bytes, `epoch` is that in which it may be leased from (by
     default the one that is found there), and `sentence` says what `reserve` refuses for. Where the record is
@@ -224,11 +228,11 @@ class LeasedBudget:
 
     async def _draw(self, worst: Decimal) -> None:
         began = self._clock.monotonic()
-        drawn, missing = await self._draw_once(worst)
+        drawn, missing = await to_its_end(self._draw_once(worst))
         for _ in range(_FETCHES):
             if drawn != 0 or self._supply is None or not await self._supply.fetch(missing):
                 break
-            drawn, missing = await self._draw_once(worst)
+            drawn, missing = await to_its_end(self._draw_once(worst))
         self._size_draws(began)
         if drawn is None:  # another run has begun on this output: this worker's lease is void
             self._refused, self._refused_until = ZERO, math.inf
@@ -271,16 +275,19 @@ class LeasedBudget:
         async with self._drawing:
             if self._epoch is None:
                 return
-            settled, keep = self._settled, self._reserved
-            self._lease = settled + keep  # from here on nobody reserves what is being given back
+            await to_its_end(self._give_back())
 
-            def change(data: bytes | None) -> tuple[bytes | None, bool]:
-                state = self._read(data)
-                if state.epoch != self._epoch:
-                    return None, False
-                self._known_spent = state.spent + settled
-                return state.settle(self._holder, settled, keep).to_json(), True
+    async def _give_back(self) -> None:
+        settled, keep = self._settled, self._reserved
+        self._lease = settled + keep  # from here on nobody reserves what is being given back
 
-            if await self._store.update(change):
-                self._lease -= settled
-                self._settled -= settled
+        def change(data: bytes | None) -> tuple[bytes | None, bool]:
+            state = self._read(data)
+            if state.epoch != self._epoch:
+                return None, False
+            self._known_spent = state.spent + settled
+            return state.settle(self._holder, settled, keep).to_json(), True
+
+        if await self._store.update(change):
+            self._lease -= settled
+            self._settled -= settled

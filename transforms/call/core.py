@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 from schemas.errors import BatchClaimedError, BatchError, LedgerError, StoreError
 from schemas.outcomes import Outcome
 from transforms.call.book import BatchBook
 from transforms.call.caching import by_shared_prefix
+from transforms.call.cancelling import to_its_end
 from transforms.call.desk import CANCELLED, Desk
 from transforms.call.document import DocumentRun
 from transforms.call.ports import LedgerLog, LedgerStore
@@ -73,7 +73,8 @@ class CallCore:
                 await asyncio.to_thread(book.outbox.seal)
             await book.sync()
         finally:
-            await _to_its_end(self._leave(batch, log))
+            # engines are closed with a grace; what a batch has recorded is sealed even when that is over
+            await to_its_end(self._leave(batch, log))
         return CallBatchResult([outcome for outcome in outcomes if outcome is not None], book.ambiguous)
 
     async def _leave(self, batch: CallBatch, log: LedgerLog) -> None:
@@ -160,23 +161,6 @@ class CallCore:
             await self.desk.caps.release_unused()
         except StoreError as error:  # what is held back is only unused; the batches are what counts
             _log.warning("unused budget was not given back: %s", error)
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Waits for `work`; a cancellation of the caller is raised when it is done.
-
-    Engines are closed with a grace. What a batch has recorded is sealed even when that is over: it is paid.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    task.result()
 
 
 def _check_distinct(batch: CallBatch) -> None:

@@ -18,7 +18,7 @@ from schemas.errors import LedgerError, StoreError
 from schemas.failures import FailureClass
 from schemas.outcomes import ZERO, money
 from schemas.workload import HostedBackend, TokenPrice
-from tests.support.budgets import FrozenClock, MemoryRecord, now, now_or_no
+from tests.support.budgets import FrozenClock, MemoryRecord, now, now_or_no, settled
 from tests.transforms.call.fakes import (
     HAIKU,
     FakeTransport,
@@ -81,7 +81,7 @@ def test_who_would_pass_the_cap_waits_for_calls_in_flight_that_may_cost_less() -
     async def main() -> bool:
         assert await budget.reserve(money(8))
         second = asyncio.create_task(budget.reserve(money(8)))
-        await asyncio.sleep(0)
+        await settled()
         assert not second.done()
         budget.settle(money(8), money(1))
         return await second
@@ -95,7 +95,7 @@ def test_who_waits_is_told_no_when_the_last_call_in_flight_cost_too_much() -> No
     async def main() -> list[bool]:
         assert await budget.reserve(money(8))
         waiting = [asyncio.create_task(budget.reserve(money(8))) for _ in range(20)]
-        await asyncio.sleep(0)
+        await settled()
         budget.settle(money(8), money(8))
         return await asyncio.gather(*waiting)
 
@@ -178,8 +178,7 @@ def test_what_a_settlement_frees_is_counted_before_the_record_is_believed_again(
     async def main() -> bool:
         assert await budget.reserve(money(6))
         late = asyncio.create_task(budget.reserve(money(7)))
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await settled()
         budget.settle(money(6), money(1))  # 9 are left: 5 of the lease and 4 in the record
         return await late
 
@@ -190,6 +189,37 @@ def test_a_smaller_call_is_not_refused_because_a_larger_one_was() -> None:
     budget = worker(MemoryRecord("10"))
     assert not now(budget.reserve(money(11)))
     assert now(budget.reserve(money(9)))
+
+
+class _Unstoppable(MemoryRecord):
+    """A change that has begun is made, whoever still waits for it: in production a thread makes it."""
+
+    async def update(self, change: Any) -> Any:
+        return await asyncio.shield(asyncio.ensure_future(self._changed(change)))
+
+    async def _changed(self, change: Any) -> Any:
+        await asyncio.sleep(0)
+        return await super().update(change)
+
+
+@pytest.mark.parametrize("what", ["draw", "give back"])
+def test_who_is_cancelled_at_the_record_reports_what_it_spent_once(what: str) -> None:
+    record = _Unstoppable("10")
+
+    async def main() -> None:
+        budget = worker(record)
+        assert await budget.reserve(money(4))
+        budget.settle(money(4), money(3))
+        work = budget.reserve(money(5)) if what == "draw" else budget.release_unused()
+        cancelled = asyncio.ensure_future(work)
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        assert cancelled.cancelled()
+        await budget.release_unused()
+
+    now(main())
+    assert (record.state.spent, record.state.leases) == (money(3), {})
 
 
 class CapMachine(RuleBasedStateMachine):

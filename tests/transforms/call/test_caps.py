@@ -21,7 +21,7 @@ from schemas.outcomes import ZERO, Outcome, money
 from schemas.run import RunContext
 from schemas.workload import Budget as BudgetSection
 from schemas.workload import RouteBudget
-from tests.support.budgets import FrozenClock, MemoryRecord, now, now_or_no
+from tests.support.budgets import FrozenClock, MemoryRecord, now, now_or_no, settled
 from tests.transforms.call.fakes import (
     FakeTransport,
     Sent,
@@ -116,8 +116,7 @@ def test_who_is_cancelled_while_it_waits_for_a_cap_gives_the_others_back() -> No
     async def main() -> None:
         assert await caps.reserve(need(2, 100)) is None
         waiting = asyncio.create_task(caps.reserve(need(1, 100)))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await settled()
         assert not waiting.done(), "the second cap is used up by a call that may cost less"
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
