@@ -36,6 +36,10 @@ MOST_ROWS = 250_000
 """Of one file: some 25 MB, which is what a reader holds of them at a time."""
 
 _GROUP_ROWS = 50_000
+_PACKED_FROM = 100
+"""Rows from which a file is compressed: it takes longer to set a compressor up for each of 44 columns than to
+write and read all of a few rows."""
+
 _SMALL_ROWS = 1000
 _FILES_AT_ONCE = 4
 _TRIES = 5
@@ -99,7 +103,8 @@ def _encode(pieces: Sequence[pa.Table], covers: Collection[str]) -> bytes:
     metadata = {**COMMITS_SCHEMA.metadata, _COVERS: json.dumps(sorted(covers)).encode()}
     schema = COMMITS_SCHEMA.with_metadata(metadata)
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    compression = "zstd" if sum(map(len, pieces)) >= _PACKED_FROM else "none"
+    with pq.ParquetWriter(sink, schema, compression=compression) as writer:
         for piece in pieces:
             writer.write_table(piece.cast(schema), row_group_size=_GROUP_ROWS)
     return sink.getvalue().to_pybytes()

@@ -16,6 +16,7 @@ from transforms.batch_refs import REFS_SCHEMA, BatchRefs
 from transforms.store import Store
 
 INPUT_SCHEMA_KEY = b"switchgear.input_schema"
+_PACKED_FROM = 100  # batches: to compress fewer takes longer than to write them
 ROW_GROUP = 16_384
 """Batches of a row group of the plan: a worker reads those row groups that its group lies in."""
 
@@ -26,7 +27,8 @@ def plan_bytes(refs: BatchRefs, input_schema: pa.Schema) -> bytes:
     metadata[INPUT_SCHEMA_KEY] = input_schema.serialize().to_pybytes().hex().encode()
     schema = PLAN_SCHEMA.with_metadata(metadata)
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    compression = "zstd" if len(refs) >= _PACKED_FROM else "none"
+    with pq.ParquetWriter(sink, schema, compression=compression) as writer:
         for first in range(0, len(refs), ROW_GROUP):
             writer.write_table(_shown(refs.table.slice(first, ROW_GROUP), schema), ROW_GROUP)
     return sink.getvalue().to_pybytes()

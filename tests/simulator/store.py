@@ -242,6 +242,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
+@lru_cache(64)
 def _as_parquet(data: bytes) -> bytes:
     """Parts are staged as Arrow's stream format, a quarter of the time; readers want Parquet."""
     sink = pa.BufferOutputStream()
