@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.deployments import POOL, apply_all, pool_template
-from flows.server import HOST, has_health, server_command
+from flows.ports import HOST
+from flows.server import has_health, server_command
 from flows.standing import put_back, runs_at_work
 from pipelines.leash import leashed
 from schemas.errors import ConfigurationError, SwitchgearError

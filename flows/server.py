@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from flows.ports import HOST, free_port
 from pipelines.leash import leashed
 from schemas.errors import ConfigurationError, SwitchgearError
 from transforms.cache import cache_folder
@@ -32,7 +32,6 @@ START_TIMEOUT_S = 120.0
 _POLL_S = 0.1
 _HEALTH_TIMEOUT_S = 5.0
 _DRAIN_TIMEOUT_S = 10.0
-HOST = "127.0.0.1"
 _LOOPBACK = frozenset({"localhost", HOST, "::1"})
 
 
@@ -84,7 +83,7 @@ class EmbeddedServer:
         Raises:
             ConfigurationError: its folder can't be written.
         """
-        port = _free_port()
+        port = free_port()
         self.url = f"http://{HOST}:{port}/api"
         with self._opened_log() as log:
             self._process = subprocess.Popen(
@@ -267,13 +266,6 @@ def _pointing_at(url: str) -> Iterator[None]:
 
     with temporary_settings({PREFECT_API_URL: url}):
         yield
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _server_settings() -> dict[str, str]:

@@ -22,10 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from flows.ports import free_port
 from tests.browser import chromium
 from tests.flows.fake_run import FakeRun
 from tests.support import postgres
-from tests.support.serving import free_port
 
 MOST_SHARE = 0.05
 MOST_PAGE_S = 3.0

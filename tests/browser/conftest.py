@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.ports import free_port
 from tests.browser import chromium
-from tests.support.serving import Served, free_port
+from tests.support.serving import Served
 
 
 @pytest.fixture(scope="session")

@@ -105,14 +105,14 @@ def test_a_batch_of_eight_with_a_flaky_row_bills_eight_answers(
 
 
 def test_a_lost_answer_bills_its_own_row_again_and_no_other(tmp_path: Path, mock_vendor: MockVendor) -> None:
-    late = MockVendor.rule("late", contains="doc-3 ", times=1, latency_ms=[1500, 1500])
+    late = MockVendor.rule("late", contains="doc-3 ", times=1, latency_ms=[4000, 4000])
     mock_vendor.rules([late, MockVendor.rule("fine")])
-    run = Run(tmp_path, mock_vendor, 8, limits__request_timeout_s=0.5)
+    run = Run(tmp_path, mock_vendor, 8, limits__request_timeout_s=2.5)
     manifest = run.go()
     assert manifest.state == "complete"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while sum(run.billed().values()) < 9 and time.monotonic() < deadline:
-        pass  # the vendor notes the late answer when it has made it
+        time.sleep(0.05)  # the vendor notes the late answer when it has made it
     assert run.billed() == Counter([*run.ids, "doc-3"])
     assert [(call.cause, call.row) for call in manifest.ambiguous] == [("timeout", 3)]
     assert run.rows("results")["doc-3"]["cost"]["ambiguous_amount"] > 0

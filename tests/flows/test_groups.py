@@ -196,10 +196,10 @@ def test_stopping_the_crew_ends_all_its_workers(script: Script, tmp_path: Path) 
     for thread in threads:
         thread.start()
     for _ in threads:
-        assert started.acquire(timeout=20)
+        assert started.acquire(timeout=120)
     crew.stop(grace_s=10)
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
 
     assert [end.stopped for end in ends] == [True, True, True]
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.ports import free_port
 from flows.serve import Serving, refuse_taken_port, serve_here
 from schemas.errors import ConfigurationError
-from tests.support.serving import Served, free_port, make_workload, wait_for
+from tests.support.serving import Served, make_workload, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,7 @@ def test_serve_says_where_the_ui_is_and_what_to_click(served: Served) -> None:
     assert f"Prefect's UI: http://127.0.0.1:{served.port}" in said
     assert "Deployments, enrich, Run, Custom run" in said
     assert str(served.folder / "state") in said
-    with urllib.request.urlopen(f"http://127.0.0.1:{served.port}/", timeout=30) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{served.port}/", timeout=120) as page:
         assert b"<html" in page.read().lower()
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
+from flows.ports import free_port
 from tests.peers.mock_vendor import MockVendor
 from tests.support import documents, workloads
-from tests.support.serving import Served, free_port, processes, wait_for
+from tests.support.serving import Served, processes, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer, pytest.mark.timeout(400)]
 IN_FLIGHT = 4

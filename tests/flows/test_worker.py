@@ -19,7 +19,7 @@ from pipelines.leash import PARENT_GONE, leashed
 
 ROOT = Path(__file__).resolve().parents[2]
 Script = Callable[[str], Path]
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 
 
 def command(path: Path, log: Path, **more: Any) -> WorkerCommand:

@@ -24,7 +24,7 @@ def test_without_a_gpu_the_race_on_one_ends_with_a_plain_sentence():
         [sys.executable, str(BENCH / "race.py"), "--device", "gpu"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("bench-embed: no NVIDIA GPU is here (there is no /dev/nvidia0)")

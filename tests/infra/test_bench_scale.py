@@ -104,7 +104,7 @@ def test_what_a_process_asks_of_its_store_is_counted_once_an_operation(tmp_path:
         "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
         "SWITCHGEAR_BENCH_STORE": str(tmp_path / "operations"),
     }
-    subprocess.run([sys.executable, "-c", code], env=environ, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env=environ, check=True, timeout=240)
     (found,) = (tmp_path / "operations").iterdir()
     assert json.loads(found.read_text()) == {
         "create commits": 2,

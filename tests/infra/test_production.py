@@ -25,9 +25,10 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.ports import free_port
 from pipelines.leash import leashed
 from tests.support import postgres
-from tests.support.serving import free_port, make_workload, wait_for
+from tests.support.serving import make_workload, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OPERATE = REPOSITORY / "infra/operate"
@@ -196,7 +197,7 @@ def test_the_image_is_built_with_the_builder_that_answers(
         env={"PATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
 
     assert said in done.stdout + done.stderr
@@ -232,7 +233,7 @@ def test_the_compose_project_takes_the_file() -> None:
             "neither `docker compose` nor the Compose project's loader is here: make peers (needs Go)"
         )
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, **SECRETS}, cwd=OPERATE
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, **SECRETS}, cwd=OPERATE
     )
     assert done.returncode == 0, done.stderr
     model = json.loads(done.stdout)
@@ -294,7 +295,7 @@ class Production:
             headers["Authorization"] = "Basic " + base64.b64encode(secret.encode()).decode()
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.api_url + path, method=method, data=data, headers=headers)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.loads(answer.read() or b"null")
 
     def stop(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
+from flows.ports import free_port
 from tests.peers.mock_vendor import REPOSITORY
 
 FAKE_GCS_SERVER = REPOSITORY / "build/peers/bin/fake-gcs-server"
@@ -54,7 +54,7 @@ class CloudStorage:
 @contextmanager
 def started(kind: str) -> Iterator[CloudStorage]:
     """A stand-in, until the block ends; it dies with this process at the latest."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "tests.peers.strict_gcs", str(port)]
     if kind == "go":
@@ -69,20 +69,14 @@ def started(kind: str) -> Iterator[CloudStorage]:
     finally:
         assert process.stdin is not None
         process.stdin.close()  # which ends it, and what it has started
-        process.wait(10)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        process.wait(60)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while True:
         try:
-            urllib.request.urlopen(f"{url}/storage/v1/b?project=x", timeout=5).close()
+            urllib.request.urlopen(f"{url}/storage/v1/b?project=x", timeout=60).close()
             return
         except (urllib.error.URLError, OSError):
             if process.poll() is not None or time.monotonic() > until:

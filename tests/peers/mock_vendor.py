@@ -110,13 +110,13 @@ class MockVendor:
     def clear(self) -> None:
         """Empty the journal; the rules stay."""
         request = urllib.request.Request(f"{self.url}/__aimock/reset/journal", method="POST")
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=120) as response:
             response.read()
 
     def journal(self, status: int | None = None) -> list[dict[str, Any]]:
         """Every request since the last `clear`, in the order in which they were answered."""
         query = "" if status is None else f"?status={status}"
-        with urllib.request.urlopen(f"{self.url}/__aimock/journal{query}", timeout=60) as response:
+        with urllib.request.urlopen(f"{self.url}/__aimock/journal{query}", timeout=120) as response:
             return json.load(response)
 
     def answered(self, pattern: str) -> Counter[str]:

@@ -28,5 +28,5 @@ def test_a_pool_says_where_it_is_and_ends_when_asked() -> None:
         assert pool.stdout is not None
         line = pool.stdout.readline()
         pool.terminate()
-        assert pool.wait(20) == 0
+        assert pool.wait(120) == 0
     assert line.startswith("worker pool at 127.0.0.1:")

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.serving import free_port
+from flows.ports import free_port
 
 PROVIDE = "apt-get install postgresql"
 _FOLDERS = "/usr/lib/postgresql"
 _ACCOUNT = "postgres"
-_START_S = 60.0
+_START_S = 180.0
 
 
 def binaries() -> Path | None:

@@ -157,7 +157,7 @@ def test_a_worker_sends_nothing_more_once_its_launcher_wants_it_to_stop(config: 
     openers = worker.openers = FakeOpeners()
     worker.engine()
     worker.store().create(stop_path(config.run.run_id), b"")
-    assert openers.fake_engine.ended.wait(20)
+    assert openers.fake_engine.ended.wait(120)
     with pytest.raises(BatchError, match="stopped"):
         worker.engine()
     leave_worker(config)

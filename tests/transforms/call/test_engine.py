@@ -61,7 +61,7 @@ def test_a_rehearsal_answers_through_real_sockets_without_any_key(tmp_path: Path
     engine = rehearse(tmp_path)
     batches = [make_batch(30, chain, name) for chain, name in ((("haiku",), "b1"), (("mini",), "b2"))]
     batches.append(make_batch(30, ("mini", "haiku"), "b3", json_schema=LABEL_SCHEMA))
-    results = [future.result(30) for future in [engine.submit(batch) for batch in batches]]
+    results = [future.result(120) for future in [engine.submit(batch) for batch in batches]]
     engine.close()
     outcomes = [outcome for result in results for outcome in result.outcomes]
     assert len(outcomes) == 90
@@ -82,10 +82,10 @@ def test_a_rehearsal_answers_through_real_sockets_without_any_key(tmp_path: Path
 
 def test_a_second_engine_replays_everything_and_calls_nobody(tmp_path: Path) -> None:
     first = rehearse(tmp_path)
-    before = first.submit(make_batch(50)).result(30)
+    before = first.submit(make_batch(50)).result(120)
     first.close()
     second = rehearse(tmp_path)
-    after = second.submit(make_batch(50)).result(30)
+    after = second.submit(make_batch(50)).result(120)
     second.close()
     assert second.stats() == EngineStats(replayed=50)
     assert [o.answer for o in after.outcomes] == [o.answer for o in before.outcomes]
@@ -107,7 +107,7 @@ def test_a_storm_of_faults_loses_nothing_and_adds_up(tmp_path: Path) -> None:
     workload = make_workload(rehearsal=rehearsal)
     engine = open_call_engine(workload, run_context(tmp_path), budget_limit=Decimal(10), environ={})
     batches = [make_batch(200, ("haiku", "mini"), f"b{n}", json_schema=LABEL_SCHEMA) for n in range(2)]
-    results = [future.result(60) for future in [engine.submit(batch) for batch in batches]]
+    results = [future.result(120) for future in [engine.submit(batch) for batch in batches]]
     engine.close()
     outcomes = [outcome for result in results for outcome in result.outcomes]
     kinds = Counter(outcome.failure for outcome in outcomes)
@@ -128,10 +128,10 @@ def test_a_storm_of_faults_loses_nothing_and_adds_up(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_is_found_before_anything_starts(tmp_path: Path) -> None:
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     with pytest.raises(MissingSecretError, match="ANTHROPIC_API_KEY"):
         open_call_engine(make_workload(), run_context(tmp_path, False), budget_limit=None, environ={})
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= threads
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,14 +178,14 @@ def test_an_output_of_no_known_kind_is_refused_at_the_start() -> None:
 
 
 def test_two_workers_on_one_batch_do_not_both_pay(tmp_path: Path) -> None:
-    slow = make_workload(rehearsal=Rehearsal(latency_ms=(300.0, 300.0)))
+    slow = make_workload(rehearsal=Rehearsal(latency_ms=(2000.0, 2000.0)))
     first, second = rehearse(tmp_path, slow), rehearse(tmp_path, slow)
     running = first.submit(make_batch(3))
     while first.stats().calls < 3:
         time.sleep(0.001)
     with pytest.raises(BatchClaimedError):
-        second.submit(make_batch(3)).result(30)
-    assert all(outcome.is_result for outcome in running.result(30).outcomes)
+        second.submit(make_batch(3)).result(120)
+    assert all(outcome.is_result for outcome in running.result(120).outcomes)
     first.close()
     second.close()
 
@@ -214,16 +214,24 @@ def ledger_calls(output: Path, batch_id: str = "b1") -> list[Any]:
 
 
 class CountingProvider:
-    """A provider in a process of its own that keeps a journal of what it answered."""
+    """A provider in a process of its own that keeps a journal of what it answered.
 
-    def __init__(self, latency_s: float) -> None:
+    It answers no more in all than `most` says, a file with a number, and lets the others wait.
+    """
+
+    def __init__(self, latency_s: float, most: Path) -> None:
         code = (
-            "import asyncio,sys\n"
+            "import asyncio,pathlib,sys\n"
             "from tests.transforms.call.test_transport import Server,http\n"
             "from tests.transforms.call.fakes import openai_answer\n"
+            f"most = pathlib.Path({str(most)!r})\n"
+            "answered = []\n"
             "async def main():\n"
             "    async def serve(request, reader, writer):\n"
             f"        await asyncio.sleep({latency_s})\n"
+            "        while len(answered) >= int(most.read_text() or 0):\n"
+            "            await asyncio.sleep(0.01)\n"
+            "        answered.append(request)\n"
             "        print(request.split(b'\\r\\n\\r\\n')[1].decode(), flush=True)\n"
             "        writer.write(http(200, openai_answer('fine').body))\n"
             "    async with Server(serve) as server:\n"
@@ -272,16 +280,20 @@ def own_server(port: int) -> HostedBackend:
 
 def test_a_killed_worker_never_pays_twice_for_an_answered_row(tmp_path: Path) -> None:
     rows, in_flight = 240, 8
-    provider = CountingProvider(latency_s=0.02)
-    command = [sys.executable, "-c", _WORKER, str(tmp_path), str(provider.port), str(rows)]
+    most = tmp_path / "most"
+    most.write_text("0")
+    provider = CountingProvider(0.02, most)
+    command = [sys.executable, "-c", _WORKER, str(tmp_path / "out"), str(provider.port), str(rows)]
     answered_at_kill: list[set[int]] = []
-    for wanted in (10, 40):  # killed when so many rows are in the ledger
+    for wanted, allowed in ((10, 30), (40, 100)):  # killed when so many rows are in the ledger
+        most.write_text(str(allowed))
         worker = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while worker.poll() is None and len(answered_rows(tmp_path)) < wanted:
+        while worker.poll() is None and len(answered_rows(tmp_path / "out")) < wanted:
             time.sleep(0.002)
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-        answered_at_kill.append(answered_rows(tmp_path))
+        answered_at_kill.append(answered_rows(tmp_path / "out"))
+    most.write_text("1000")
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     results, ambiguous = map(int, done.stdout.split())
     answered = provider.close()
@@ -289,7 +301,7 @@ def test_a_killed_worker_never_pays_twice_for_an_answered_row(tmp_path: Path) ->
     assert results == rows
     assert ambiguous <= 2 * in_flight
     assert sum(answered.values()) - rows <= ambiguous
-    calls = ledger_calls(tmp_path)
+    calls = ledger_calls(tmp_path / "out")
     assert Counter(call.row for call in calls if call.end == "answered") == Counter(range(rows))
     for killed in answered_at_kill:
         assert killed <= {call.row for call in calls if call.end == "answered"}
@@ -322,8 +334,8 @@ def test_no_file_log_or_outcome_of_a_run_that_fails_in_every_way_holds_the_key(
             environ={"OPENAI_API_KEY": CANARY, "ANTHROPIC_API_KEY": CANARY},
         )
         results = [
-            engine.submit(make_batch(8, ("own", "claude"), "b1")).result(60),
-            engine.submit(make_batch(8, ("claude",), "b2")).result(60),
+            engine.submit(make_batch(8, ("own", "claude"), "b1")).result(120),
+            engine.submit(make_batch(8, ("claude",), "b2")).result(120),
         ]
         engine.close()
     provider.kill()
@@ -369,7 +381,9 @@ asyncio.run(main())
 
 
 def test_the_engines_price_is_what_the_ledger_and_the_budget_have(tmp_path: Path) -> None:
-    provider = CountingProvider(latency_s=0.0)
+    most = tmp_path / "most"
+    most.write_text("10")
+    provider = CountingProvider(0.0, most)
     open_budget(str(tmp_path), Decimal(1), ZERO)
     engine = open_call_engine(
         make_workload({"own": own_server(provider.port)}),
@@ -377,7 +391,7 @@ def test_the_engines_price_is_what_the_ledger_and_the_budget_have(tmp_path: Path
         budget_limit=Decimal(1),
         environ=dict(os.environ),
     )
-    result = engine.submit(make_batch(10, ("own",))).result(30)
+    result = engine.submit(make_batch(10, ("own",))).result(120)
     engine.close()
     provider.close()
     amount = sum((outcome.charge.amount or ZERO for outcome in result.outcomes), ZERO)

@@ -51,7 +51,7 @@ class Wire:
 
     def __init__(self, running):
         url = urlsplit(running.base_url("anthropic"))
-        self.socket = socket.create_connection((url.hostname, url.port), timeout=20)
+        self.socket = socket.create_connection((url.hostname, url.port), timeout=60)
         self.read = self.socket.makefile("rb")
 
     def __enter__(self):
