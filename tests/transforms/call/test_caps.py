@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 from datetime import UTC, datetime
@@ -45,12 +46,15 @@ NOVEMBER = datetime(2026, 11, 22, 9, tzinfo=UTC)
 DECEMBER = datetime(2026, 12, 1, 0, 0, 1, tzinfo=UTC)
 
 
+EXAMPLES = 2000 if os.environ.get("SWITCHGEAR_LONG") == "1" else 500  # the former in .ci/run
+
+
 class Deep(CapMachine):
     """The run's own cap, at length."""
 
 
 TestDeep = pytest.mark.slow(Deep.TestCase)
-TestDeep.settings = settings(max_examples=2000, stateful_step_count=50, deadline=None)
+TestDeep.settings = settings(max_examples=EXAMPLES, stateful_step_count=50, deadline=None)
 
 
 def need(amount: Any = 0, tokens: int = 0, route: str = "ask") -> Need:
