@@ -32,7 +32,7 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 DISTRIBUTION = _ROOT / "build" / "flink" / "dist"
-_MASTER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+MASTER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 _READY_S = 300.0
 _POOL = "switchgear-pool"
@@ -136,7 +136,7 @@ def session_cluster(
         (folder / "tmp").mkdir()
         (folder / "config.yaml").write_text("".join(f"{k}: {v}\n" for k, v in settings.items()))
         start = _Starter(folder, stack, dict(os.environ if environ is None else environ))
-        start.java("job-manager", _MASTER, {}, "512m")
+        start.java("job-manager", MASTER, {}, "512m")
 
         def start_task_manager(number: int, again: str = "") -> subprocess.Popen[bytes]:
             hosts = folder / f"hosts-{number}"

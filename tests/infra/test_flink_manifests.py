@@ -1,15 +1,21 @@
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from infra.flink import install
+from infra.flink import cluster, install
+from pipelines.leash import leashed
 from tests.peers.google_schema import SCHEMAS
+from tests.support import flink
+from tests.support.serving import free_port, wait_for
 
 MANIFEST = Path(__file__).parents[2] / "infra/flink/kubernetes/flink.yaml"
 DOCKERFILE = Path(__file__).parents[2] / "infra/operate/Dockerfile"
@@ -98,6 +104,44 @@ def test_every_port_of_the_service_is_one_that_flink_is_told_to_listen_on(
     service = objects["Service", "flink-jobmanager"]
     assert {port["port"]: port["name"] for port in service["spec"]["ports"]} == listens
     assert told["jobmanager.rpc.address"] == told["rest.address"] == service["metadata"]["name"]
+
+
+@pytest.mark.peer
+@pytest.mark.slow
+def test_flink_takes_the_configuration_and_says_what_it_does(
+    objects: dict[tuple[str, str], dict[str, Any]], tmp_path: Path
+) -> None:
+    """Flink itself, with the files that pods get; addresses and ports are of this machine."""
+    if (why := flink.missing()) is not None:
+        pytest.skip(why)
+    files = objects["ConfigMap", "flink-config"]["data"]
+    told = yaml.safe_load(files["config.yaml"])
+    ports = {name: free_port() for name in ("jobmanager.rpc.port", "blob.server.port", "rest.port")}
+    here = {name: "127.0.0.1" for name, value in told.items() if value in ("flink-jobmanager", "0.0.0.0")}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**told, **here, **ports}))
+    logging = tmp_path / "log4j-console.properties"
+    logging.write_text(files[logging.name])
+    command = [shutil.which("java") or "", "-Xmx400m", "--add-opens=java.base/java.util=ALL-UNNAMED"]
+    command += [f"-Dlog4j.configurationFile=file:{logging}", "-cp", f"{cluster.DISTRIBUTION}/lib/*"]
+    command += [cluster.MASTER, "--configDir", str(tmp_path)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(leashed(command), stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: process.poll() is not None or _all_answer(ports.values()), "Flink listens")
+        assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
+    finally:
+        process.kill()
+        process.wait()
+    assert "INFO  org.apache.flink.runtime.entrypoint.ClusterEntrypoint" in (tmp_path / "log").read_text()
+
+
+def _all_answer(ports: Iterable[int]) -> bool:
+    try:
+        for port in ports:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_what_is_mounted_over_flinks_folder_still_says_how_to_log(

@@ -15,7 +15,7 @@ from apache_beam.runners.dataflow.internal import apiclient
 from google.protobuf.json_format import MessageToDict
 
 from pipelines.dataflow import TPU_WORKERS, TPUS, Tpu, dataflow_flags
-from pipelines.engines import secret_project
+from pipelines.engines import given_flags, secret_project
 from pipelines.enrich import build
 from pipelines.options import pipeline_options, works_here
 from pipelines.stages import stages_of
@@ -115,6 +115,26 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
     assert "--temp_location=…" in said
     assert "--sdk_container_image=…" in said
     assert "--region" not in said
+
+
+def test_a_job_on_tpu_workers_asks_for_what_dataflow_documents() -> None:
+    """https://cloud.google.com/dataflow/docs/tpu/tpu-support, "Supported TPU accelerators", November 2026."""
+    documented = {
+        ("tpu-v5-lite-podslice", "1x1", "ct5lp-hightpu-1t"),
+        ("tpu-v5-lite-podslice", "2x2", "ct5lp-hightpu-4t"),
+        ("tpu-v5-lite-podslice", "2x4", "ct5lp-hightpu-8t"),
+        ("tpu-v6e-slice", "1x1", "ct6e-standard-1t"),
+        ("tpu-v6e-slice", "2x2", "ct6e-standard-4t"),
+        ("tpu-v6e-slice", "2x4", "ct6e-standard-8t"),
+    }
+    asked = set()
+    for tpu in TPUS:
+        flags = given_flags(dataflow_flags(given_flags(GIVEN), tpu))
+        accelerator = flags["dataflow_service_options"].removeprefix("worker_accelerator=type:")
+        kind, _, topology = accelerator.partition(";topology:")
+        asked.add((kind, topology, flags["machine_type"]))
+        assert flags["experiments"] == "no_use_multiple_sdk_containers"
+    assert asked == documented
 
 
 @pytest.mark.parametrize("tpu", TPUS)
