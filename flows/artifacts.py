@@ -23,9 +23,9 @@ from flows.tables import (
     group_rows,
     spend_rows,
     time_against_quote,
-    worst_first,
 )
 from flows.words import batches as batches_text
+from flows.worst_first import WorstFirst, worst_first
 from schemas.batches import BatchReport
 from schemas.run import Manifest
 
@@ -49,7 +49,7 @@ class Settled:
     output: str
     repair: str = ""
 
-    def lines(self) -> BatchLines:
+    def lines(self) -> WorstFirst:
         """Its batches, the worst first."""
         return worst_first(BatchLines.joined(outcome.columns for outcome in self.outcomes), self.failed)
 

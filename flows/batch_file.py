@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from decimal import Decimal
-
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from flows.batch_lines import BatchLine
+from flows.batch_lines import BatchLines
+from flows.worst_first import WorstFirst
 from schemas.outcomes import MONEY_SCALE
+from transforms.batch_ids import ids_in, written_ids
 from transforms.layout import run_path
 from transforms.store import open_store
+from transforms.table_file import write_pieces
 
 BATCHES_FILE = "batches.parquet"
-_AT_A_TIME = 16_384
 BATCHES_SCHEMA = pa.schema(
     [
         ("batch_id", pa.string()),
@@ -33,29 +31,27 @@ BATCHES_SCHEMA = pa.schema(
 )
 
 
-def write_batch_file(lines: Sequence[BatchLine], output: str, run_id: str) -> str:
+def write_batch_file(lines: WorstFirst, output: str, run_id: str) -> str:
     """Write what became of each batch that was due, in the order given; where it is."""
-    written = io.BytesIO()
-    with pq.ParquetWriter(written, BATCHES_SCHEMA, compression="zstd") as writer:
-        for first in range(0, len(lines), _AT_A_TIME):
-            rows = [_row(line) for line in lines[first : first + _AT_A_TIME]]
-            writer.write_table(pa.Table.from_pylist(rows, schema=BATCHES_SCHEMA))
     path = run_path(run_id, BATCHES_FILE)
-    open_store(output).create(path, written.getvalue())
+    write_pieces(open_store(output), path, BATCHES_SCHEMA, map(_columns, lines.pieces()))
     return f"{output}/{path}"
 
 
-def _row(line: BatchLine) -> dict[str, object]:
-    return {
-        "batch_id": line.batch_id,
-        "group": line.group if line.group >= 0 else None,
-        "attempt": line.attempt,
-        "state": line.state,
-        "rows": line.rows,
-        "results": line.results,
-        "failures": line.failures,
-        "retryable": line.retryable,
-        "amount": None if line.is_failed or line.amount is None else Decimal(line.amount),
-        "source_uri": line.uri or None,
-        "error": line.error or None,
+def _columns(lines: BatchLines) -> pa.Table:
+    columns = {name: lines.table[name] for name in BATCHES_SCHEMA.names if name != "source_uri"}
+    columns["batch_id"] = written_ids(ids_in(lines.batches))
+    columns["source_uri"] = lines.table["uri"]
+    for name in ("source_uri", "error", "state"):
+        columns[name] = columns[name].cast(pa.string())
+    is_unsaid = {
+        "group": pc.less(columns["group"], 0),
+        "amount": pc.invert(lines.is_committed()),
+        "source_uri": pc.equal(columns["source_uri"], ""),
+        "error": pc.equal(columns["error"], ""),
     }
+    for name, mask in is_unsaid.items():
+        columns[name] = pc.if_else(mask, None, columns[name])
+    return pa.table([columns[name] for name in BATCHES_SCHEMA.names], BATCHES_SCHEMA.names).cast(
+        BATCHES_SCHEMA
+    )

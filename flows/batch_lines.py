@@ -11,28 +11,31 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.batches import BatchReport
 from schemas.failures import NO_FAULT, FailureClass, is_retryable
+from transforms.batch_ids import ID_BYTES
+from transforms.unfinished import Unfinished
 
 _COMMITTED = ("committed", "already_committed")
 _AT_A_TIME = 4096
 _SCHEMA = pa.schema(
     [
         ("group", pa.int32()),
-        ("batch_id", pa.string()),
+        ("batch_id", pa.binary(ID_BYTES)),
         ("attempt", pa.int32()),
         ("state", pa.dictionary(pa.int32(), pa.string())),
-        ("rows", pa.int64()),
-        ("results", pa.int64()),
-        ("failures", pa.int64()),
-        ("retryable", pa.int64()),
+        ("rows", pa.int32()),
+        ("results", pa.int32()),
+        ("failures", pa.int32()),
+        ("retryable", pa.int32()),
         ("amount", pa.string()),
         ("uri", pa.dictionary(pa.int32(), pa.string())),
         ("error", pa.dictionary(pa.int32(), pa.string())),
-        ("faults", pa.int64()),
+        ("faults", pa.int32()),
         ("again", pa.map_(pa.string(), pa.int64())),
     ]
 )
@@ -77,13 +80,32 @@ class BatchLines(Sequence[BatchLine]):
         """These lines, in this order."""
         if isinstance(lines, BatchLines):
             return lines
-        rows = [{**asdict(line), "again": list(line.again.items())} for line in lines]
+        rows = [{**asdict(line), **_packed(line)} for line in lines]
         return cls(pa.Table.from_pylist(rows, schema=_SCHEMA))
 
     @classmethod
     def joined(cls, parts: Iterable[BatchLines]) -> BatchLines:
         """All lines, part after part."""
-        return cls(pa.concat_tables([_SCHEMA.empty_table(), *(part._table for part in parts)]))
+        every = pa.concat_tables([_SCHEMA.empty_table(), *(part._table for part in parts)])
+        return cls(every.unify_dictionaries())
+
+    @classmethod
+    def failed(cls, failed: Unfinished, groups: pa.Array) -> BatchLines:
+        """The lines of batches that were not committed, each with the group that had it."""
+        count = len(failed)
+        zeros = pa.repeat(pa.scalar(0, pa.int32()), count)
+        columns = {
+            **dict.fromkeys(("rows", "results", "failures", "retryable", "faults"), zeros),
+            "group": groups,
+            "batch_id": failed.batches,
+            "attempt": failed.attempts,
+            "state": _same("failed", count),
+            "amount": pa.nulls(count, pa.string()),
+            "uri": _same("", count),
+            "error": failed.errors,
+            "again": pa.array([[]] * count, _SCHEMA.field("again").type),
+        }
+        return cls(pa.table([columns[name] for name in _SCHEMA.names], schema=_SCHEMA))
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -110,19 +132,34 @@ class BatchLines(Sequence[BatchLine]):
         """What they take in memory."""
         return int(self._table.nbytes)
 
+    @property
+    def table(self) -> pa.Table:
+        """The columns, named as the fields of a line."""
+        return self._table
+
+    def is_committed(self) -> pa.ChunkedArray:
+        """Of each line, whether its batch is committed."""
+        return pc.is_in(self._table["state"], pa.array(_COMMITTED))
+
     def committed(self) -> BatchLines:
         """The lines of batches that are committed."""
-        return BatchLines(self._table.filter(pc.is_in(self._table["state"], pa.array(_COMMITTED))))
+        return BatchLines(self._table.filter(self.is_committed()))
 
-    def worst_first(self) -> BatchLines:
-        """Those with the most to try again first, then those with most failures, then by group."""
+    def worst_first(self) -> pa.Array:
+        """The places of committed ones: most to try again first, then most failures, then by group."""
         keys = [("retryable", "descending"), ("failures", "descending"), ("group", "ascending")]
-        return BatchLines(self._table.unify_dictionaries().take(pc.sort_indices(self._table, keys)))
+        table = self._table.select([name for name, _ in keys])
+        table = table.append_column("place", pa.array(np.arange(len(self)))).filter(self.is_committed())
+        return table["place"].combine_chunks().take(pc.sort_indices(table, keys))
 
-    def ids(self) -> list[str]:
-        """The batches' ids."""
-        found: list[str] = self._table["batch_id"].to_pylist()
-        return found
+    def at(self, places: pa.Array) -> BatchLines:
+        """The lines at some places."""
+        return BatchLines(self._table.take(places))
+
+    @property
+    def batches(self) -> pa.ChunkedArray:
+        """The batches' ids, 16 bytes each."""
+        return self._table["batch_id"]
 
     def total(self, column: str) -> int:
         """The sum of a column of counts."""
@@ -142,8 +179,16 @@ class BatchLines(Sequence[BatchLine]):
         return found
 
 
+def _same(text: str, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([text]))
+
+
 def _line(row: dict[str, Any]) -> BatchLine:
-    return BatchLine(**{**row, "again": dict(row["again"])})
+    return BatchLine(**{**row, "batch_id": row["batch_id"].hex(), "again": dict(row["again"])})
+
+
+def _packed(line: BatchLine) -> dict[str, Any]:
+    return {"batch_id": bytes.fromhex(line.batch_id), "again": list(line.again.items())}
 
 
 def batch_line(group: int, report: BatchReport) -> BatchLine:

@@ -16,17 +16,20 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from flows.batch_lines import BatchLine, BatchLines, batch_line
 from flows.words import batches as batches_text
 from flows.words import count, usd
 from flows.worker import STOP_GRACE_S, Event, Worker, WorkerCommand, WorkerEnd
 from pipelines.dataflow import Tpu
 from pipelines.engines import Engine
-from schemas.batches import BatchRef, BatchReport, CommitRecord
+from schemas.batches import BatchReport, CommitRecord
 from schemas.failures import FAILURE_KINDS, FailureClass
 from schemas.run import Progress, RunContext
 from transforms.batch_refs import BatchRefs
 from transforms.plan_file import group_slice
+from transforms.unfinished import Unfinished
 
 MAX_GROUPS = 200  # the Prefect server keeps records of 200 task runs in a flow run without trouble
 _BATCHES_PER_GROUP = 128  # a process costs seconds to start and to compile for: give it minutes of work
@@ -59,7 +62,7 @@ class GroupOutcome:
 
     group: int
     lines: Sequence[BatchLine] = field(repr=False)
-    failed: tuple[BatchReport, ...] = field(repr=False)
+    failed: Sequence[BatchReport] = field(repr=False)
     end: WorkerEnd = field(repr=False)
     rows_again: int = 0
     worst_again: Decimal | None = None
@@ -67,6 +70,7 @@ class GroupOutcome:
     def __post_init__(self) -> None:
         """As objects the lines of many groups would fill the memory."""
         object.__setattr__(self, "lines", BatchLines.of(self.lines))
+        object.__setattr__(self, "failed", Unfinished.of(self.failed))
 
     @property
     def columns(self) -> BatchLines:
@@ -229,31 +233,28 @@ def work_on_group(
     return GroupOutcome(job.group, tuple(spoken.values()), tuple(failed.values()), end)
 
 
-def priced(outcome: GroupOutcome, refs: Sequence[BatchRef], worst_of_a_row: Decimal | None) -> GroupOutcome:
+def priced(outcome: GroupOutcome, refs: BatchRefs, worst_of_a_row: Decimal | None) -> GroupOutcome:
     """The outcome with what a retry would take up of the group's batches, and what that costs at most."""
-    committed = set(outcome.columns.committed().ids())
-    rows = sum(ref.row_count for ref in refs if ref.batch_id not in committed) + outcome.again().total()
+    is_done = pc.is_in(refs.batches, value_set=outcome.columns.committed().batches.combine_chunks())
+    rows = int(refs.row_counts[~is_done.to_numpy().astype(bool)].sum()) + outcome.again().total()
     return replace(
         outcome, rows_again=rows, worst_again=None if worst_of_a_row is None else worst_of_a_row * rows
     )
 
 
-def failed_reports(outcomes: Iterable[GroupOutcome], refs: BatchRefs, groups: int) -> list[BatchReport]:
+def failed_reports(outcomes: Iterable[GroupOutcome], refs: BatchRefs, groups: int) -> Unfinished:
     """Every batch that was due and is not committed: reported as failed, or never spoken of.
 
     The latter were due to a worker that ended early, and get that worker's error.
     """
-    failed: list[BatchReport] = []
+    failed: list[Unfinished] = []
     for outcome in outcomes:
-        failed += outcome.failed
-        spoken_of = set(outcome.columns.ids())
+        due = group_slice(refs, outcome.group, groups)
+        is_silent = pc.invert(pc.is_in(due.batches, value_set=outcome.columns.batches.combine_chunks()))
         reason = outcome.end.error or "its worker ended without a word about it"
-        failed += [
-            BatchReport(ref.batch_id, ref.attempt, "failed", reason)
-            for ref in group_slice(refs, outcome.group, groups)
-            if ref.batch_id not in spoken_of
-        ]
-    return failed
+        silent = due.where(is_silent.to_numpy().astype(bool))
+        failed += [Unfinished.of(outcome.failed), Unfinished.all_of(silent, reason)]
+    return Unfinished.joined(failed)
 
 
 def _progress(event: dict[str, Any]) -> Progress:

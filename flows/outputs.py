@@ -142,7 +142,7 @@ def read_failures(
 def _failure_files(store: Store) -> Iterator[str]:
     """What stands in `failures/` of the newest attempts, by batch."""
     committed = read_index(store).committed
-    for row in committed.failures.nonzero()[0]:
+    for row in committed.rows_with_failures():
         standing = committed.standing(int(row))
         path = failures_path(standing.batch_id, standing.attempt)
         if store.exists(path):

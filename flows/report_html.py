@@ -57,7 +57,7 @@ def report_html(manifest: Manifest, output: str) -> str:
         ("Cost by route and backend", cost_rows(manifest)),
         ("Devices, in this run", device_rows(manifest)),
         ("Quote against actual, at list price", quote_rows(manifest, output)),
-        ("Batches that were not finished", _failed_batch_rows(manifest)),
+        (_failed_batches_caption(manifest), _failed_batch_rows(manifest)),
         (_ambiguous_caption(manifest), _ambiguous_rows(manifest)),
     ]
     return template.render(
@@ -85,6 +85,14 @@ def _facts(manifest: Manifest, output: str) -> list[tuple[str, str]]:
         ("skipped files", "; ".join(manifest.skipped_files) or "none"),
         ("budget", "none" if manifest.budget_amount is None else usd(manifest.budget_amount)),
     ]
+
+
+def _failed_batches_caption(manifest: Manifest) -> str:
+    caption = "Batches that were not finished"
+    if not manifest.failed_batches_file:
+        return caption
+    shown, every = len(manifest.failed_batches), manifest.failed_batches_count
+    return f"{caption}, the first {shown:,} of {every:,}; all of them: {manifest.failed_batches_file}"
 
 
 def _failed_batch_rows(manifest: Manifest) -> list[Row]:

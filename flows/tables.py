@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from itertools import islice
+
+import numpy as np
 
 from flows.batch_lines import BatchLine, BatchLines
 from flows.groups import GroupOutcome
 from flows.words import duration, shortened, span, usd
 from schemas.batches import BackendTotals, BatchReport
 from schemas.run import Manifest
+from transforms.attempt_keys import places_of
+from transforms.batch_ids import ids_in
 from transforms.quote.compare import Comparison, compare, compare_time, read_quote
 from transforms.quote.values import Price
 from transforms.settle import against_caps
 from transforms.store import open_store
+from transforms.unfinished import Unfinished
 
 MAX_ROWS = 200
 _MAX_TEXT = 300
@@ -26,18 +32,7 @@ _SHORT_ID = 12
 Row = dict[str, str | int]
 
 
-def worst_first(lines: Iterable[BatchLine], failed: Sequence[BatchReport]) -> BatchLines:
-    """A run's batches: those that failed, then those with the most to try again, then by failures."""
-    columns = BatchLines.of(lines)
-    groups = {line.batch_id: line.group for line in columns if line.is_failed} if failed else {}
-    silent = [
-        BatchLine(groups.get(f.batch_id, -1), f.batch_id, f.attempt, f.state, 0, 0, 0, 0, None, "", f.error)
-        for f in failed
-    ]
-    return BatchLines.joined([BatchLines.of(silent), columns.committed().worst_first()])
-
-
-def batch_rows(ordered: Sequence[BatchLine]) -> list[Row]:
+def batch_rows(ordered: Iterable[BatchLine]) -> list[Row]:
     """The first `MAX_ROWS` of a run's batches."""
     return [
         {
@@ -52,18 +47,18 @@ def batch_rows(ordered: Sequence[BatchLine]) -> list[Row]:
             "file": line.uri.rsplit("/", 1)[-1],
             "error": shortened(line.error, _MAX_TEXT),
         }
-        for line in ordered[:MAX_ROWS]
+        for line in islice(ordered, MAX_ROWS)
     ]
 
 
 def group_rows(outcomes: Sequence[GroupOutcome], failed: Sequence[BatchReport]) -> list[Row]:
     """One row for each group, those that are not through first: what a task run of the flow stands for."""
-    missing = {report.batch_id for report in failed}
+    missing = _missing(outcomes, failed)
     return [
         {
             "group": f"group-{outcome.group:04d}",
             "state": "ended" if outcome.is_good else "not through",
-            "not committed": sum(batch_id in missing for batch_id in outcome.columns.ids()) if missing else 0,
+            "not committed": missing[outcome.group],
             "retryable": _retryable(outcome),
             "cost": _cost_of(outcome.columns.committed()),
             "in a sentence": shortened(outcome.sentence(), _MAX_TEXT),
@@ -74,6 +69,17 @@ def group_rows(outcomes: Sequence[GroupOutcome], failed: Sequence[BatchReport]) 
         }
         for outcome in sorted(outcomes, key=lambda o: (o.is_good, -_retryable(o), o.group))
     ]
+
+
+def _missing(outcomes: Sequence[GroupOutcome], failed: Sequence[BatchReport]) -> dict[int, int]:
+    """How many batches that each group spoke of are not committed."""
+    if not outcomes:
+        return {}
+    every = BatchLines.joined(outcome.columns for outcome in outcomes)
+    missing = np.sort(ids_in(Unfinished.of(failed).batches))
+    ends = np.cumsum([len(outcome.columns) for outcome in outcomes])
+    pieces = np.split(places_of(ids_in(every.batches), missing) >= 0, ends[:-1])
+    return {outcome.group: int(piece.sum()) for outcome, piece in zip(outcomes, pieces, strict=True)}
 
 
 def _retryable(outcome: GroupOutcome) -> int:

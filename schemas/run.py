@@ -140,7 +140,9 @@ class Manifest:
 
     `state` is `complete` when every row is a result, a final failure or skipped; else `incomplete`,
     with `reason` saying in one sentence what is left and what to do. `reason_class` is `failures`,
-    `batches` or `budget`. Amounts are decimal strings. `budget_soft_passed` says that what was spent, at
+    `batches` or `budget`. `failed_batches` names the first 1,000 batches that were not finished, of
+    `failed_batches_count`; where there are more, the output has a Parquet file with a row for each,
+    `failed_batches_file`. Amounts are decimal strings. `budget_soft_passed` says that what was spent, at
     list price and with calls of unknown end at their worst, has reached `budget_soft_amount`. `approvals`
     say what people decided for this run: `what`, `by`, `reason`, `up_to` in USD, `at`.
     """
@@ -180,8 +182,16 @@ class Manifest:
     budget_soft_passed: bool = False
     approvals: tuple[Mapping[str, str], ...] = ()
     devices: dict[str, DeviceUse] = field(default_factory=dict)  # embed route → what this run did
+    failed_batches_count: int = 0
+    failed_batches_file: str = ""
     version: str = MANIFEST_VERSION
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Manifests of earlier versions name every batch and have no count."""
+        object.__setattr__(
+            self, "failed_batches_count", max(self.failed_batches_count, len(self.failed_batches))
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""

@@ -45,3 +45,10 @@ def binary_ids(ids: Ids) -> pa.FixedSizeBinaryArray:
     """The same as a column of Arrow."""
     data = np.ascontiguousarray(ids).tobytes()
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), len(ids), [None, pa.py_buffer(data)])
+
+
+def written_ids(ids: Ids) -> pa.StringArray:
+    """The same as a column of text."""
+    digits = ids.tobytes().hex().encode("ascii")
+    offsets = np.arange(0, 2 * ID_BYTES * (len(ids) + 1), 2 * ID_BYTES, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(digits))

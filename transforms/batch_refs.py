@@ -79,6 +79,11 @@ class BatchRefs(Sequence[BatchRef]):
             columns: list[Iterable[Any]] = [_values(piece.column(name)) for name in REFS_SCHEMA.names]
             yield from map(BatchRef, *columns)
 
+    @property
+    def batches(self) -> pa.ChunkedArray:
+        """The batch ids as a column, 16 bytes each."""
+        return self.table.column("batch_id")
+
     @cached_property
     def ids(self) -> Ids:
         """The batch ids, 16 bytes each."""

@@ -13,19 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.batches import CommitRecord
+from transforms.attempt_keys import Keys, keys_of, keys_without, places_of
 from transforms.commit_rows import commit_rows
 from transforms.commit_survey import NAMES_AT_ONCE, Survey, survey_commits
-from transforms.committed import (
-    LOOKED_UP,
-    Committed,
-    Keys,
-    encoded,
-    key_of,
-    keys_of,
-    keys_without,
-    places_of,
-    with_keys,
-)
+from transforms.committed import Committed, Lookups
 from transforms.compacted import Rows, rows_in
 from transforms.layout import read_commit
 from transforms.side_by_side import side_by_side
@@ -64,26 +55,26 @@ class CommitIndex:
             yield piece.select(columns)
 
 
-def index_of(survey: Survey, files: Sequence[Rows], loose: Sequence[pa.Table]) -> CommitIndex:
+def index_of(
+    survey: Survey, files: Sequence[Rows], found: Lookups, loose: Sequence[pa.Table] = ()
+) -> CommitIndex:
     """The index of an output. What was found besides the surveyed files is `loose`, or in `files` too."""
-    looked_up = [file.looked_up for file in survey.compacted.files]
-    looked_up += [encoded(piece.select(LOOKED_UP)) for piece in loose]
-    attempts = with_keys(survey.known, np.concatenate([key_of([]), *map(keys_of, loose)]))
-    begun = None if not survey.compacted.files else keys_without(survey.asked, attempts)
-    table = pa.concat_tables(looked_up) if looked_up else commit_rows(())
-    return CommitIndex(Committed(table), attempts, survey.store, tuple(files), tuple(loose), begun)
+    lookups = survey.compacted.lookups.plus(found)
+    begun = None if not survey.compacted.files else keys_without(survey.asked, lookups.keys)
+    return CommitIndex(Committed(lookups), lookups.keys, survey.store, tuple(files), tuple(loose), begun)
 
 
 def no_commits() -> CommitIndex:
     """The index of an output that has none."""
-    return CommitIndex(Committed(commit_rows(())), key_of([]))
+    nothing = Lookups.joined(())
+    return CommitIndex(Committed(nothing), nothing.keys)
 
 
 def read_index(store: Store) -> CommitIndex:
     """The commits of an output as they stand. Reads only."""
     survey = survey_commits(store)
     loose = [commit_rows(records) for records in survey.found()]
-    return index_of(survey, [file.rows for file in survey.compacted.files], loose)
+    return index_of(survey, [file.rows for file in survey.compacted.files], Lookups.of(loose), loose)
 
 
 def sample_commits(store: Store, committed: Committed, most: int) -> tuple[CommitRecord, ...]:

@@ -6,7 +6,7 @@ can be missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.batches import CommitRecord
+from transforms.attempt_keys import Keys, ascending, key_of, keys_of, keys_without, no_keys, unpacked_keys
 from transforms.batch_ids import name_of
-from transforms.committed import Keys, key_of, keys_of, keys_without, unpacked_keys
 from transforms.compacted import Compacted, read_compacted
 from transforms.layout import COMMITS, RUNS, parse_name, plan_path, read_commit
 from transforms.side_by_side import side_by_side
@@ -62,11 +62,11 @@ class Survey:
 
     def covered_by(self, found: Keys) -> list[str]:
         """The runs that are covered as soon as these attempts, which are sorted, stand in a file too."""
-        covered, left = [], found[:0]
+        covered, left = [], no_keys()
         for run in sorted(self.planned, reverse=True):
             missing = keys_without(self.planned[run], found)
             if len(keys_without(missing, left)):
-                left = np.unique(np.concatenate([left, missing]))
+                left = ascending([left, missing])
             else:
                 covered.append(run)
         return covered
@@ -92,7 +92,7 @@ def listing_is_cheaper(asked: int, all_names: int) -> bool:
 def survey_commits(store: Store) -> Survey:
     """Read the compacted files and the plans of the runs that they don't cover."""
     compacted = read_compacted(store)
-    known = compacted.known
+    known = compacted.lookups.keys
     runs = sorted(set(store.folders(RUNS)) - compacted.covers)
     plans = dict(zip(runs, side_by_side(store, lambda run: _planned(store, run, known), runs), strict=True))
     planned = {run: keys for run, keys in plans.items() if isinstance(keys, np.ndarray)}
@@ -102,7 +102,7 @@ def survey_commits(store: Store) -> Survey:
         compacted=compacted,
         known=known,
         planned=planned,
-        asked=_sorted(planned.values()),
+        asked=ascending(planned.values()),
         must_list=not compacted.files or bool(compacted.damaged) or unreadable,
     )
 
@@ -114,17 +114,16 @@ def _planned(store: Store, run_id: str, known: Keys) -> Keys | str | None:
     """The attempts that a run planned and that are not known; None if it came to no plan."""
     try:
         with store.open(plan_path(run_id)) as stream, pq.ParquetFile(stream) as plan:
-            threads = plan.metadata.num_rows > PIECE
-            table = plan.read(["batch_id", "attempt"], use_threads=threads)
-            return keys_without(keys_of(table), known)
+            pieces = (_keys_in(plan, group) for group in range(plan.num_row_groups))
+            return np.concatenate([no_keys(), *(keys_without(piece, known) for piece in pieces)])
     except FileNotFoundError:
         return None
     except (pa.ArrowException, OSError, ValueError):
         return _UNREADABLE
 
 
-def _sorted(several: Iterable[Keys]) -> Keys:
-    return np.unique(np.concatenate([key_of([]), *several]))
+def _keys_in(plan: pq.ParquetFile, group: int) -> Keys:
+    return keys_of(plan.read_row_group(group, ["batch_id", "attempt"], use_threads=False))
 
 
 def _names(keys: Keys) -> Iterator[Name]:

@@ -1,6 +1,7 @@
 """What is committed in an output, by batch: its newest attempt and what that left undone.
 
-Columns instead of records: a few dozen bytes a batch, so that a million batches are looked up in memory.
+Arrays instead of records: some forty bytes a batch, so that a million batches are looked up in memory. What
+an attempt left is kept of those that left something.
 """
 
 from __future__ import annotations
@@ -14,19 +15,26 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.arrow import COMMITS_SCHEMA
 from schemas.batches import CommitRecord
-from transforms.batch_ids import ID_BYTES, Ids, ids_in, name_of, packed_ids
+from transforms.attempt_keys import (
+    Keys,
+    Rows,
+    ascending,
+    keys_of,
+    newest_of,
+    places_of,
+    unpacked_keys,
+    with_keys,
+)
+from transforms.batch_ids import Ids, name_of, packed_ids
 from transforms.commit_rows import commit_rows
 
-Keys = npt.NDArray[np.bytes_]
-"""Batch and attempt in one: the id's 16 bytes and four of the attempt, so that both are compared at once."""
-
-Rows = npt.NDArray[np.int64]
 _ROWS_AT_ONCE = 10_000
-_KEY = np.dtype([("id", f"S{ID_BYTES}"), ("attempt", ">u4")])
-_KEPT = ("batch_id", "attempt", "run_id", "uri", "generation", "failures", "failures_by_class", "refused")
-LOOKED_UP = (*_KEPT, "duplicate_rows")
-"""The columns of `COMMITS_SCHEMA` that are kept of each batch."""
+_NOTED = ("batch_id", "attempt", "failures_by_class", "refused", "duplicate_rows")
+_OF_FILES = ("uri", "generation", "run_id")
+LOOKED_UP = (*_NOTED, *_OF_FILES)
+"""The columns of `COMMITS_SCHEMA` that lookups are made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,65 @@ class AnsweredFile:
     run_id: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Lookups:
+    """What is kept of some attempts: which they are, what those left that left anything, and of which files.
+
+    Each content of an input file stands there once for each table that these were made of.
+    """
+
+    keys: Keys
+    noted: pa.Table
+    files: pa.Table
+
+    @classmethod
+    def of(cls, tables: Iterable[pa.Table]) -> Lookups:
+        """Of tables with the columns `LOOKED_UP`, one row an attempt; each is taken and let go."""
+        keys, noted, files = [], [_empty(_NOTED)], [_empty(_OF_FILES)]
+        for table in tables:
+            keys.append(keys_of(table))
+            noted.append(_with_something_to_note(table.select(_NOTED)))
+            files.append(_distinct(table.select(_OF_FILES)))
+        return cls(ascending(keys), pa.concat_tables(noted), pa.concat_tables(files))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Lookups]) -> Lookups:
+        """All of them; an attempt that stands in several counts once."""
+        return cls(
+            ascending(part.keys for part in parts),
+            pa.concat_tables([_empty(_NOTED), *(part.noted for part in parts)]),
+            pa.concat_tables([_empty(_OF_FILES), *(part.files for part in parts)]),
+        )
+
+    def plus(self, few: Lookups) -> Lookups:
+        """The same with others, at little cost where these are few."""
+        return Lookups(
+            with_keys(self.keys, few.keys),
+            pa.concat_tables([self.noted, few.noted]),
+            pa.concat_tables([self.files, few.files]),
+        )
+
+
+def _empty(columns: Sequence[str]) -> pa.Table:
+    return COMMITS_SCHEMA.empty_table().select(columns)
+
+
+def _with_something_to_note(table: pa.Table) -> pa.Table:
+    lengths = sum(np.diff(_offsets(table, name)) for name in _NOTED[2:])
+    return table.filter(pa.array(lengths > 0))
+
+
+def _offsets(table: pa.Table, name: str) -> npt.NDArray[np.int32]:
+    offsets: npt.NDArray[np.int32] = table.column(name).combine_chunks().offsets.to_numpy()
+    return offsets
+
+
+def _distinct(files: pa.Table) -> pa.Table:
+    """Each content of a file once, with a run that answered documents of it."""
+    found = files.group_by(["uri", "generation"], use_threads=False).aggregate([("run_id", "min")])
+    return found.rename_columns({"run_id_min": "run_id"}).select(_OF_FILES).cast(_empty(_OF_FILES).schema)
+
+
 class Committed:
     """The newest committed attempt of every batch of an output.
 
@@ -60,26 +127,28 @@ class Committed:
     and `failures_in` are arrays over those places.
     """
 
-    def __init__(self, table: pa.Table) -> None:
-        """Of a table with the columns `LOOKED_UP`, one row an attempt, in any order."""
-        table = _newest(encoded(table.select(LOOKED_UP)))
-        self.ids: Ids = ids_in(table.column("batch_id"))
+    def __init__(self, lookups: Lookups) -> None:
+        newest = newest_of(lookups.keys)
+        ids, attempts = unpacked_keys(newest)
+        self.ids: Ids = ids
         """The batches, ascending, 16 bytes each."""
-        self.attempts: npt.NDArray[np.int32] = table.column("attempt").to_numpy()
+        self.attempts: npt.NDArray[np.int32] = attempts
         """The newest attempt of each."""
-        self.failures: npt.NDArray[np.int64] = table.column("failures").to_numpy()
-        """The failures that it left."""
-        self._table = table
+        rows, first = np.unique(places_of(keys_of(lookups.noted), newest), return_index=True)
+        self._noted_rows: Rows = rows[rows >= 0]
+        self._noted = lookups.noted.take(pa.array(first[rows >= 0])).combine_chunks()
+        self._files = lookups.files
 
     @classmethod
     def of(cls, records: Iterable[CommitRecord]) -> Committed:
         """What some records come to."""
-        return cls(commit_rows(records))
+        return cls(Lookups.of([commit_rows(records)]))
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return int(self._table.nbytes)
+        arrays = (self.ids, self.attempts, self._noted_rows, self._noted, self._files)
+        return sum(int(array.nbytes) for array in arrays)
 
     def __len__(self) -> int:
         """How many batches."""
@@ -107,30 +176,37 @@ class Committed:
 
     def standing(self, row: int) -> Standing:
         """The batch at a place."""
-        batch_id = name_of(self.ids[row])
-        duplicates = self._table.column("duplicate_rows")[row].as_py() or ()
-        if not self.failures[row]:
-            return Standing(batch_id, int(self.attempts[row]), duplicate_rows=tuple(duplicates))
+        batch_id, attempt = name_of(self.ids[row]), int(self.attempts[row])
+        place = int(places_of(np.array([row]), self._noted_rows)[0])
+        if place < 0:
+            return Standing(batch_id, attempt)
+        (noted,) = self._noted.slice(place, 1).to_pylist()
         return Standing(
             batch_id,
-            int(self.attempts[row]),
-            dict(self._table.column("failures_by_class")[row].as_py()),
-            dict(self._table.column("refused")[row].as_py()),
-            tuple(duplicates),
+            attempt,
+            dict(noted["failures_by_class"]),
+            dict(noted["refused"]),
+            tuple(noted["duplicate_rows"]),
         )
 
     def rows_of(self, ids: Ids) -> Rows:
         """The places of many batches (see `packed_ids`); -1 of those of which nothing is committed."""
         return places_of(ids, self.ids)
 
+    def rows_with_failures(self) -> Rows:
+        """The places of the batches that have failures left."""
+        return self._noted_rows[np.diff(_offsets(self._noted, "failures_by_class")) > 0]
+
     def failures_in(self, classes: Collection[str]) -> Rows:
         """Of each batch, how many failures of some classes it has left; by place."""
-        column = self._table.column("failures_by_class").combine_chunks()
+        column = self._noted.column("failures_by_class").combine_chunks()
         of_class = pc.is_in(column.keys, value_set=pa.array(sorted(classes), pa.string()))
         counts = np.where(of_class.to_numpy(zero_copy_only=False), column.items.to_numpy(), 0)
         sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
         offsets = column.offsets.to_numpy()
-        return sums[offsets[1:]] - sums[offsets[:-1]]
+        found = np.zeros(len(self), np.int64)
+        found[self._noted_rows] = sums[offsets[1:]] - sums[offsets[:-1]]
+        return found
 
     def duplicates_at(self, rows: Rows) -> pa.ListArray:
         """The duplicate rows of the batches at many places; none at -1."""
@@ -145,75 +221,15 @@ class Committed:
             yield from (dict(needs or ()) for needs in taken.to_pylist())
 
     def _taken(self, column: str, rows: Rows) -> Any:
-        places = pa.array(rows, pa.int64(), mask=rows < 0)
-        return self._table.column(column).combine_chunks().take(places)
+        places = places_of(rows, self._noted_rows)
+        indices = pa.array(places, pa.int64(), mask=places < 0)
+        return self._noted.column(column).combine_chunks().take(indices)
 
     def files(self) -> Iterator[AnsweredFile]:
         """The input files of which something is committed, each content of one once."""
-        columns = [self._table.column(name).combine_chunks() for name in ("uri", "generation", "run_id")]
-        uris, generations = (column.indices.to_numpy().astype(np.int64) for column in columns[:2])
-        _, first = np.unique(uris << 32 | generations, return_index=True)
-        for row in first:
-            yield AnsweredFile(*(column[int(row)].as_py() for column in columns))
+        for piece in _distinct(self._files).to_batches(_ROWS_AT_ONCE):
+            for row in piece.to_pylist():
+                yield AnsweredFile(**row)
 
     def _row(self, batch_id: str) -> int:
         return int(self.rows_of(packed_ids([batch_id]))[0])
-
-
-def keys_of(table: pa.Table) -> Keys:
-    """The attempts of a table with the columns `batch_id`, binary or hexadecimal, and `attempt`."""
-    ids = ids_in(table.column("batch_id"))
-    keys = np.empty(len(ids), _KEY)
-    keys["id"], keys["attempt"] = ids, table.column("attempt").to_numpy()
-    return keys.view(f"S{_KEY.itemsize}")
-
-
-def key_of(names: Sequence[tuple[str, int]]) -> Keys:
-    """The keys of some batches and attempts, in their order."""
-    keys = np.empty(len(names), _KEY)
-    keys["id"], keys["attempt"] = packed_ids([batch for batch, _ in names]), [a for _, a in names]
-    return keys.view(f"S{_KEY.itemsize}")
-
-
-def keys_without(keys: Keys, known: Keys) -> Keys:
-    """Those of some keys that are not among others, which are sorted; in their order."""
-    return keys[places_of(keys, known) < 0]
-
-
-def with_keys(known: Keys, others: Keys) -> Keys:
-    """Sorted keys and others, each once, ascending; costs little where there are few others."""
-    new = np.unique(keys_without(others, known))
-    return np.insert(known, np.searchsorted(known, new), new) if len(new) else known
-
-
-def places_of(keys: Keys, known: Keys) -> Rows:
-    """Where each of some keys stands among others, which are sorted; -1 where it doesn't."""
-    if not len(known):
-        return np.full(len(keys), -1, np.int64)
-    found = np.searchsorted(known, keys)
-    found[found == len(known)] = 0
-    return np.where(known[found] == keys, found, -1)
-
-
-def unpacked_keys(keys: Keys) -> tuple[Ids, npt.NDArray[np.int32]]:
-    """The batches and attempts of keys."""
-    fields = np.ascontiguousarray(keys).view(_KEY)
-    return fields["id"].copy(), fields["attempt"].astype(np.int32)
-
-
-def encoded(table: pa.Table) -> pa.Table:
-    """A table of lookups with the names of files and runs kept once instead of once a batch."""
-    for name in ("run_id", "uri", "generation"):
-        column = table.column(name)
-        if not pa.types.is_dictionary(column.type):
-            table = table.set_column(table.schema.get_field_index(name), name, column.dictionary_encode())
-    return table.unify_dictionaries()
-
-
-def _newest(table: pa.Table) -> pa.Table:
-    """Of each batch the row of its newest attempt, by batch; the same attempt may stand more than once."""
-    table = table.take(pc.sort_indices(table, [("batch_id", "ascending"), ("attempt", "ascending")]))
-    ids = ids_in(table.column("batch_id"))
-    is_last = np.ones(len(ids), bool)
-    is_last[:-1] = ids[:-1] != ids[1:]
-    return table.filter(pa.array(is_last)).combine_chunks()

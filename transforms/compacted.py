@@ -16,24 +16,26 @@ no file was planned by a run that is not covered, and there are no others to ask
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.arrow import COMMITS_SCHEMA
 from schemas.errors import StoreError
-from transforms.batch_ids import ids_in
-from transforms.committed import LOOKED_UP, Keys, encoded, key_of, keys_of
+from transforms.attempt_keys import Keys, ascending, keys_of, no_keys, places_of
+from transforms.committed import LOOKED_UP, Lookups
 from transforms.layout import COMPACTED, compacted_path
 from transforms.side_by_side import side_by_side
 from transforms.store import Store
 
-MOST_ROWS = 250_000
-"""Of one file: some 25 MB, which is what a reader holds of them at a time."""
+MOST_ROWS = 100_000
+"""Of one file: some 10 MB, which is what a reader holds of them at a time, and 40 MB before it is written."""
 
 _GROUP_ROWS = 50_000
 _PACKED_FROM = 100
@@ -51,6 +53,10 @@ class DamagedError(Exception):
     """A file of compacted records is not what was written, or another version's."""
 
 
+class ChangedError(StoreError):
+    """A file of compacted records that was read a moment ago can't be read any more."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Where rows are: in a file, and of a small one in memory as well."""
@@ -61,13 +67,11 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompactedFile:
-    """What is kept of a file: which attempts it has, and what lookups need."""
+    """A file: where its rows are, how many these are, and the runs that it covers."""
 
     rows: Rows
+    count: int
     covers: frozenset[str]
-    keys: Keys
-    digests: Keys
-    looked_up: pa.Table
 
     @property
     def path(self) -> str:
@@ -77,10 +81,10 @@ class CompactedFile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compacted:
-    """The files of an output. `known` are their attempts, ascending, each once; `damaged` can't be used."""
+    """The files of an output, and what lookups need of them all; `damaged` can't be used."""
 
     files: tuple[CompactedFile, ...]
-    known: Keys
+    lookups: Lookups
     damaged: tuple[str, ...] = ()
     covers: frozenset[str] = field(init=False)
 
@@ -96,18 +100,20 @@ def write_compacted(store: Store, pieces: Sequence[pa.Table], covers: Collection
     if not store.create(path, data) and store.read(path) != data:
         store.delete(path)
         store.create(path, data)
-    return _kept(path, pa.concat_tables([COMMITS_SCHEMA.empty_table(), *pieces]), covers)
+    count = sum(map(len, pieces))
+    whole = pa.concat_tables([COMMITS_SCHEMA.empty_table(), *pieces]) if count <= _SMALL_ROWS else None
+    return CompactedFile(Rows(path, whole), count, frozenset(covers))
 
 
 def _encode(pieces: Sequence[pa.Table], covers: Collection[str]) -> bytes:
     metadata = {**COMMITS_SCHEMA.metadata, _COVERS: json.dumps(sorted(covers)).encode()}
     schema = COMMITS_SCHEMA.with_metadata(metadata)
-    sink = pa.BufferOutputStream()
+    sink = io.BytesIO()
     compression = "zstd" if sum(map(len, pieces)) >= _PACKED_FROM else "none"
     with pq.ParquetWriter(sink, schema, compression=compression) as writer:
         for piece in pieces:
             writer.write_table(piece.cast(schema), row_group_size=_GROUP_ROWS)
-    return sink.getvalue().to_pybytes()
+    return sink.getvalue()
 
 
 def read_compacted(store: Store) -> Compacted:
@@ -115,31 +121,35 @@ def read_compacted(store: Store) -> Compacted:
     for tries_left in reversed(range(_TRIES)):
         try:
             return _read_all(store)
-        except FileNotFoundError:
+        except (FileNotFoundError, ChangedError):
             if not tries_left:
                 raise
     raise AssertionError
 
 
 def _read_all(store: Store) -> Compacted:
-    def read(path: str) -> CompactedFile | str:
+    def read(path: str) -> tuple[CompactedFile, Lookups] | str:
         try:
-            file = open_compacted(store, path)
+            parquet = open_compacted(store, path)
         except DamagedError:
             return path
-        small = file.metadata.num_rows <= _SMALL_ROWS
-        table = file.read(None if small else [*LOOKED_UP, "record_digest"], use_threads=not small)
-        return _kept(path, table, json.loads(file.schema_arrow.metadata[_COVERS]))
+        count, covers = parquet.metadata.num_rows, json.loads(parquet.schema_arrow.metadata[_COVERS])
+        whole = parquet.read(use_threads=False) if count <= _SMALL_ROWS else None
+        pieces = _row_groups(parquet, LOOKED_UP) if whole is None else [whole]
+        return CompactedFile(Rows(path, whole), count, frozenset(covers)), Lookups.of(pieces)
 
     paths = sorted(path for path in store.list(COMPACTED) if path.endswith(".parquet"))
     found = list(side_by_side(store, read, paths, _FILES_AT_ONCE))
-    files = [file for file in found if isinstance(file, CompactedFile)]
-    damaged = [path for path in found if isinstance(path, str)]
-    known, wrong = _ordered(files)
+    damaged = [file for file in found if isinstance(file, str)]
+    files = [file for file in found if not isinstance(file, str)]
+    every = Lookups.joined([lookups for _, lookups in files])
+    wrong: frozenset[str] = frozenset()
+    if len(every.keys) < sum(len(lookups.keys) for _, lookups in files):
+        wrong = _contradicting(store, files)
     if wrong:
-        files = [file for file in files if file.path not in wrong]
-        known, _ = _ordered(files)
-    return Compacted(tuple(files), known, (*damaged, *sorted(wrong)))
+        files = [(file, lookups) for file, lookups in files if file.path not in wrong]
+        every = Lookups.joined([lookups for _, lookups in files])
+    return Compacted(tuple(file for file, _ in files), every, (*damaged, *sorted(wrong)))
 
 
 def open_compacted(store: Store, path: str) -> pq.ParquetFile:
@@ -165,7 +175,7 @@ def rows_in(store: Store, several: Iterable[Rows], columns: Sequence[str]) -> It
     """Some columns of files, a piece at a time.
 
     Raises:
-        StoreError: a file that was read a moment ago can't be read any more.
+        ChangedError: a file that was read a moment ago can't be read any more.
     """
     for rows in several:
         if rows.whole is not None:
@@ -174,33 +184,39 @@ def rows_in(store: Store, several: Iterable[Rows], columns: Sequence[str]) -> It
         try:
             file = open_compacted(store, rows.path)
         except (DamagedError, FileNotFoundError):
-            raise StoreError(f"{store.root}/{rows.path} was changed while it was read; run again") from None
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=list(columns))
+            raise ChangedError(f"{store.root}/{rows.path} was changed while it was read; run again") from None
+        yield from _row_groups(file, columns)
 
 
-def _kept(path: str, table: pa.Table, covers: Iterable[str]) -> CompactedFile:
-    """What is kept of a file's rows; of a small one's, which are whole here, all."""
-    is_whole = len(table) <= _SMALL_ROWS and table.schema.names == COMMITS_SCHEMA.names
-    return CompactedFile(
-        rows=Rows(path, table if is_whole else None),
-        covers=frozenset(covers),
-        keys=keys_of(table),
-        digests=ids_in(table.column("record_digest")),
-        looked_up=encoded(table.select(LOOKED_UP)),
-    )
+def _row_groups(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:
+    for group in range(file.num_row_groups):
+        yield file.read_row_group(group, columns=list(columns), use_threads=False)
 
 
-def _ordered(files: Sequence[CompactedFile]) -> tuple[Keys, frozenset[str]]:
-    """The attempts of files, ascending, each once; and the files that say different things of one record."""
-    keys = np.concatenate([key_of([]), *(file.keys for file in files)])
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    same = keys[1:] == keys[:-1]
-    if not same.any():
-        return keys, frozenset()
-    digests = np.concatenate([file.digests for file in files])[order]
-    wrong = np.flatnonzero(same & (digests[1:] != digests[:-1]))
-    owner = np.repeat(np.arange(len(files)), [len(file.keys) for file in files])[order]
-    paths = frozenset(files[int(owner[place])].path for row in wrong for place in (row, row + 1))
-    return np.concatenate([keys[:1], keys[1:][~same]]), paths
+def _contradicting(store: Store, files: Sequence[tuple[CompactedFile, Lookups]]) -> frozenset[str]:
+    """The files that say different things of one record. Those that have records in common are read again."""
+    twice = _in_several([lookups.keys for _, lookups in files])
+    said = []
+    for number, (file, lookups) in enumerate(files):
+        if not (places_of(twice, lookups.keys) >= 0).any():
+            continue
+        for table in rows_in(store, [file.rows], ("batch_id", "attempt", "record_digest")):
+            places = places_of(keys_of(table), twice)
+            rows = pa.table({"place": places, "digest": table.column("record_digest")})
+            said.append(
+                rows.append_column("file", pa.repeat(number, len(rows))).filter(pa.array(places >= 0))
+            )
+    if not said:
+        return frozenset()
+    every = pa.concat_tables(said)
+    digests = every.group_by("place").aggregate([("digest", "count_distinct")])
+    disputed = digests.filter(pc.greater(digests.column("digest_count_distinct"), 1)).column("place")
+    wrong = every.filter(pc.is_in(every.column("place"), value_set=disputed)).column("file")
+    return frozenset(files[number][0].path for number in wrong.unique().to_pylist())
+
+
+def _in_several(several: Sequence[Keys]) -> Keys:
+    """The keys that are in more than one of some arrays, each of which has a key once."""
+    keys = np.concatenate([no_keys(), *several])
+    keys.sort()
+    return ascending([keys[1:][keys[1:] == keys[:-1]]])

@@ -19,11 +19,12 @@ import pyarrow as pa
 from schemas.arrow import COMMITS_SCHEMA
 from schemas.batches import CommitRecord
 from schemas.errors import StoreError
+from transforms.attempt_keys import Keys, keys_of, no_keys, places_of
 from transforms.commit_index import CommitIndex, index_of
 from transforms.commit_rows import commit_rows
 from transforms.commit_survey import PIECE, Survey, survey_commits
-from transforms.committed import LOOKED_UP, Keys, places_of
-from transforms.compacted import MOST_ROWS, CompactedFile, write_compacted
+from transforms.committed import Lookups
+from transforms.compacted import MOST_ROWS, CompactedFile, rows_in, write_compacted
 from transforms.layout import failures_path
 from transforms.output_lock import require_held
 from transforms.side_by_side import side_by_side
@@ -62,7 +63,7 @@ class _Stock:
 
     store: Store
     survey: Survey
-    pieces: list[pa.Table] = field(default_factory=list)  # what was found, for lookups
+    found: list[Lookups] = field(default_factory=list)
     files: list[CompactedFile] = field(default_factory=list)
     left: list[pa.Table] = field(default_factory=list)  # what is in no file yet
     written: set[str] = field(default_factory=set)
@@ -74,16 +75,16 @@ class _Stock:
         """Note records; as soon as there are many they are durable, lest a crash cost more than a piece."""
         sweep_replaced(self.store, records)
         table = commit_rows(records)
-        self.pieces.append(table.select(LOOKED_UP))
+        self.found.append(Lookups.of([table]))
         self.left.append(table)
         if len(records) == PIECE:
             self._write(())
 
     def finish(self, few_files: int | None) -> CommitIndex:
         """Write what is left, and which runs are covered by now; join small files."""
-        index = index_of(self.survey, [file.rows for file in self.files], self.pieces)
+        index = index_of(self.survey, [file.rows for file in self.files], Lookups.joined(self.found))
         covered = self.survey.covered_by(index.attempts)
-        small = [file for file in self.files if len(file.keys) < MOST_ROWS // 2]
+        small = [file for file in self.files if file.count < MOST_ROWS // 2]
         joined = [] if few_files is None or len(small) <= few_files else small
         if covered or self.left or joined:
             self._join(joined, covered, index)
@@ -118,19 +119,23 @@ class _Stock:
 
     def _redundant(self, attempts: Keys) -> Iterator[str]:
         """The files that others make up for: of a run that ended between joining files and deleting them."""
-        if sum(len(file.keys) for file in self.files) == len(attempts):
+        if sum(file.count for file in self.files) == len(attempts):
             return
-        places = {file.path: np.unique(places_of(file.keys, attempts)) for file in self.files}
+        places = {file.path: np.unique(places_of(self._keys_in(file), attempts)) for file in self.files}
         copies = np.zeros(len(attempts), np.int64)
         for mine in places.values():
             copies[mine] += 1
-        for file in sorted(self.files, key=lambda file: len(file.keys)):
+        for file in sorted(self.files, key=lambda file: file.count):
             others = [other for other in self.files if other is not file]
             covers = {run for other in others for run in other.covers}
             if file.covers <= covers and (copies[places[file.path]] > 1).all():
                 copies[places[file.path]] -= 1
                 self.files = others
                 yield file.path
+
+    def _keys_in(self, file: CompactedFile) -> Keys:
+        tables = rows_in(self.store, [file.rows], ("batch_id", "attempt"))
+        return np.concatenate([no_keys(), *map(keys_of, tables)])
 
 
 def sweep_replaced(store: Store, records: Iterable[CommitRecord]) -> int:

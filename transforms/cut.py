@@ -11,7 +11,7 @@ from schemas.ids import batch_ids
 from schemas.workload import Limits
 from transforms.batch_ids import ID_BYTES
 from transforms.batch_refs import REFS_SCHEMA, BatchRefs
-from transforms.input_files import InputFile, RowGroup
+from transforms.input_files import NAMES_A_PIECE, Files, InputFile, RowGroup
 
 _BATCHES_A_PIECE = 16_384
 
@@ -19,14 +19,15 @@ _BATCHES_A_PIECE = 16_384
 def cut_batches(files: Iterable[InputFile], limits: Limits) -> BatchRefs:
     """All batches of some files: files in their order, row groups and rows in that of the file.
 
-    Takes time and memory by the number of batches, whatever the files hold.
+    Takes time and memory by the number of batches, whatever the files hold. Names of `Files` are not copied.
     """
-    pieces, piece = [], _Piece()
-    for file in files:
-        piece.cut(file, limits)
-        if len(piece) >= _BATCHES_A_PIECE:
+    every = files if isinstance(files, Files) else Files.of(files)
+    pieces, piece = [], _Piece(every, 0)
+    for number, file in enumerate(every):
+        if len(piece) >= _BATCHES_A_PIECE or (number and number % NAMES_A_PIECE == 0):
             pieces.append(piece.columns())
-            piece = _Piece()
+            piece = _Piece(every, number)
+        piece.cut(file, limits)
     pieces.append(piece.columns())
     return BatchRefs(pa.Table.from_batches(pieces, REFS_SCHEMA))
 
@@ -34,8 +35,11 @@ def cut_batches(files: Iterable[InputFile], limits: Limits) -> BatchRefs:
 class _Piece:
     """The columns of the batches of neighbouring files."""
 
-    def __init__(self) -> None:
-        self._files: list[InputFile] = []
+    def __init__(self, files: Files, first: int) -> None:
+        self._files = files
+        self._first = first
+        self._sizes = array("q")
+        self._mtimes = array("q")
         self._ids = bytearray()
         self._file_of = array("i")
         self._row_group = array("i")
@@ -46,8 +50,9 @@ class _Piece:
         return len(self._row_count)
 
     def cut(self, file: InputFile, limits: Limits) -> None:
-        number = len(self._files)
-        self._files.append(file)
+        number = len(self._sizes)
+        self._sizes.append(file.size)
+        self._mtimes.append(file.mtime_ns)
         for group in file.row_groups:
             step = _rows_of_a_batch(group, limits)
             firsts = range(0, group.rows, step)
@@ -62,16 +67,15 @@ class _Piece:
     def columns(self) -> pa.RecordBatch:
         rows = len(self)
         file_of = _numbers(self._file_of, pa.int32())
+        uris, generations = self._files.names(self._first, self._first + len(self._sizes))
         empty = pa.array([0] * (rows + 1), pa.int32())
         return pa.record_batch(
             [
                 pa.FixedSizeBinaryArray.from_buffers(
                     pa.binary(ID_BYTES), rows, [None, pa.py_buffer(self._ids)]
                 ),
-                pa.DictionaryArray.from_arrays(file_of, pa.array([f.uri for f in self._files], pa.string())),
-                pa.DictionaryArray.from_arrays(
-                    file_of, pa.array([f.generation for f in self._files], pa.string())
-                ),
+                pa.DictionaryArray.from_arrays(file_of, uris),
+                pa.DictionaryArray.from_arrays(file_of, generations),
                 _numbers(self._row_group, pa.int32()),
                 _numbers(self._first_row, pa.int64()),
                 _numbers(self._row_count, pa.int64()),
@@ -79,8 +83,8 @@ class _Piece:
                 pa.nulls(rows, pa.int32()),
                 pa.ListArray.from_arrays(empty, pa.array([], pa.int64())),
                 pa.ListArray.from_arrays(empty, pa.array([], pa.string())),
-                pa.array([f.size for f in self._files], pa.int64()).take(file_of),
-                pa.array([f.mtime_ns for f in self._files], pa.int64()).take(file_of),
+                _numbers(self._sizes, pa.int64()).take(file_of),
+                _numbers(self._mtimes, pa.int64()).take(file_of),
             ],
             schema=REFS_SCHEMA,
         )

@@ -30,7 +30,7 @@ class Due:
 
     def where(self, mask: Mask) -> Due:
         """Those for which `mask` is true."""
-        return Due(self.refs.where(mask), self.rows[mask], self.numbers[mask])
+        return self if mask.all() else Due(self.refs.where(mask), self.rows[mask], self.numbers[mask])
 
 
 def find_due_batches(

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 _MOST_REMEMBERED = 64
-_PIECE = 4096
+NAMES_A_PIECE = 16_384
+"""Names that are kept together, in one Arrow array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,12 @@ class Names(Sequence[str]):
     def append(self, name: str) -> None:
         """Take one in, behind the others."""
         self._last.append(name)
-        if len(self._last) == _PIECE:
+        if len(self._last) == NAMES_A_PIECE:
             self._full.append(pa.array(self._last, pa.string()))
             self._last = []
 
     def __len__(self) -> int:
-        return len(self._full) * _PIECE + len(self._last)
+        return len(self._full) * NAMES_A_PIECE + len(self._last)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -70,9 +71,16 @@ class Names(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        piece, place = divmod(range(len(self))[index], _PIECE)
+        piece, place = divmod(range(len(self))[index], NAMES_A_PIECE)
         name: str = self._last[place] if piece == len(self._full) else self._full[piece][place].as_py()
         return name
+
+    def array(self, first: int, stop: int) -> pa.StringArray:
+        """Some neighbours; no copy if they are in one piece. Pieces begin at multiples of `NAMES_A_PIECE`."""
+        place = first % NAMES_A_PIECE
+        if first // NAMES_A_PIECE < len(self._full) and place + stop - first <= NAMES_A_PIECE:
+            return self._full[first // NAMES_A_PIECE].slice(place, stop - first)
+        return pa.array(self[first:stop], pa.string())
 
     def __iter__(self) -> Iterator[str]:
         for piece in self._full:
@@ -168,6 +176,10 @@ class Files(Sequence[InputFile]):
     def generations(self) -> dict[str, str]:
         """The generation of each file by its name."""
         return dict(zip(self._uris, self._generations, strict=True))
+
+    def names(self, first: int, stop: int) -> tuple[pa.StringArray, pa.StringArray]:
+        """The names and generations of some neighbours; see `Names.array`."""
+        return self._uris.array(first, stop), self._generations.array(first, stop)
 
     @property
     def rows(self) -> int:

@@ -102,13 +102,19 @@ def freeze_plan(loaded: LoadedWorkload, run: RunContext, work: DueWork) -> Plan:
         rows_due=int(due.rows.sum()),
         rows_total=work.found.files.rows,
         batches_total=len(work.every),
-        batches_committed=int((work.commits.rows_of(work.every.ids) >= 0).sum()),
+        batches_committed=_count_committed(work),
         files=len(work.found.files),
         skipped_files=work.found.skipped,
         plan_uri=plan_uri,
         rows_beyond=int(work.due.rows[beyond].sum()),
         batches_left_out=work.left_out,
     )
+
+
+def _count_committed(work: DueWork) -> int:
+    if not len(work.commits):
+        return 0
+    return int((work.commits.rows_of(work.every.ids) >= 0).sum())
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.arrow import PLAN_SCHEMA
 from schemas.errors import OutputError, first_line
-from transforms.batch_ids import ID_BYTES, binary_ids, ids_in
+from transforms.batch_ids import binary_ids, ids_in, written_ids
 from transforms.batch_refs import REFS_SCHEMA, BatchRefs
 from transforms.store import Store
 
@@ -26,12 +26,12 @@ def plan_bytes(refs: BatchRefs, input_schema: pa.Schema) -> bytes:
     metadata = dict(PLAN_SCHEMA.metadata)
     metadata[INPUT_SCHEMA_KEY] = input_schema.serialize().to_pybytes().hex().encode()
     schema = PLAN_SCHEMA.with_metadata(metadata)
-    sink = pa.BufferOutputStream()
+    sink = io.BytesIO()
     compression = "zstd" if len(refs) >= _PACKED_FROM else "none"
     with pq.ParquetWriter(sink, schema, compression=compression) as writer:
         for first in range(0, len(refs), ROW_GROUP):
             writer.write_table(_shown(refs.table.slice(first, ROW_GROUP), schema), ROW_GROUP)
-    return sink.getvalue().to_pybytes()
+    return sink.getvalue()
 
 
 def read_plan(store: Store, plan_uri: str) -> tuple[BatchRefs, pa.Schema]:
@@ -102,11 +102,7 @@ def _input_schema(plan: pq.ParquetFile) -> pa.Schema:
 
 def _shown(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Columns as people read them: ids as digits, names in full."""
-    ids = BatchRefs(table).ids
-    digits = ids.tobytes().hex().encode("ascii")
-    offsets = np.arange(0, 2 * ID_BYTES * (len(ids) + 1), 2 * ID_BYTES, dtype=np.int32)
-    column = pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(digits))
-    return table.set_column(0, "batch_id", column).cast(schema)
+    return table.set_column(0, "batch_id", written_ids(BatchRefs(table).ids)).cast(schema)
 
 
 def _kept(table: pa.Table) -> pa.Table:

@@ -9,23 +9,23 @@ from decimal import Decimal
 
 import pyarrow.parquet as pq
 
-from schemas.batches import BackendTotals, BatchRef, BatchReport
+from schemas.batches import BackendTotals, BatchReport
 from schemas.failures import FAILURE_KINDS, FailureClass
 from schemas.load import LoadedWorkload
 from schemas.outcomes import ZERO, money_text
-from schemas.run import FailedBatch, FailureGroup, Manifest, RunContext, State
+from schemas.run import FailureGroup, Manifest, RunContext, State
 from transforms import lease
 from transforms.batchmode.tickets import FOLDER
 from transforms.call.segments import CLAIMS
 from transforms.commit import recover
 from transforms.commit_index import CommitIndex
-from transforms.committed import Committed
 from transforms.compaction import FEW_FILES, take_stock
 from transforms.device_use import collect_use
 from transforms.layout import COMMITS, COMPACTED, failures_path, run_path
 from transforms.plan import Plan
 from transforms.store import Store, is_remote, open_store, sweep_temporaries
 from transforms.tally import Sums, add_up, examples_of, require_parts
+from transforms.unfinished import LeftOpen, note_left_open
 
 _EXAMPLES = 5
 _CREATED_IN = (COMMITS, COMPACTED, "runs", "budget", FOLDER)
@@ -56,11 +56,11 @@ def settle_run(
     index = take_stock(store, require_parts, FEW_FILES)
     sums = add_up(index, run)
     groups = tuple(_failure_groups(store, index, sums))
-    failed_batches = tuple(_failed_batches(plan, failed, index.committed))
-    reason_class, reason = _reason(groups, failed_batches, loaded, plan)
+    left = note_left_open(store, run.run_id, plan.refs, index.committed, failed)
+    reason_class, reason = _reason(groups, left, loaded, plan)
     if run.skip_routes and reason_class == "budget":
         reason = f"{reason}. Skipped in this run, as decided: {', '.join(run.skip_routes)}"
-    manifest = _manifest(loaded, run, plan, sums, groups, failed_batches)
+    manifest = _manifest(loaded, run, plan, sums, groups, left)
     state: State = "incomplete" if reason else "complete"
     manifest.update(
         devices=collect_use(store, run.run_id),
@@ -109,26 +109,15 @@ def _find_examples(store: Store, index: CommitIndex, sums: Sums) -> dict[str, li
     return found
 
 
-def _failed_batches(plan: Plan, failed: Sequence[BatchReport], committed: Committed) -> Iterator[FailedBatch]:
-    """The planned attempts that are not committed, each with what its worker said about it."""
-    errors = {report.batch_id: report.error for report in failed}
-    for ref in plan.refs.where(committed.attempts_of(plan.refs.ids) < plan.refs.attempts):
-        yield _failed_batch(ref, errors.get(ref.batch_id, "its worker ended before it was done"))
-
-
-def _failed_batch(ref: BatchRef, error: str) -> FailedBatch:
-    return FailedBatch(ref.batch_id, ref.uri, ref.row_group, ref.first_row, ref.row_count, error)
-
-
 def _reason(
-    groups: Sequence[FailureGroup], failed: Sequence[FailedBatch], loaded: LoadedWorkload, plan: Plan
+    groups: Sequence[FailureGroup], left: LeftOpen, loaded: LoadedWorkload, plan: Plan
 ) -> tuple[str, str]:
     """Why a run is incomplete: the class and one plain sentence; empty strings if it is not."""
     retryable = sum(g.count for g in groups if g.retryable)
-    if failed:
+    if left.count:
         more = f" {_documents(retryable)} can be tried again." if retryable else ""
-        one = "1 batch was" if len(failed) == 1 else f"{len(failed)} batches were"
-        return "batches", f"{one} not finished: {failed[0].error}.{more} Run again to do what is missing"
+        one = "1 batch was" if left.count == 1 else f"{left.count} batches were"
+        return "batches", f"{one} not finished: {left.listed[0].error}.{more} Run again to do what is missing"
     budget = next((g for g in groups if g.error_class == FailureClass.BUDGET_EXHAUSTED), None)
     if budget is not None:
         return "budget", _budget_sentence(budget, loaded, plan)
@@ -179,7 +168,7 @@ def _manifest(
     plan: Plan,
     sums: Sums,
     groups: Sequence[FailureGroup],
-    failed_batches: Sequence[FailedBatch],
+    left: LeftOpen,
 ) -> dict[str, object]:
     every = [totals for backends in sums.totals.values() for totals in backends.values()]
     failures = sum(sums.failures_by_class.values())
@@ -204,7 +193,9 @@ def _manifest(
         "results_by_route": dict(sums.results_by_route),
         "failures_by_route": dict(sums.failures_by_route),
         "failure_groups": tuple(groups),
-        "failed_batches": tuple(failed_batches),
+        "failed_batches": left.listed,
+        "failed_batches_count": left.count,
+        "failed_batches_file": left.file,
         "totals": {route: dict(backends) for route, backends in sums.totals.items()},
         "amount": money_text(sum((Decimal(t.amount) for t in every), ZERO)),
         "list_amount": money_text(sum((Decimal(t.list_amount) for t in every), ZERO)),

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from schemas.failures import FailureClass
 from schemas.outcomes import ZERO
 from schemas.workload import Workload
+from transforms.attempt_keys import Keys, places_of, unpacked_keys
 from transforms.batch_ids import name_of, packed_ids
 from transforms.batchmode.standing import reserved
 from transforms.call.budget_file import Records, open_budget, record_of
@@ -28,7 +29,6 @@ from transforms.call.ledgers import read_spent
 from transforms.commit_index import CommitIndex
 from transforms.commit_survey import listing_is_cheaper
 from transforms.commit_totals import entries
-from transforms.committed import Keys, places_of, unpacked_keys
 from transforms.layout import LEDGER, is_batch_id
 from transforms.store import Store
 

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from schemas.batches import AmbiguousCall, BackendTotals, CommitRecord
 from schemas.errors import ReconcileError, StoreError
 from schemas.run import RunContext
+from transforms.attempt_keys import Rows, chained, keys_of, places_of, unpacked_keys
 from transforms.batch_ids import ids_in, name_of
 from transforms.commit_index import CommitIndex
 from transforms.commit_totals import add_totals, entries, sum_totals
-from transforms.committed import Rows, keys_of, places_of, unpacked_keys
 from transforms.layout import commit_path
 from transforms.store import Store
 
@@ -122,39 +122,47 @@ def _list_ambiguous(sums: Sums, table: pa.Table) -> None:
 
 
 class _Chains:
-    """What must hold between the attempts of a batch: some numbers of each attempt, in order."""
+    """What must hold between the attempts of a batch: some numbers of each attempt, in order.
+
+    An attempt that is its batch's only one is looked at when it comes by, and nothing of it is kept.
+    """
 
     def __init__(self, index: CommitIndex) -> None:
-        self._attempts = index.attempts
-        self._counts = {name: np.zeros(len(index.attempts), np.int64) for name in _COUNTS}
+        self._keys = chained(index.attempts)
+        self._left = np.zeros(len(self._keys), np.int64)
+        self._accounted = np.zeros(len(self._keys), np.int64)
+        self._short = ""
 
     def take(self, table: pa.Table) -> None:
         """Note some attempts."""
-        places = places_of(keys_of(table), self._attempts)
-        for name, counts in self._counts.items():
-            counts[places] = table.column(name).to_numpy()
+        rows_in, skipped, assignments, results, failures = (table.column(n).to_numpy() for n in _COUNTS)
+        keys = keys_of(table)
+        is_first = table.column("attempt").to_numpy() == 1
+        for row in _rows_where(is_first & (assignments < rows_in - skipped)):
+            self._short = self._short or (
+                f"batch {name_of(unpacked_keys(keys)[0][row])}: {rows_in[row]} rows in, "
+                f"{skipped[row]} skipped, but only {assignments[row]} assignments"
+            )
+        places = places_of(keys, self._keys)
+        self._left[places[places >= 0]] = failures[places >= 0]
+        self._accounted[places[places >= 0]] = (results + failures)[places >= 0]
 
     def check(self) -> None:
         """Attempts follow each other, and each takes up exactly what the one before left undone."""
-        ids, attempts = unpacked_keys(self._attempts)
+        ids, attempts = unpacked_keys(self._keys)
         follows = np.zeros(len(ids), bool)
         follows[1:] = ids[1:] == ids[:-1]
         before = np.where(follows, np.concatenate([attempts[:1], attempts[:-1]]), 0)
         for row in _rows_where(attempts != before + 1):
             every = [int(attempt) for attempt in attempts[ids == ids[row]]]
             raise ReconcileError(f"batch {name_of(ids[row])}: attempts {every}, one is missing")
-        rows_in, skipped, assignments, results, failures = (self._counts[name] for name in _COUNTS)
-        for row in _rows_where(~follows & (assignments < rows_in - skipped)):
-            raise ReconcileError(
-                f"batch {name_of(ids[row])}: {rows_in[row]} rows in, {skipped[row]} skipped, "
-                f"but only {assignments[row]} assignments"
-            )
-        accounted = results + failures
-        left = np.concatenate([failures[:1], failures[:-1]])
-        for row in _rows_where(follows & (left != accounted)):
+        if self._short:
+            raise ReconcileError(self._short)
+        left = np.concatenate([self._left[:1], self._left[:-1]])
+        for row in _rows_where(follows & (left != self._accounted)):
             raise ReconcileError(
                 f"batch {name_of(ids[row])}: attempt {before[row]} left {left[row]} failures, attempt "
-                f"{attempts[row]} accounts for {accounted[row]}"
+                f"{attempts[row]} accounts for {self._accounted[row]}"
             )
 
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from schemas.arrow import COMMITS_SCHEMA
 from schemas.batches import CommitRecord
+from transforms.attempt_keys import key_of, keys_of, keys_without, unpacked_keys
 from transforms.batch_ids import name_of
 from transforms.commit_rows import commit_rows
 from transforms.commit_survey import Survey, survey_commits
-from transforms.committed import key_of, keys_of, keys_without, unpacked_keys
 from transforms.compacted import rows_in
 from transforms.layout import COMPACTED, commit_path, read_commit
 from transforms.side_by_side import side_by_side

@@ -21,6 +21,7 @@ from flows.groups import GroupOutcome
 from flows.summary import Shown, markdown_table, plain, summary_markdown
 from flows.tables import MAX_ROWS
 from flows.worker import WorkerEnd
+from flows.worst_first import worst_first
 from schemas.batches import BatchReport
 from schemas.run import FailureGroup, Manifest
 
@@ -220,11 +221,15 @@ def test_a_form_is_filled_in_by_its_address() -> None:
 
 def test_the_batch_file_holds_exactly_what_became_of_each_batch(tmp_path: Path) -> None:
     lines = [
-        line(1, -1, "failed", rows=0, results=0, amount="0", uri="", error="no disk"),
         line(2, 3, amount=None),
         line(3, 3, failures=2, retryable=1),
+        line(4, 5, "failed", rows=0, results=0, amount="0", uri="", error="reset"),
     ]
-    path = write_batch_file(lines, str(tmp_path), "r1")
+    failed = [
+        BatchReport(f"{1:032x}", 1, "failed", "no disk"),
+        BatchReport(f"{4:032x}", 1, "failed", "reset"),
+    ]
+    path = write_batch_file(worst_first(lines, failed), str(tmp_path), "r1")
 
     assert path == f"{tmp_path}/runs/r1/batches.parquet"
     table = pq.read_table(io.BytesIO(Path(path).read_bytes()))
@@ -232,6 +237,7 @@ def test_the_batch_file_holds_exactly_what_became_of_each_batch(tmp_path: Path) 
     columns = ("batch_id", "group", "state", "failures", "retryable", "amount", "source_uri", "error")
     assert [tuple(str(row[c]) for c in columns) for row in table.to_pylist()] == [
         (f"{1:032x}", "None", "failed", "0", "0", "None", "None", "no disk"),
-        (f"{2:032x}", "3", "committed", "0", "0", "None", "/in/part-2.parquet", "None"),
+        (f"{4:032x}", "5", "failed", "0", "0", "None", "None", "reset"),
         (f"{3:032x}", "3", "committed", "2", "1", "0.500000000000", "/in/part-3.parquet", "None"),
+        (f"{2:032x}", "3", "committed", "0", "0", "None", "/in/part-2.parquet", "None"),
     ]

@@ -33,6 +33,7 @@ from schemas.run import Manifest, RunContext
 from tests.flows.conftest import make_record, make_ref
 from tests.flows.fake_run import FakeRun, Watched
 from tests.flows.test_review import quote_of
+from transforms.batch_refs import BatchRefs
 from transforms.quote.compare import store_quote
 from transforms.store import open_store
 
@@ -485,7 +486,7 @@ def test_a_group_with_documents_left_for_a_retry_is_failed_and_says_what_that_co
         ref, results=6, failures=4, retryable=3, failures_by_class={"overloaded": 3, "refused": 1}
     )
     line = batch_line(0, BatchReport(ref.batch_id, 1, "committed", record=record))
-    outcome = priced(GroupOutcome(0, (line,), (), WorkerEnd(0)), [ref], Decimal("0.02"))
+    outcome = priced(GroupOutcome(0, (line,), (), WorkerEnd(0)), BatchRefs.of([ref]), Decimal("0.02"))
 
     assert not outcome.is_good
     assert outcome.sentence() == (
@@ -514,6 +515,6 @@ def test_at_the_cap_a_retry_helps_only_with_a_higher_one() -> None:
     ref = make_ref(0)
     record = make_record(ref, failures_by_class={"budget_exhausted": 3})
     line = batch_line(0, BatchReport(ref.batch_id, 1, "committed", record=record))
-    outcome = priced(GroupOutcome(0, (line,), (), WorkerEnd(0)), [ref], Decimal("0.02"))
+    outcome = priced(GroupOutcome(0, (line,), (), WorkerEnd(0)), BatchRefs.of([ref]), Decimal("0.02"))
 
     assert outcome.sentence().endswith("A retry helps only with a higher cap")

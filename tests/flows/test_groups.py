@@ -49,7 +49,7 @@ def job(tmp_path: Path, **changes: object) -> GroupJob:
     return GroupJob(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def line(state: str = "committed", batch: str = "b") -> BatchLine:
+def line(state: str = "committed", batch: str = "b" * 32) -> BatchLine:
     return BatchLine(0, batch, 1, state, 10, 9, 1, 0, "0.1", "/in/a.parquet", "")
 
 
@@ -122,7 +122,7 @@ def test_a_group_gathers_what_its_worker_says(
         (ref(1).batch_id, "committed", 10, "0.25"),
         (ref(2).batch_id, "failed", 0, "0"),
     ]
-    assert outcome.failed == (bad,)
+    assert list(outcome.failed) == [bad]
     assert not outcome.is_good
 
 
@@ -147,7 +147,7 @@ def test_a_batch_that_is_spoken_of_again_counts_once_and_a_commit_outweighs_a_fa
 
     assert len(lines) == 3
     assert [x.state for x in outcome.lines] == ["failed", "committed", "failed"]
-    assert outcome.failed == (failed[0], failed[2])
+    assert list(outcome.failed) == [failed[0], failed[2]]
 
 
 def test_the_worker_finds_the_same_code_wherever_it_is_started(
@@ -229,7 +229,7 @@ def test_what_a_worker_reported_as_failed_is_passed_on_as_it_is(ref: Ref) -> Non
     report = BatchReport(ref(0).batch_id, 2, "failed", "another worker is on it")
     outcome = GroupOutcome(0, (batch_line(0, report),), (report,), WorkerEnd(0))
 
-    assert failed_reports([outcome], BatchRefs.of([ref(0)]), 1) == [report]
+    assert list(failed_reports([outcome], BatchRefs.of([ref(0)]), 1)) == [report]
 
 
 @pytest.mark.parametrize(

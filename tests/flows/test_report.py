@@ -160,6 +160,18 @@ def test_texts_from_data_stay_texts_on_the_page(
     assert page.count("&lt;script&gt;") >= 7
 
 
+def test_the_page_names_some_batches_that_were_not_finished_and_says_where_all_are(
+    manifest: Make, failed_batch: FailedBatch
+) -> None:
+    file = "runs/r1/failed_batches.parquet"
+    page = report_html(
+        manifest(failed_batches=(failed_batch,), failed_batches_count=1_000_000, failed_batches_file=file),
+        "/out",
+    )
+
+    assert f"Batches that were not finished, the first 1 of 1,000,000; all of them: {file}" in page
+
+
 def test_the_page_shows_what_the_terminal_shows(manifest: Make, failed_batch: FailedBatch) -> None:
     page = report_html(manifest(rehearsal=True, failed_batches=(failed_batch,)), "/out/here")
 

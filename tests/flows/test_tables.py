@@ -16,9 +16,9 @@ from flows.tables import (
     group_rows,
     route_rows,
     spend_rows,
-    worst_first,
 )
 from flows.worker import WorkerEnd
+from flows.worst_first import worst_first
 from schemas.batches import BackendTotals, BatchReport
 from schemas.run import FailureGroup, Manifest
 from transforms.quote.compare import Comparison

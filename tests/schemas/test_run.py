@@ -26,6 +26,13 @@ def test_a_manifest_comes_back_from_its_json() -> None:
     assert Manifest.from_dict(json.loads(json.dumps(MANIFEST.to_dict()))) == MANIFEST
 
 
+def test_a_manifest_that_was_written_without_a_count_of_failed_batches_names_them_all() -> None:
+    data = json.loads(MANIFEST.to_json())
+    del data["failed_batches_count"], data["failed_batches_file"]
+    found = Manifest.from_dict(data)
+    assert (found.failed_batches_count, found.failed_batches_file) == (1, "")
+
+
 def test_a_manifest_of_another_version_is_refused() -> None:
     with pytest.raises(ValueError, match="manifest/1"):
         Manifest.from_dict({**json.loads(MANIFEST.to_json()), "version": "manifest/9"})

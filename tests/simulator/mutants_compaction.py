@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from tests.simulator.planting import defect, swap
 from transforms import compacted, compaction
+from transforms.attempt_keys import keys_of, unpacked_keys
 from transforms.batch_ids import name_of
 from transforms.commit_index import CommitIndex
 from transforms.commit_survey import Survey
-from transforms.committed import keys_of, unpacked_keys
 from transforms.layout import commit_path
 from transforms.store import Store
 

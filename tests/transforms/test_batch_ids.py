@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from transforms.batch_ids import binary_ids, ids_in, name_of, packed_ids
+from transforms.batch_ids import binary_ids, ids_in, name_of, packed_ids, written_ids
 
 IDS = ["0" * 32, "ab" + "0" * 30, "f" * 32, "0123456789abcdef" * 2]
 BINARY = pa.array([bytes.fromhex(name) for name in IDS], pa.binary(16))
@@ -24,3 +24,8 @@ def test_the_ids_of_a_column_are_the_same_however_they_are_kept_and_cut(array: p
 
 def test_ids_become_the_column_that_they_came_from() -> None:
     assert binary_ids(ids_in(pa.chunked_array([BINARY]))[::-1]).to_pylist() == BINARY.to_pylist()[::-1]
+
+
+def test_ids_become_the_text_that_they_came_from() -> None:
+    assert written_ids(packed_ids(IDS)).to_pylist() == IDS
+    assert written_ids(packed_ids([])).to_pylist() == []

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from schemas.batches import CommitRecord
 from tests.support.records import REF, commit_record
 from transforms.batch_ids import packed_ids
-from transforms.commit_rows import commit_rows
 from transforms.committed import AnsweredFile, Committed, Standing
 
 FIRST, SECOND, ABSENT = "00" * 16, "ab" * 15 + "00", "ff" * 16
@@ -15,7 +14,7 @@ RECORD = commit_record(refused={"amount": "0.5"}, ref=replace(REF, duplicate_row
 
 
 def of(*records: CommitRecord) -> Committed:
-    return Committed(commit_rows(records))
+    return Committed.of(records)
 
 
 def test_a_batch_stands_as_its_newest_attempt_left_it() -> None:
@@ -80,5 +79,5 @@ def test_whatever_the_ids_exactly_the_committed_are_found(there: list[str], aske
 
 def test_a_batch_takes_a_few_dozen_bytes() -> None:
     plain = replace(RECORD, failures=0, failures_by_class={}, refused={}, ref=REF)
-    rows = commit_rows(replace(plain, batch_id=secrets.token_hex(16)) for _ in range(2000))
-    assert Committed(rows).nbytes / 2000 < 64
+    rows = (replace(plain, batch_id=secrets.token_hex(16)) for _ in range(2000))
+    assert of(*rows).nbytes / 2000 < 24

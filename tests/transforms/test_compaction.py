@@ -16,11 +16,11 @@ import pytest
 from schemas.batches import CommitRecord
 from schemas.errors import StoreError
 from tests.support.records import REF, commit_record, run_context
+from transforms.attempt_keys import unpacked_keys
 from transforms.batch_ids import name_of
 from transforms.batch_refs import BatchRefs
 from transforms.commit_index import CommitIndex, read_index
 from transforms.commit_survey import listing_is_cheaper
-from transforms.committed import unpacked_keys
 from transforms.compaction import Compactor, take_stock
 from transforms.layout import commit_path, failures_path, plan_path
 from transforms.plan_file import plan_bytes

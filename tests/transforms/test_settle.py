@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.batches import BatchRef, BatchReport
 from schemas.errors import ReconcileError
 from schemas.failures import FailureClass
 from schemas.outcomes import Outcome
-from schemas.run import Manifest
+from schemas.run import FailedBatch, Manifest
 from tests.support.batches import part_writer, staged, work_batch
 from tests.support.records import AMBIGUOUS, REF, answered, failed, run_context
 from tests.support.workloads import load
@@ -127,6 +128,25 @@ def test_a_batch_whose_worker_died_is_missed(bench: Bench) -> None:
     bench.commit(REF, [answered(100)])
     manifest = bench.settle([REF, SECOND_REF])
     assert [b.error for b in manifest.failed_batches] == ["its worker ended before it was done"]
+
+
+def test_a_manifest_names_a_thousand_batches_at_most_and_says_where_all_stand(bench: Bench) -> None:
+    refs = [replace(REF, batch_id=f"{n:032x}", first_row=10 * n) for n in range(1003)]
+    bench.commit(refs[5], [answered(50)])
+    left = [ref for ref in refs if ref != refs[5]]
+    report = BatchReport(refs[1002].batch_id, 1, "failed", "its pages can't be read")
+    manifest = bench.settle(refs, [report])
+    assert manifest.reason.startswith("1002 batches were not finished: its worker ended before it was done.")
+    assert [b.batch_id for b in manifest.failed_batches] == [ref.batch_id for ref in left[:1000]]
+    file = f"runs/{bench.run.run_id}/failed_batches.parquet"
+    assert (manifest.failed_batches_count, manifest.failed_batches_file) == (1002, file)
+    rows = pq.read_table(bench.store.open(file)).to_pylist()
+    errors = ["its worker ended before it was done"] * 1001 + [report.error]
+    assert [FailedBatch(**row) for row in rows] == [
+        FailedBatch(ref.batch_id, ref.uri, ref.row_group, ref.first_row, ref.row_count, error)
+        for ref, error in zip(left, errors, strict=True)
+    ]
+    assert list(bench.store.list("_staging")) == []
 
 
 def test_a_further_attempt_whose_worker_died_is_missed(bench: Bench) -> None:

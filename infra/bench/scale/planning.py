@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.bench.scale.memory import forget_peak, peak
 from schemas.load import LoadedWorkload
 from schemas.run import RunContext
 from schemas.workload import Workload
@@ -108,7 +109,7 @@ def plan(batches: int, latency_s: float, folder: Path, batches_a_file: int = BAT
     _describe(Bucket(1, data, 0), loaded)  # what is imported when it is used first
     files = -(-batches // batches_a_file)
     bucket = Bucket(files, data, latency_s)
-    before, cpu = _forget_peak(), _cpu()
+    before, cpu = forget_peak(), _cpu()
     marks = [time.monotonic()]
     found = collect_files(_describe(bucket, loaded), settings)
     marks.append(time.monotonic())
@@ -116,7 +117,7 @@ def plan(batches: int, latency_s: float, folder: Path, batches_a_file: int = BAT
     marks.append(time.monotonic())
     planned = freeze_plan(loaded, RunContext("run", loaded.output_uri, "0" * 64, False, 8), work)
     marks.append(time.monotonic())
-    peak, cpu = _peak() - before, _cpu() - cpu
+    most, cpu = peak() - before, _cpu() - cpu
     store = LocalStore(loaded.output_uri)
     group, _ = read_group(store, planned.plan_uri, _GROUPS // 2, _GROUPS)
     marks.append(time.monotonic())
@@ -127,7 +128,7 @@ def plan(batches: int, latency_s: float, folder: Path, batches_a_file: int = BAT
     size = len(store.read(planned.plan_uri))
     shutil.rmtree(folder)
     return Planned(
-        batches, files, *seconds, round(cpu, 2), peak, bucket.pages, bucket.ranges, len(written), size
+        batches, files, *seconds, round(cpu, 2), most, bucket.pages, bucket.ranges, len(written), size
     )
 
 
@@ -158,18 +159,6 @@ def _loaded(output: Path) -> LoadedWorkload:
     return LoadedWorkload(workload, Path("plan.toml"), b"", "gs://bucket/input", str(output))
 
 
-def _forget_peak() -> int:
-    """Forget the peak so far; the resident bytes now."""
-    pa.default_memory_pool().release_unused()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _peak()
-
-
-def _peak() -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
 def _cpu() -> float:
     """CPU seconds of this process, and of readers that have ended."""
     both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
@@ -188,7 +177,7 @@ class Looked:
 def look_for_repeated(rows: int) -> Looked:
     """Find the one hash in a thousand that stands twice among so many."""
     draw = np.random.default_rng(0)
-    before, started = _forget_peak(), time.monotonic()
+    before, started = forget_peak(), time.monotonic()
     with RepeatedHashes() as hashes:
         for first in range(0, rows, 16_384):
             count = min(16_384, rows - first)
@@ -197,7 +186,7 @@ def look_for_repeated(rows: int) -> Looked:
             hashes.add(new, np.arange(first, first + count))
         found = hashes.repeated()
     assert rows < 10_000_000 or len(found) >= rows // 1000
-    return Looked(rows, round(time.monotonic() - started, 2), _peak() - before)
+    return Looked(rows, round(time.monotonic() - started, 2), peak() - before)
 
 
 HEAD = (

@@ -5,8 +5,8 @@ for each thousand names, as over a network. Commit records are made up when they
 to be written; the files of compacted ones are real. Each size has a process of its own.
 
 Of each output all batches but `--open` are compacted; half of those that are open were committed by a worker
-that came late. Exit code 1 says that a resume took more operations than these and a few, or a batch more
-than so many bytes.
+that came late. At last a further run over all batches is settled that was cancelled before it had done any.
+Exit code 1 says that a resume took more operations than these and a few, or a batch more than so many bytes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -30,7 +29,8 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from schemas.batches import BackendTotals, BatchRef, CommitRecord
+from infra.bench.scale.memory import forget_peak, peak
+from schemas.batches import BackendTotals, BatchRef, BatchReport, CommitRecord
 from schemas.load import LoadedWorkload
 from schemas.run import RunContext
 from schemas.workload import Workload
@@ -44,14 +44,17 @@ from transforms.plan import Plan
 from transforms.plan_file import plan_bytes
 from transforms.settle import settle_run
 from transforms.store import LocalStore
+from transforms.unfinished import Unfinished
 
 FOLDER = Path("build/bench/resume")
 RUN = "20261122T090000000Z-000001"
+CANCELLED = "20261122T100000000Z-000002"
 MOST_OTHER_OPERATIONS = 40
-MOST_BYTES = 700
+MOST_BYTES = 250
 JUDGED_FROM = 100_000
 _PIECE = 10_000
 _PAGE = 1000
+_BATCHES_A_FILE = 10
 _MIB = 1 << 20
 _NO_SCHEMA = pa.schema([])
 
@@ -161,23 +164,26 @@ def fill(folder: Path, batches: int, still_open: int) -> None:
     digests = np.random.default_rng(0)
     for start in range(0, batches - still_open, _PIECE):
         count = min(_PIECE, batches - still_open - start)
-        rows = _with(piece.slice(0, count), "batch_id", ids[start : start + count].tobytes())
-        write_compacted(store, [_with(rows, "record_digest", digests.bytes(16 * count))], ())
+        names = [f"gs://bucket/input/{n // _BATCHES_A_FILE:09}.parquet" for n in range(start, start + count)]
+        rows = _with(piece.slice(0, count), "batch_id", _binary(ids[start : start + count].tobytes()))
+        rows = _with(rows, "uri", pa.array(names))
+        write_compacted(store, [_with(rows, "record_digest", _binary(digests.bytes(16 * count)))], ())
     store.create(plan_path(RUN), plan_bytes(refs_of(ids), _NO_SCHEMA))
 
 
-def _with(rows: pa.Table, name: str, data: bytes) -> pa.Table:
-    return rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), _binary(data))
+def _with(rows: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    return rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), column)
 
 
 def _binary(data: bytes) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(data) // 16, [None, pa.py_buffer(data)])
 
 
-def refs_of(ids: np.ndarray[Any, Any]) -> BatchRefs:
+def refs_of(ids: np.ndarray[Any, Any], attempt: int = 1) -> BatchRefs:
     """The plan of these batches."""
     count = len(ids)
-    one = BatchRefs.of([BatchRef("0" * 32, "gs://bucket/input/0.parquet", "gcs:1", 0, 0, 100)]).table
+    uri, before = "gs://bucket/input/0.parquet", attempt - 1 or None
+    one = BatchRefs.of([BatchRef("0" * 32, uri, "gcs:1", 0, 0, 100, attempt, before)]).table
     columns = [one.column(name).take(pa.array(np.zeros(count, np.int64))) for name in REFS_SCHEMA.names]
     columns[0] = _binary(ids.tobytes())
     return BatchRefs(pa.table(columns, schema=REFS_SCHEMA))
@@ -185,7 +191,7 @@ def refs_of(ids: np.ndarray[Any, Any]) -> BatchRefs:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one step took: `peak_mib` is of the process so far."""
+    """What one step took: `peak_mib` is what the process had more than before all steps."""
 
     step: str
     batches: int
@@ -196,30 +202,43 @@ class Measured:
 
 
 def measure(folder: Path, batches: int, still_open: int, latency_s: float) -> list[Measured]:
-    """A resume of an output, and settling it, in this process."""
+    """A resume of an output, settling it, and settling a cancelled run over it, in this process."""
     store = FarStore(folder, batches, still_open, latency_s)
-    refs = refs_of(ids_of(batches))
-    before = _peak()
-    taken = [_step("resume", batches, before, store, lambda: take_stock(store))]  # type: ignore[arg-type]
+    refs, again = (refs_of(ids_of(batches), attempt) for attempt in (1, 2))
+    steps = _Steps(store, batches)
+    steps.take("resume", lambda: take_stock(store))  # type: ignore[arg-type]
+    steps.take("settle", lambda: _settle(store, RUN, refs, ()))
+    LocalStore(str(folder)).create(plan_path(CANCELLED), plan_bytes(again, _NO_SCHEMA))
+    failed = Unfinished.all_of(again, "its run was stopped")
+    steps.take("cancelled", lambda: _settle(store, CANCELLED, again, failed))
+    return steps.taken
+
+
+def _settle(store: FarStore, run_id: str, refs: BatchRefs, failed: Sequence[BatchReport]) -> None:
     loaded = LoadedWorkload(_workload(), Path("w.toml"), b"", "in", store.root)
-    run = RunContext(RUN, store.root, "0" * 64, False, 8)
-    plan = Plan(RUN, refs, 0, 100 * batches, batches, 0, 1, (), plan_path(RUN))
-    now = datetime.now(UTC)
-    settle = lambda: settle_run(loaded, run, plan, (), now, store=store)  # type: ignore[arg-type] # noqa: E731
-    taken.append(_step("settle", batches, before, store, settle))
-    return taken
+    run = RunContext(run_id, store.root, "0" * 64, False, 8)
+    plan = Plan(run_id, refs, 0, 100 * len(refs), len(refs), 0, 1, (), plan_path(run_id))
+    settle_run(loaded, run, plan, failed, datetime.now(UTC), store=store)  # type: ignore[arg-type]
 
 
-def _step(step: str, batches: int, before: float, store: FarStore, work: Any) -> Measured:
-    store.asked.clear()
-    wall, cpu = time.monotonic(), time.process_time()
-    work()
-    spent = time.monotonic() - wall, time.process_time() - cpu
-    return Measured(step, batches, *spent, _peak() - before, dict(store.asked))
+class _Steps:
+    """Measures one step after the other."""
 
+    def __init__(self, store: FarStore, batches: int) -> None:
+        self.taken: list[Measured] = []
+        self._store = store
+        self._batches = batches
+        self._before = forget_peak()
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    def take(self, step: str, work: Callable[[], object]) -> None:
+        """Do a step."""
+        self._store.asked.clear()
+        forget_peak()
+        wall, cpu = time.monotonic(), time.process_time()
+        work()
+        spent = time.monotonic() - wall, time.process_time() - cpu
+        most = (peak() - self._before) / _MIB
+        self.taken.append(Measured(step, self._batches, *spent, most, dict(self._store.asked)))
 
 
 def _workload() -> Workload:
@@ -239,20 +258,20 @@ def show(taken: Sequence[Measured], still_open: int, latency_s: float) -> bool:
     """Print what was measured; whether it holds what it should."""
     holds = True
     print(f"operations of {1000 * latency_s:g} ms, load {os.getloadavg()[0]:.1f}")
-    print(f"{'':8}{'batches':>10}{'wall s':>9}{'CPU s':>8}{'MiB':>8}  operations")
+    print(f"{'':10}{'batches':>10}{'wall s':>9}{'CPU s':>8}{'MiB':>8}  operations")
     for one in taken:
         asked = ", ".join(f"{count:,} {what}" for what, count in sorted(one.operations.items()))
         took = f"{one.wall_s:>9.2f}{one.cpu_s:>8.2f}{one.peak_mib:>8.0f}"
-        print(f"{one.step:8}{one.batches:>10,}{took}  {asked}")
+        print(f"{one.step:10}{one.batches:>10,}{took}  {asked}")
         files = one.operations.get("read compacted", 0) + one.operations.get("delete", 0)
         files += one.operations.get("list commits", 0)
         others = sum(one.operations.values()) - files
         holds &= one.step != "resume" or others <= still_open + MOST_OTHER_OPERATIONS
     print(
-        "MiB: what the process grew by at its peak. Without compacted files the records of 1,000,000 batches "
-        f"are as many reads: {1_000_000 / 32 * latency_s / 60:.0f} minutes, 32 at a time."
+        "MiB: what the process had more at its peak than before. Without compacted files the records of "
+        f"1,000,000 batches are as many reads: {1_000_000 / 32 * latency_s / 60:.0f} minutes, 32 at a time."
     )
-    for step in ("resume", "settle"):
+    for step in ("resume", "settle", "cancelled"):
         sizes = sorted((one for one in taken if one.step == step), key=lambda one: one.batches)
         for few, many in pairwise(sizes):
             each = (many.peak_mib - few.peak_mib) * _MIB / (many.batches - few.batches)
