@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.ports import free_port
 from infra.flink import cluster, install
 from pipelines.leash import leashed
 from tests.peers.google_schema import SCHEMAS
 from tests.support import flink
-from tests.support.serving import free_port, wait_for
+from tests.support.serving import wait_for
 
 MANIFEST = Path(__file__).parents[2] / "infra/flink/kubernetes/flink.yaml"
 DOCKERFILE = Path(__file__).parents[2] / "infra/operate/Dockerfile"
