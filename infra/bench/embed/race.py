@@ -54,7 +54,7 @@ ENGINES = {
 }
 PEAKS = {"cpu": ("peak-float32", "peak-bfloat16"), "gpu": ("peak-bfloat16", "peak-float16")}
 JAX_PLATFORM = {"cpu": "cpu", "gpu": "cuda"}  # so that JAX fails where it would fall back
-TEXTS = {"cpu": 200, "gpu": 4096}  # of a round: on a GPU a step alone takes 65,536 tokens
+TEXTS = {"cpu": 200, "gpu": 8192}  # of a round: on a GPU a step alone takes 65,536 tokens
 NO_GPU = (
     "bench-embed: no NVIDIA GPU is here (there is no /dev/nvidia0), so that nothing can be measured on one. "
     "Run the same command on a host that has one; --device cpu runs the same code here."
@@ -237,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("engines", nargs="*", help="default: all of the device")
     parser.add_argument("--device", choices=list(ENGINES), default="cpu")
-    parser.add_argument("--texts", type=int, help="texts of a round; default: 200, and with a GPU 4096")
+    parser.add_argument("--texts", type=int, help="texts of a round; default: 200, and with a GPU 8192")
     parser.add_argument("--words", type=int, help="of every text; default: skewed, 3 to 420")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=10, help="no round begins later")
