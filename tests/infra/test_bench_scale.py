@@ -13,7 +13,6 @@ import pytest
 from infra.bench.calls.measure import Measured
 from infra.bench.scale import sizes, workers
 from infra.bench.scale.running import ROOT, Ran, Size, write_documents
-from infra.bench.scale.simulate import Costs, simulate
 from tests.support.records import manifest
 
 MANIFEST = manifest(rows_in=1000, assignments=1000, results=1000, batches=4, batches_committed=4)
@@ -115,15 +114,3 @@ def test_what_a_process_asks_of_its_store_is_counted_once_an_operation(tmp_path:
         "list ": 1,
         "exists results": 1,
     }
-
-
-def test_in_the_simulation_parts_of_the_record_keep_workers_busy_that_wait_for_one() -> None:
-    parted, single = Costs(), Costs(parts=1)
-    few = [simulate(50, costs, 200.0) for costs in (parted, single)]
-    assert few[0] == few[1]
-    many = [simulate(300, costs, 500.0) for costs in (parted, single)]
-    assert [outcome.parts for outcome in many] == [6, 1]
-    assert many[0].rows > 0.6 * 300 * 500 / parted.row_s
-    assert many[1].rows < 0.1 * 300 * 500 / parted.row_s
-    allowed = 0.5 * 120 * 1500 / parted.row_s
-    assert 0.98 * allowed < simulate(120, Costs(cap=0.5), 1500.0).rows <= allowed
