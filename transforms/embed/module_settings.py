@@ -152,7 +152,7 @@ def _length(settings: Configuration) -> int | None:
 
 
 def _tokenizers_length(folder: Path) -> int | None:
-    """What the tokenizer's settings say, where sentence-transformers keeps the length since its version 5.
+    """What the tokenizer's settings say, where sentence-transformers (6.2) keeps the length.
 
     Numbers that nobody can mean, such as 1e30, stand there for no limit.
     """

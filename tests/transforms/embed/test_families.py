@@ -237,7 +237,7 @@ def test_a_dropout_module_does_nothing_here(tmp_path: Path):
 
 
 def test_the_transformer_may_be_in_a_folder_of_its_own(tmp_path: Path, cache_dir: Path):
-    """As sentence-transformers saved models before its version 2."""
+    """As early versions of sentence-transformers saved models."""
     folder = tmp_path / "m"
     model_copy("roberta", folder)
     (folder / "0_Transformer").mkdir()

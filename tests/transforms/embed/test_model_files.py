@@ -312,7 +312,7 @@ def test_a_plain_transformer_is_taken_as_sentence_transformers_would(tiny_model:
 @pytest.mark.parametrize(
     ("tokenizers", "own", "expected"),
     [
-        ({"model_max_length": 40}, {}, 40),  # as sentence-transformers saves models since its version 5
+        ({"model_max_length": 40}, {}, 40),  # as sentence-transformers 6.2 saves models
         ({"model_max_length": 40}, {"max_seq_length": 90}, 90),
         ({"model_max_length": 500}, {}, 128),
         ({"model_max_length": 1000000000000000019884624838656}, {}, 128),
