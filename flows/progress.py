@@ -5,6 +5,7 @@ Everything goes to standard error, so that standard output is the command's answ
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -25,6 +26,9 @@ from schemas.run import Progress
 from transforms.plan import Plan
 
 LINE_EVERY_S = 5.0
+FAILED_SHOWN = 10
+"""Batches that failed, each with its reason, while a run goes on."""
+
 _WINDOW_S = 30.0
 _BAR_WIDTH = 40
 _REFRESH_PER_SECOND = 4
@@ -121,9 +125,14 @@ class Tally:
                 calls=sum(p.calls for p in self._newest.values()),
                 amount=sum((Decimal(p.amount) for p in self._newest.values()), Decimal(0)),
                 rate=rate,
-                seconds_left=(due - documents) / rate if rate > 0 else None,
+                seconds_left=self._seconds_left(due - documents, rate),
                 soft_passed=any(p.soft_passed for p in self._newest.values()),
             )
+
+    def _seconds_left(self, documents: int, rate: float) -> float | None:
+        if self._ended >= len(self._plan.refs):  # what is not through by now won't be
+            return 0.0
+        return documents / rate if rate > 0 else None
 
     def _documents(self) -> int:
         """Documents that are through; never fewer than it was before."""
@@ -132,6 +141,22 @@ class Tally:
         found = self._rows + int(under_way / routes)
         self._most = max(self._most, min(found, self._plan.rows_due))
         return self._most
+
+
+class _FailedBatches:
+    """What to say of batches that fail: of a cancelled run there may be a million."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def sentence(self, line: BatchLine) -> str:
+        """The sentence about a batch that has ended; nothing where there is nothing to say."""
+        number = next(self._numbers) if line.is_failed else 0
+        if not number or number > FAILED_SHOWN + 1:
+            return ""
+        if number > FAILED_SHOWN:
+            return "further batches failed; `batches.parquet` in the run's folder will list all"
+        return f"batch {line.batch_id[:12]} failed: {line.error}"
 
 
 class LineWatcher:
@@ -150,6 +175,7 @@ class LineWatcher:
         self._rehearsal = False
         self._next_at = 0.0
         self._guard = threading.Lock()
+        self._failed = _FailedBatches()
 
     def planned(self, plan: Plan, rehearsal: bool) -> None:
         """See `Watcher`."""
@@ -174,8 +200,9 @@ class LineWatcher:
         """See `Watcher`."""
         if self._tally is not None:
             self._tally.batch_ended(line)
-        if line.is_failed:
-            self.say(f"batch {line.batch_id[:12]} failed: {line.error}")
+        sentence = self._failed.sentence(line)
+        if sentence:
+            self.say(sentence)
 
     def say(self, text: str) -> None:
         """See `Watcher`."""
@@ -195,6 +222,7 @@ class LiveWatcher:
         self._clock = clock
         self._tally: Tally | None = None
         self._rehearsal = False
+        self._failed = _FailedBatches()
         self._live = Live(
             console=console,
             get_renderable=self.render,
@@ -221,8 +249,9 @@ class LiveWatcher:
         """See `Watcher`."""
         if self._tally is not None:
             self._tally.batch_ended(line)
-        if line.is_failed:
-            self.say(f"batch {line.batch_id[:12]} failed: {line.error}")
+        sentence = self._failed.sentence(line)
+        if sentence:
+            self.say(sentence)
 
     def say(self, text: str) -> None:
         """See `Watcher`."""

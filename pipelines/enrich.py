@@ -167,11 +167,10 @@ def _run_elsewhere(job: Job, stages: Sequence[tuple[Stage, PipelineOptions]], em
 
 def progress_of(worker: Worker, group: int) -> Progress:
     """How far a worker is; documents of batches that are still under way count too."""
-    counters, engine = worker.counters, worker.opened_engine()
+    counters, stats = worker.counters, worker.engine_stats()
     documents = counters.documents + worker.under_way()
-    if engine is None:
+    if stats is None:
         return Progress(group, documents, counters.batches, 0, "0")
-    stats = engine.stats()
     amount = stats.list_amount if worker.config.run.rehearsal else stats.amount
     return Progress(group, documents, counters.batches, stats.calls, str(amount), stats.soft_passed)
 

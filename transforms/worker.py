@@ -37,6 +37,7 @@ from transforms.write import PartWriter, VectorType
 
 if TYPE_CHECKING:
     from transforms.call.engine import CallEngine
+    from transforms.call.request import EngineStats
     from transforms.embed.embeddings import TextEmbedder
 
 
@@ -115,6 +116,7 @@ class Worker:
     _claims: Claims | None = None
     _claimed: dict[str, object] = field(default_factory=dict)
     _engine: CallEngine | None = None
+    _engine_stats: EngineStats | None = None  # of the engine that was closed
     _embedders: dict[str, TextEmbedder] = field(default_factory=dict)
     _used_before: dict[str, DeviceUse] = field(default_factory=dict)
     _hosted_spaces: dict[str, VectorType] = field(default_factory=dict)
@@ -188,9 +190,10 @@ class Worker:
                 self._engine = self.openers.engine(workload, run, workload.budget.amount)
             return self._engine
 
-    def opened_engine(self) -> CallEngine | None:
-        """The call engine if it was opened."""
-        return self._engine
+    def engine_stats(self) -> EngineStats | None:
+        """What the call engine has done, also after it was closed; None if none was opened."""
+        engine = self._engine
+        return self._engine_stats if engine is None else engine.stats()
 
     def embedder(self, route: str) -> TextEmbedder:
         """The embedder of an embed route; weights are loaded by the first batch that needs them.
@@ -217,11 +220,10 @@ class Worker:
 
     def under_way(self) -> int:
         """About how many documents of batches that are still worked on have been through already."""
-        engine = self._engine
+        stats = self.engine_stats()
         texts = sum(use.texts for use in self._device_use().values()) - self.counters.embedded
-        if engine is None:
+        if stats is None:
             return max(0, texts)
-        stats = engine.stats()
         answered = stats.answered + stats.replayed + stats.shared - stats.repairs
         return max(0, texts) + max(0, answered - self.counters.hosted)
 
@@ -320,9 +322,13 @@ class Worker:
 
     def _close_engine(self) -> None:
         with self._lock:
-            engine, self._engine = self._engine, None
+            engine = self._engine
+            if engine is not None:
+                self._engine_stats = engine.stats()
+            self._engine = None
         if engine is not None:
             engine.close()
+            self._engine_stats = engine.stats()
 
 
 _WORKERS: dict[str, Worker] = {}

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from flows.batch_lines import BatchLine
-from flows.progress import LineWatcher, LiveWatcher, Tally, planned_line, watcher_for
+from flows.progress import FAILED_SHOWN, LineWatcher, LiveWatcher, Tally, planned_line, watcher_for
 from schemas.run import Progress
 from transforms.plan import Plan
 
@@ -156,6 +156,30 @@ def test_a_failed_batch_is_said_at_once_with_its_reason(plan: MakePlan, clock: C
     watcher.batch_ended(line("failed", "its pages can't be read"))
 
     assert lines[1:] == ["batch bbbbbbbbbbbb failed: its pages can't be read"]
+
+
+def test_of_many_failed_batches_the_first_are_said_and_that_there_are_more(
+    plan: MakePlan, clock: Clock
+) -> None:
+    lines: list[str] = []
+    watcher = LineWatcher(lines.append, clock)
+    watcher.planned(plan(100), False)
+
+    for _ in range(100):
+        watcher.batch_ended(line("failed", "the run was stopped"))
+
+    assert lines[1:-1] == ["batch bbbbbbbbbbbb failed: the run was stopped"] * FAILED_SHOWN
+    assert lines[-1].startswith("further batches failed")
+
+
+def test_nothing_is_left_when_every_batch_has_ended(plan: MakePlan, clock: Clock) -> None:
+    tally = Tally(plan(2), False, clock)
+    clock.now += 10
+    tally.progressed(progress(0, 5))
+    tally.batch_ended(line("failed", "stopped"))
+    assert tally.standing().seconds_left == 10
+    tally.batch_ended(line("failed", "stopped"))
+    assert tally.standing().seconds_left == 0
 
 
 def test_before_the_plan_is_known_what_workers_say_is_no_trouble(clock: Clock) -> None:

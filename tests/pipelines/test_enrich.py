@@ -12,6 +12,7 @@ import pytest
 from pipelines.enrich import Job, load_job, progress_of, run_job
 from schemas.batches import BatchReport
 from schemas.errors import ConfigurationError, OutputError, RunnerRefusedError, WorkloadError
+from schemas.outcomes import money
 from schemas.run import RunContext
 from tests.support.documents import rows, write
 from tests.support.fakes import FakeEmbedder, FakeEngine, FakeOpeners
@@ -19,6 +20,7 @@ from tests.support.records import run_context
 from tests.support.runs import START, Place
 from tests.support.workloads import EMBEDDER
 from tests.transforms.embed.tiny_model import write_tiny_model
+from transforms.call.request import EngineStats
 from transforms.output import open_output
 from transforms.plan import Plan, plan_run
 from transforms.settle import settle_run
@@ -162,6 +164,25 @@ def test_documents_that_are_under_way_count_as_progress(tmp_path: Path) -> None:
     worker.counters.documents = 10
     worker.embedder("vec").embed_groups([["one", "two"], ["three"]])
     assert progress_of(worker, 7).documents == 13
+
+
+class SpendingEngine(FakeEngine):
+    """Has made four calls."""
+
+    def stats(self) -> EngineStats:
+        return EngineStats(calls=4, answered=2, amount=money("0.02"))
+
+
+def test_what_a_stopped_worker_has_spent_is_still_told(tmp_path: Path) -> None:
+    planned = plan(tmp_path)
+    engine = SpendingEngine()
+    worker = Worker(load_job(planned.arguments()).config, FakeOpeners(engine))
+    worker.engine()
+    before = progress_of(worker, 0)
+    worker.stop()
+    assert engine.closed
+    assert progress_of(worker, 0) == before
+    assert (before.calls, before.amount) == (4, "0.020000000000")
 
 
 def test_four_threads_of_a_pipeline_feed_one_embedder(tmp_path: Path) -> None:

@@ -63,9 +63,9 @@ def test_what_travels_to_workers_is_the_same_there(config: WorkerConfig) -> None
 def test_parts_are_opened_when_they_are_first_needed_and_once(config: WorkerConfig) -> None:
     openers = FakeOpeners()
     worker = Worker(config, openers)
-    assert worker.opened_engine() is None
+    assert worker._engine is None
     assert openers.opened == []
-    assert worker.engine() is worker.engine() is worker.opened_engine()
+    assert worker.engine() is worker.engine()
     assert worker.embedder("vec") is worker.embedder("vec")
     assert worker.rules() is worker.rules()
     assert worker.prompt("ask") is worker.prompt("ask")
@@ -78,7 +78,7 @@ def test_a_closed_worker_lets_go_of_its_engine(config: WorkerConfig) -> None:
     engine = worker.engine()
     worker.close()
     assert engine.closed  # type: ignore[attr-defined]
-    assert worker.opened_engine() is None
+    assert worker._engine is None
 
 
 @pytest.mark.parametrize(
