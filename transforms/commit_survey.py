@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.batches import CommitRecord
-from transforms.attempt_keys import Keys, ascending, key_of, keys_of, keys_without, no_keys, unpacked_keys
+from transforms.attempt_keys import Keys, ascending, key_of, keys_of, keys_without, unpacked_keys
 from transforms.batch_ids import name_of
 from transforms.compacted import Compacted, read_compacted
 from transforms.layout import COMMITS, RUNS, parse_name, plan_path, read_commit
@@ -62,11 +62,14 @@ class Survey:
 
     def covered_by(self, found: Keys) -> list[str]:
         """The runs that are covered as soon as these attempts, which are sorted, stand in a file too."""
-        covered, left = [], no_keys()
+        covered: list[str] = []
+        planned_again: list[Keys] = []  # by newer runs
         for run in sorted(self.planned, reverse=True):
             missing = keys_without(self.planned[run], found)
-            if len(keys_without(missing, left)):
-                left = ascending([left, missing])
+            for keys in planned_again:
+                missing = keys_without(missing, keys)
+            if len(missing):
+                planned_again.append(missing)
             else:
                 covered.append(run)
         return covered
@@ -115,7 +118,7 @@ def _planned(store: Store, run_id: str, known: Keys) -> Keys | str | None:
     try:
         with store.open(plan_path(run_id)) as stream, pq.ParquetFile(stream) as plan:
             pieces = (_keys_in(plan, group) for group in range(plan.num_row_groups))
-            return np.concatenate([no_keys(), *(keys_without(piece, known) for piece in pieces)])
+            return ascending(keys_without(piece, known) for piece in pieces)
     except FileNotFoundError:
         return None
     except (pa.ArrowException, OSError, ValueError):

@@ -19,6 +19,7 @@ from transforms.batchmode.tickets import FOLDER
 from transforms.call.segments import CLAIMS
 from transforms.commit import recover
 from transforms.commit_index import CommitIndex
+from transforms.committed import Committed
 from transforms.compaction import FEW_FILES, take_stock
 from transforms.device_use import collect_use
 from transforms.layout import COMMITS, COMPACTED, failures_path, run_path
@@ -53,10 +54,8 @@ def settle_run(
     sweep_temporaries(store.root, _CREATED_IN)
     if is_remote(store.root):
         lease.sweep(store, CLAIMS)
-    index = take_stock(store, require_parts, FEW_FILES)
-    sums = add_up(index, run)
-    groups = tuple(_failure_groups(store, index, sums))
-    left = note_left_open(store, run.run_id, plan.refs, index.committed, failed)
+    sums, groups, committed = _added_up(store, run)
+    left = note_left_open(store, run.run_id, plan.refs, committed, failed)
     reason_class, reason = _reason(groups, left, loaded, plan)
     if run.skip_routes and reason_class == "budget":
         reason = f"{reason}. Skipped in this run, as decided: {', '.join(run.skip_routes)}"
@@ -73,6 +72,13 @@ def settle_run(
     result = Manifest(**manifest)  # type: ignore[arg-type]
     store.create(run_path(run.run_id, "manifest.json"), result.to_json())
     return result
+
+
+def _added_up(store: Store, run: RunContext) -> tuple[Sums, tuple[FailureGroup, ...], Committed]:
+    """All sums, the failures as they stand, and how batches stand; of the commits nothing else is kept."""
+    index = take_stock(store, require_parts, FEW_FILES)
+    sums = add_up(index, run)
+    return sums, tuple(_failure_groups(store, index, sums)), index.committed
 
 
 def _failure_groups(store: Store, index: CommitIndex, sums: Sums) -> Iterator[FailureGroup]:
