@@ -37,8 +37,8 @@ def a_call_without_a_known_end_used_no_tokens(replaced: ExitStack) -> None:
 
 @defect("caps", CAP)
 def a_new_run_gives_routes_and_tokens_anew(replaced: ExitStack) -> None:
-    def start(output: str, workload: Any, spent: dict[str, Decimal]) -> Any:
-        return before(output, workload, dict.fromkeys(spent, ZERO))
+    def start(output: str, workload: Any, spent: dict[str, Decimal], *more: Any) -> Any:
+        return before(output, workload, dict.fromkeys(spent, ZERO), *more)
 
     before = swap(replaced, spend, "start_cap_records", start)
 

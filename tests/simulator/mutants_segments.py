@@ -97,7 +97,7 @@ def a_closing_engine_does_not_wait_for_what_it_seals(replaced: ExitStack) -> Non
     async def leave(work: Any) -> None:
         await work
 
-    swap(replaced, core, "_to_its_end", leave)
+    swap(replaced, core, "to_its_end", leave)
 
 
 @defect("segments", "a change that was made is in the record", SPENT)

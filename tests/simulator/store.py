@@ -246,7 +246,8 @@ def _now() -> float:
 def _as_parquet(data: bytes) -> bytes:
     """Parts are staged as Arrow's stream format, a quarter of the time; readers want Parquet."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.ipc.open_stream(data).read_all(), sink, compression="none")
+    table = pa.ipc.open_stream(data).read_all()
+    pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
     return sink.getvalue().to_pybytes()
 
 
