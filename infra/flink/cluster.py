@@ -74,6 +74,7 @@ class Cluster:
     task_managers: list[subprocess.Popen[bytes]]
     pools: list[subprocess.Popen[bytes]]
     start_task_manager: Callable[[int, str], subprocess.Popen[bytes]]
+    start_pool: Callable[[int, str], subprocess.Popen[bytes]]
     logs: Path
 
     def flags(self, parallelism: int) -> list[str]:
@@ -91,6 +92,15 @@ class Cluster:
         old.kill()
         old.wait()
         self.task_managers[number] = self.start_task_manager(number, "-again")
+
+    def kill_host(self, number: int) -> None:
+        """SIGKILL a task manager and its pool, as when their host is lost; others take their place."""
+        for process in (self.pools[number], self.task_managers[number]):
+            process.kill()
+        for process in (self.pools[number], self.task_managers[number]):
+            process.wait()
+        self.pools[number] = self.start_pool(number, "-anew")
+        self.task_managers[number] = self.start_task_manager(number, "-anew")
 
     def overview(self) -> dict[str, int]:
         """Flink's own count of task managers, slots and jobs."""
@@ -144,15 +154,14 @@ def session_cluster(
             name = f"task-manager-{number}{again}"
             return start.java(name, _TASK_MANAGER, _TASK_MANAGER_SETTINGS, "512m", hosts)
 
+        def start_pool(number: int, again: str = "") -> subprocess.Popen[bytes]:
+            where = (f"--host={_beside(number)}", f"--port={ports[2]}")
+            return start.python(f"pool-{number}{again}", "pipelines.worker_pool", *where)
+
         managers = [start_task_manager(number) for number in range(task_managers)]
-        pools = [
-            start.python(
-                f"pool-{number}", "pipelines.worker_pool", f"--host={_beside(number)}", f"--port={ports[2]}"
-            )
-            for number in range(task_managers)
-        ]
+        pools = [start_pool(number) for number in range(task_managers)]
         rest, pool = f"127.0.0.1:{ports[1]}", f"{_POOL}:{ports[2]}"
-        cluster = Cluster(rest, pool, managers, pools, start_task_manager, folder)
+        cluster = Cluster(rest, pool, managers, pools, start_task_manager, start_pool, folder)
         _wait_for(cluster, [(_beside(number), ports[2]) for number in range(task_managers)])
         yield cluster
 

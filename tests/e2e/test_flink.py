@@ -174,6 +174,19 @@ def test_a_task_manager_killed_in_mid_run_costs_no_answered_row(
     check_finished(job, job.finish())
 
 
+def test_a_host_that_is_lost_with_its_pool_costs_at_most_the_calls_in_flight(
+    tmp_path: Path, mock_vendor: MockVendor, cluster: Cluster
+) -> None:
+    job = job_of(tmp_path, mock_vendor, 1500, batch_rows=30, in_flight=16, latency_ms=(100, 200))
+    process = start(job, *cluster.flags(parallelism=2))
+    wait_until("the run got to work", lambda: commits(job) >= 4)
+    cluster.kill_host(0)
+    said = finish(process)
+    assert said["state"] == "complete" or said["reason_class"] == "batches", said["reason"]
+    job.kills = 1
+    check_finished(job, job.finish())
+
+
 def test_an_embedded_flink_is_cancelled_within_seconds_and_goes_on_from_there(
     tmp_path: Path, mock_vendor: MockVendor
 ) -> None:
