@@ -28,7 +28,7 @@ from flows.quote_tables import (
 from flows.repair_link import repair_link
 from flows.report import end_sentence
 from flows.standing import end_with_worker
-from flows.summary import Shown, plain, summary_markdown
+from flows.summary import Shown, markdown_table, plain, summary_markdown
 from flows.tables import compared, failure_rows, spend_rows, time_against_quote
 from flows.words import count
 from schemas.errors import OutputBusyError, OutputError, SwitchgearError
@@ -69,10 +69,11 @@ def report(parameters: ReportParameters) -> State[Any]:
         status = read_status(parameters.output)
         manifest = read_manifest(parameters.output, parameters.run) if parameters.run else status.manifest
         if manifest is None:
-            which = f"run {parameters.run} has not" if parameters.run else "no run has"
+            which, hint = "no run has", "Retry, or `switchgear run`, does what is missing"
+            if parameters.run:
+                which, hint = f"run {parameters.run} has not", "Give another run, or none for the newest"
             raise OutputError(
-                f"{parameters.output}: {which} come to its end here; the output is {status.state}. Give "
-                "another run, or none for the newest; Retry, or `switchgear run`, does what is missing"
+                f"{parameters.output}: {which} come to its end here; the output is {status.state}. {hint}"
             )
     except SwitchgearError as error:
         return _failed(error)
@@ -136,11 +137,14 @@ def _show_quote(found: Quote) -> None:
     create_table_artifact(table=rows, key="quote-routes", description=f"Quote for {found.workload}: by route")
     times = [time_row(route) for route in found.routes] + run_time_rows(found)
     create_table_artifact(table=times, key="quote-time", description=f"Quote for {found.workload}: how long")
-    totals = [f"- {name}: {value}" for row in total_row(found) for name, value in row.items()]
+    prices = [price_row(route) for route in found.routes] + total_row(found)
     lines = [f"# Quote for {found.workload}", due_sentence(found), plain(found.budget.sentence)]
     lines += [
         time_sentence(found),
-        *totals,
+        "## Price in USD",
+        markdown_table(prices, list(prices[0])),
+        "## Time",
+        markdown_table(times, list(times[0])),
         "## What it rests on",
         *(f"- {plain(x)}" for x in basis_lines(found)),
     ]

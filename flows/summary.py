@@ -68,16 +68,19 @@ def _cell(value: str | int) -> str:
 def _what_next(manifest: Manifest, shown: Shown) -> list[str]:
     if manifest.state == "complete":
         return []
+    form = f"[**the repair form, filled in for this run**]({shown.repair})"
+    if manifest.reason_class == "budget":
+        return [
+            f"**What to do:** have the cap raised, in {form if shown.repair else 'the workload'}. A retry at "
+            "the same cap tries nothing that it can't afford."
+        ]
     retry = (
         "**What to do:** press *Retry* (the menu ⋮ of this flow run, at the top right): it does what is "
         "missing and nothing else, and nothing that was answered is paid again."
     )
     if not shown.repair:
         return [retry]
-    return [
-        f"{retry} To choose failed batches, another backend or a raised cap, use "
-        f"[**the repair form, filled in for this run**]({shown.repair})."
-    ]
+    return [f"{retry} To choose failed batches, another backend or a raised cap, use {form}."]
 
 
 def _failed_groups(groups: Sequence[Row]) -> list[str]:

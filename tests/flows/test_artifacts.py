@@ -179,6 +179,15 @@ def test_the_page_says_first_what_to_do_and_leads_to_the_form(tmp_path: Path, ma
     assert "- every batch: `/out/all.parquet`" in page
 
 
+def test_a_run_at_its_cap_asks_for_a_higher_one_and_for_no_retry(manifest: Make) -> None:
+    spent = manifest(state="incomplete", reason="the budget was used up", reason_class="budget")
+    page = summary_markdown(spent, Shown([], [], [], "/out", "/repair"))
+
+    assert "have the cap raised, in [**the repair form, filled in for this run**](/repair)" in page
+    assert "press *Retry*" not in page
+    assert "have the cap raised, in the workload" in summary_markdown(spent, Shown([], [], [], "/out"))
+
+
 def test_a_complete_run_asks_for_nothing(manifest: Make) -> None:
     page = summary_markdown(manifest(), Shown([], [], [], "/out", "/repair"))
 

@@ -49,6 +49,8 @@ def test_a_quote_shows_the_price_by_route_and_writes_nothing(place: Place) -> No
 
     assert state.is_completed()
     assert state.message.startswith("6 rows of 6 are due in 2 batches")
+    assert "| ask | $" in artifacts["quote-summary"]
+    assert "| the run |" in artifacts["quote-summary"]
     (row,) = json.loads(artifacts["quote-routes"])
     assert row["route"] == "ask"
     assert row["expected"].startswith("$")
