@@ -16,7 +16,7 @@ from transforms.embed.roofline import (
     exchanged_bytes,
 )
 
-CHIP = Chip("x1", "X1", 2, 200e12, 32, 2e12, 400e9, (50.0, 100.0), "nowhere")
+CHIP = Chip("x1", "X1", 2, 200e12, 32, 2e12, 400e9, (50.0, 100.0), "X 1", "nowhere")
 
 
 def program(flops: float = 0.0, moved: float = 0.0, exchanged: float = 0.0) -> Program:
