@@ -114,7 +114,7 @@ def test_a_run_that_is_killed_again_and_again_pays_no_more_than_its_windows_twic
     with flaky(one_cloud_storage.url, Weather(1, shares)) as url:
         for number in range(kills):
             process = start(url, path, workers)
-            wait_for_calls(mock_vendor, process, 150 * (number + 1))
+            wait_for_calls(mock_vendor, process, 100 * (number + 1))
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     process = start(one_cloud_storage.url, path)
