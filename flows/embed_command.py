@@ -13,10 +13,10 @@ from rich.text import Text
 from flows.report import table
 from flows.tables import Row
 from flows.words import usd
+from schemas.backends import EmbedderBackend
 from schemas.errors import ConfigurationError, OutputError
 from schemas.lengths import TextLengths
 from schemas.load import LoadedWorkload
-from schemas.workload import EmbedderBackend
 from transforms.embed.chips import GIB, read_topology
 from transforms.embed.device_plan import DevicePlan, Question, StepPlan, plan_devices
 from transforms.embed.libtpu import Compile, compile_in_a_process, find_libtpu

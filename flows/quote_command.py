@@ -21,8 +21,8 @@ from flows.quote_tables import (
     total_row,
 )
 from flows.report import table
+from schemas.backends import EmbedderBackend
 from schemas.load import LoadedWorkload
-from schemas.workload import EmbedderBackend
 from transforms.quote.build import SAMPLE, quote_workload
 from transforms.quote.embedding import Calibrate, Throughput, calibrate
 from transforms.quote.values import Quote

@@ -10,9 +10,10 @@ from typing import Any
 from flows.outputs import launched_with
 from flows.tables import Row
 from flows.words import shortened
+from schemas.backends import EmbedderBackend
 from schemas.errors import ConfigurationError
 from schemas.load import LoadedWorkload, load_workload
-from schemas.workload import EmbedderBackend, Route
+from schemas.routes import Route
 
 _MAX_CELL = 60
 

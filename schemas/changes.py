@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
+from schemas.backends import EmbedderBackend
+from schemas.budget import RouteBudget
 from schemas.errors import Problem, WorkloadError
 from schemas.load import LoadedWorkload, with_budget
+from schemas.routes import Route
 from schemas.run import RunContext
-from schemas.workload import EmbedderBackend, Route, RouteBudget, Workload
+from schemas.workload import Workload
 
 
 def with_changes(loaded: LoadedWorkload, run: RunContext) -> LoadedWorkload:

@@ -16,26 +16,13 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from schemas.arrow import FAILURES_SCHEMA, chat_schema, embedding_schema
+from schemas.backends import EmbedderBackend, HostedBackend, TokenPrice
+from schemas.budget import Budget, Review, RouteBudget
 from schemas.failures import FAILURE_KINDS
-from schemas.workload import (
-    Budget,
-    EmbedderBackend,
-    Faults,
-    HostedBackend,
-    Input,
-    Limits,
-    Output,
-    Policy,
-    Prompt,
-    Rehearsal,
-    Rejection,
-    Review,
-    Route,
-    RouteBudget,
-    Split,
-    TokenPrice,
-    Workload,
-)
+from schemas.limits import Limits
+from schemas.rehearsal import Faults, Rehearsal
+from schemas.routes import Policy, Prompt, Rejection, Route, Split
+from schemas.workload import Input, Output, Workload
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("(top level)", Workload),

@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from schemas.arrow import RESERVED_COLUMNS
+from schemas.backends import Backend, EmbedderBackend, HostedBackend
 from schemas.errors import Problem, WorkloadError
-from schemas.workload import Backend, EmbedderBackend, HostedBackend, Route, Workload
+from schemas.routes import Route
+from schemas.workload import Workload
 
 _MAX_SHOWN = 80
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.backends import HostedBackend
 from schemas.errors import InputError, MissingSecretError, ModelError, Problem, WorkloadError
 from schemas.load import LoadedWorkload
 from schemas.outcomes import Usage
-from schemas.workload import HostedBackend, Workload
+from schemas.workload import Workload
 from transforms.call.secret import key_variable
 from transforms.call.vertex import google_tokens, price_factor
 from transforms.expressions import ExpressionError, check_condition, compile_condition

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from schemas.ids import batch_ids
-from schemas.workload import Limits
+from schemas.limits import Limits
 from transforms.batch_ids import ID_BYTES
 from transforms.batch_refs import REFS_SCHEMA, BatchRefs
 from transforms.input_files import NAMES_A_PIECE, Files, InputFile, RowGroup

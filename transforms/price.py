@@ -16,8 +16,8 @@ import genai_prices
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelPrice, StartDateConstraint
 
+from schemas.backends import HostedBackend, TokenPrice
 from schemas.outcomes import MONEY_SCALE, Charge, Usage, money
-from schemas.workload import HostedBackend, TokenPrice
 
 PRICE_SOURCE = f"genai-prices {version('genai-prices')}"
 _MILLION = Decimal(1_000_000)

@@ -22,7 +22,7 @@ from jsonschema.validators import validator_for
 from schemas.errors import ConfigurationError, Problem
 from schemas.ids import canonical_json, sha256_hex
 from schemas.output_types import arrow_type
-from schemas.workload import Prompt
+from schemas.routes import Prompt
 from transforms.row_texts import repeats
 
 

@@ -9,7 +9,8 @@ from itertools import accumulate
 from schemas.failures import FailureClass
 from schemas.ids import stable_fraction
 from schemas.outcomes import Assignment, Outcome
-from schemas.workload import Route, Split, Workload
+from schemas.routes import Route, Split
+from schemas.workload import Workload
 from transforms.expressions import Condition, compile_condition, evaluate
 from transforms.intake import Intake
 

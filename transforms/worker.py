@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from schemas.backends import EmbedderBackend, HostedBackend
 from schemas.batches import BatchReport
 from schemas.errors import BatchClaimedError, BatchError
 from schemas.lengths import TextLengths
 from schemas.run import DeviceUse, RunContext
-from schemas.workload import EmbedderBackend, HostedBackend, Workload
+from schemas.workload import Workload
 from transforms.claim import Claims, open_claims
 from transforms.device_use import device_use, leave_use
 from transforms.garbage import collect_seldom

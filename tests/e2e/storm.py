@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 
+from schemas.rehearsal import Faults, Rehearsal
 from schemas.run import Manifest
-from schemas.workload import Faults, Rehearsal
 from tests.support import documents, workloads
 from tests.support.drive import drive
 from transforms.rehearsal.server import RehearsalServer

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from schemas.workload import Faults, Rehearsal
+from schemas.rehearsal import Faults, Rehearsal
 from tests.support import documents, workloads
 from tests.support.layers import job_graph, layers
 from transforms.rehearsal.server import RehearsalServer

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from schemas.workload import Rehearsal
+from schemas.rehearsal import Rehearsal
 from tests.support import documents, workloads
 from tests.support.drive import drive
 from transforms.rehearsal.server import RehearsalServer

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from schemas.workload import Input, Limits
+from schemas.limits import Limits
+from schemas.workload import Input
 from transforms.cut import cut_batches
 from transforms.files import describe_files
 from transforms.input_files import Files

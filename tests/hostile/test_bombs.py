@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import InputError, UnreadableBatchError
-from schemas.workload import Input, Limits
+from schemas.limits import Limits
+from schemas.workload import Input
 from tests.hostile import bombs
 from tests.hostile.peak import peak_of
 from tests.support.documents import rows, write

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import InputError, UnreadableBatchError
-from schemas.workload import Input, Limits
+from schemas.limits import Limits
+from schemas.workload import Input
 from tests.hostile.mutants import ROWS, SOUND, mutant
 from tests.support.documents import rows, write
 from transforms.cut import cut_batches

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schemas.backends import HostedBackend
 from schemas.run import RunContext
-from schemas.workload import HostedBackend
 from tests.peers.mock_vendor import MockVendor
 from tests.transforms.call.fakes import LABEL_SCHEMA, make_batch, make_workload
 from transforms.call.engine import open_call_engine

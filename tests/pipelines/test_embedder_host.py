@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schemas.backends import EmbedderBackend
 from schemas.batches import BatchReport
-from schemas.workload import EmbedderBackend
 from tests.support.documents import rows, write
 from tests.support.records import run_context
 from tests.support.runs import START, Place

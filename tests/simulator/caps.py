@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from schemas.workload import Budget, RouteBudget
+from schemas.budget import Budget, RouteBudget
 from tests.simulator.clock import EPOCH
 from tests.simulator.frames import SeenCall
 from transforms.call import budget_file

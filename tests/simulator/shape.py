@@ -9,9 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from random import Random
 
+from schemas.backends import HostedBackend, TokenPrice
 from schemas.batches import BatchRef
+from schemas.budget import Budget
 from schemas.ids import batch_id
-from schemas.workload import Budget, HostedBackend, Input, Limits, Output, Prompt, Route, TokenPrice, Workload
+from schemas.limits import Limits
+from schemas.routes import Prompt, Route
+from schemas.workload import Input, Output, Workload
 from tests.simulator.caps import Cap, budget_section, draw_caps, run_cap
 from tests.simulator.world import Disaster
 

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from schemas.workload import Limits
+from schemas.limits import Limits
 from tests.simulator.shape import Shape, make_refs
 from tests.simulator.simulate import Ended, simulate
 from tests.simulator.world import CAN_FAIL, Disaster

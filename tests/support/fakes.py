@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from schemas.backends import EmbedderBackend
 from schemas.outcomes import Charge, Outcome, Usage, money
 from schemas.run import RunContext
-from schemas.workload import EmbedderBackend, Workload
+from schemas.workload import Workload
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest, EngineStats
 from transforms.embed.embedder import Embeddings, EmbedStats
 from transforms.embed.space import VectorSpace

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from schemas.arrow import PLAN_SCHEMA
 from schemas.batches import BatchRef
 from schemas.ids import batch_id
-from schemas.workload import Limits
+from schemas.limits import Limits
 from transforms.batch_refs import BatchRefs
 from transforms.cut import cut_batches
 from transforms.input_files import InputFile, RowGroup

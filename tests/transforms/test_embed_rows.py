@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas.workload import EmbedderBackend
+from schemas.backends import EmbedderBackend
 from tests.support.documents import rows, with_bad_utf8, write
 from tests.support.fakes import FakeOpeners
 from tests.support.runs import Place

@@ -14,9 +14,10 @@ from typing import Any
 import orjson
 import pytest
 
+from schemas.backends import HostedBackend, TokenPrice
 from schemas.failures import FailureClass as F
+from schemas.limits import Limits
 from schemas.outcomes import money
-from schemas.workload import HostedBackend, Limits, TokenPrice
 from tests.transforms.call.fakes import (
     LABEL_SCHEMA,
     Reply,

@@ -13,8 +13,8 @@ from schemas.batches import BatchRef
 from schemas.errors import InputError, OutputError
 from schemas.failures import FailureClass
 from schemas.ids import batch_id
+from schemas.limits import Limits
 from schemas.outcomes import Outcome
-from schemas.workload import Limits
 from tests.support.batches import part_writer, staged, work_batch
 from tests.support.documents import rows, write
 from tests.support.records import answered, failed, run_context

@@ -14,8 +14,8 @@ from genai_prices.data_snapshot import get_snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.backends import HostedBackend, TokenPrice
 from schemas.outcomes import Charge, Usage, money
-from schemas.workload import HostedBackend, TokenPrice
 from transforms.price import PRICE_SOURCE, PriceBook
 
 USAGE = Usage(1000, 100)

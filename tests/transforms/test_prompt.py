@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import Problem
-from schemas.workload import Prompt
+from schemas.routes import Prompt
 from tests.support.workloads import TOPIC_SCHEMA
 from transforms.prompt import CompiledPrompt, PromptError, check_prompt, compile_prompt
 

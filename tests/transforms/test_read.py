@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from schemas.batches import BatchRef
 from schemas.errors import BatchError, InputChangedError, UnreadableBatchError
-from schemas.workload import Input, Limits
+from schemas.limits import Limits
+from schemas.workload import Input
 from tests.support.documents import rows, with_bad_utf8, write
 from transforms.cut import cut_batches
 from transforms.files import find_input

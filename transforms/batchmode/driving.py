@@ -13,10 +13,11 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
+from schemas.backends import HostedBackend
 from schemas.errors import BatchError, LedgerError, StoreError
 from schemas.failures import FailureClass
 from schemas.run import RunContext
-from schemas.workload import HostedBackend, Workload
+from schemas.workload import Workload
 from transforms.batchmode.anthropic_api import AnthropicBatches
 from transforms.batchmode.clients import BatchClient, BatchLostError, BatchRefusedError
 from transforms.batchmode.collecting import Collector

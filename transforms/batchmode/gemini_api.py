@@ -15,8 +15,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+from schemas.backends import HostedBackend
 from schemas.failures import FailureClass
-from schemas.workload import HostedBackend
 from transforms.batchmode.clients import BatchLostError, BatchRefusedError, Request
 from transforms.batchmode.genai_jobs import GenaiJobs, each_line, name_of, standing_of
 from transforms.batchmode.results import ResultLine, gemini_line

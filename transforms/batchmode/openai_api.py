@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
+from schemas.backends import HostedBackend
 from schemas.failures import FailureClass
-from schemas.workload import HostedBackend
 from transforms.batchmode.clients import (
     BatchLostError,
     BatchRefusedError,

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from schemas.backends import HostedBackend
 from schemas.outcomes import ZERO, money, money_text
-from schemas.workload import HostedBackend
 from transforms.batchmode.jobs import Job, Repeat, TicketRange, new_tag
 from transforms.batchmode.leaders import Leaders
 from transforms.batchmode.tickets import Ticket, TicketItem

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
+from schemas.backends import HostedBackend
 from schemas.errors import StoreError
 from schemas.failures import FailureClass
-from schemas.workload import HostedBackend
 from transforms.batchmode.clients import BatchLostError, BatchRefusedError, Request
 from transforms.batchmode.genai_jobs import GenaiJobs, each_line, name_of, standing_of
 from transforms.batchmode.results import VERTEX_ID_LABEL, ResultLine, vertex_line

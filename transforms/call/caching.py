@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from schemas.workload import HostedBackend
+from schemas.backends import HostedBackend
 from transforms.call.ports import Clock
 from transforms.call.request import CallRequest
 

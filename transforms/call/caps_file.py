@@ -14,10 +14,10 @@ from datetime import datetime
 from decimal import Decimal
 from functools import partial
 
+from schemas.budget import Budget as BudgetSection
 from schemas.errors import OutputError, StoreError
 from schemas.outcomes import ZERO, money
 from schemas.run import RunContext
-from schemas.workload import Budget as BudgetSection
 from schemas.workload import Workload
 from transforms.call.budget import LeasedBudget
 from transforms.call.budget_file import (

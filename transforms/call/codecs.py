@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.workload import HostedBackend
+from schemas.backends import HostedBackend
 from transforms.call.anthropic import AnthropicCodec
 from transforms.call.gemini import GeminiCodec
 from transforms.call.gemini_embeddings import GeminiEmbeddingsCodec

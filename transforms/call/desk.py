@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from schemas.failures import FailureClass
+from schemas.limits import Limits
 from schemas.outcomes import ZERO
-from schemas.workload import Limits
 from transforms.call.budget import Budget, LeasedBudget
 from transforms.call.caps import FurtherCaps, NoFurtherCaps
 from transforms.call.lane import Slots

@@ -10,8 +10,8 @@ from decimal import Decimal
 
 from schemas.errors import BatchError
 from schemas.failures import FailureClass
+from schemas.limits import Limits
 from schemas.outcomes import ZERO, Outcome, SharedFrom
-from schemas.workload import Limits
 from transforms.call.book import BatchBook
 from transforms.call.caching import Prefix, cached_prefix
 from transforms.call.caps import Need, reserve

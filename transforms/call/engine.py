@@ -16,9 +16,10 @@ from decimal import Decimal
 
 import uvloop
 
+from schemas.backends import HostedBackend
 from schemas.errors import BatchError, OutputError
 from schemas.run import RunContext
-from schemas.workload import HostedBackend, Workload
+from schemas.workload import Workload
 from transforms.batchmode.outbox import open_outbox
 from transforms.call.address import AllowList
 from transforms.call.budget import Budget, NoCap

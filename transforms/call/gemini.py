@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.backends import HostedBackend
 from schemas.errors import ConfigurationError
 from schemas.failures import FailureClass
 from schemas.outcomes import Usage
-from schemas.workload import HostedBackend
 from transforms.call.classify import body_of, classify_error
 from transforms.call.request import CallRequest
 from transforms.call.vertex import publisher_path

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from schemas.backends import HostedBackend
 from schemas.failures import FailureClass
 from schemas.outcomes import Usage
-from schemas.workload import HostedBackend
 from transforms.call.classify import body_of, classify_error
 from transforms.call.request import CallRequest
 from transforms.call.wire import (

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.workload import HostedBackend
+from schemas.backends import HostedBackend
 from transforms.call.classify import body_of, classify_error
 from transforms.call.request import CallRequest
 from transforms.call.vectors import embedding_usage, judged, packed

@@ -14,7 +14,7 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 from schemas.failures import FailureClass
-from schemas.workload import Limits
+from schemas.limits import Limits
 from transforms.call.wire import CallFailure
 
 MOST_AMBIGUOUS_CALLS = 2

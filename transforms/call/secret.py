@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NoReturn
 
+from schemas.backends import HostedBackend
 from schemas.errors import MissingSecretError
-from schemas.workload import HostedBackend
 
 DEFAULT_KEY_ENV = {
     "anthropic": "ANTHROPIC_API_KEY",

@@ -9,9 +9,9 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
+from schemas.backends import HostedBackend
 from schemas.errors import ConfigurationError
 from schemas.outcomes import MONEY_SCALE, ZERO, Assignment, Charge, money
-from schemas.workload import HostedBackend
 from transforms.call.address import Address, parse_base_url
 from transforms.call.caching import PrefixGate
 from transforms.call.codecs import CODECS as CODECS  # noqa: PLC0414 - others have it from here

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from schemas.backends import HostedBackend
 from schemas.failures import is_retryable
 from schemas.outcomes import FREE, NO_USAGE, ZERO, Basis, Charge, Outcome, SharedFrom, Usage
-from schemas.workload import HostedBackend
 from transforms.call.ledger import RecordedCall
 from transforms.call.request import CallRequest
 from transforms.call.site import Site

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from schemas.backends import HostedBackend
 from schemas.failures import FailureClass
 from schemas.ids import canonical_json, sha256_hex
 from schemas.outcomes import Usage
-from schemas.workload import HostedBackend
 from transforms.call.wire import Answer
 
 SPACE_VERSION = "hosted-space/1"

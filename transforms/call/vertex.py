@@ -13,8 +13,8 @@ from decimal import Decimal
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from schemas.backends import HostedBackend
 from schemas.errors import MissingSecretError
-from schemas.workload import HostedBackend
 from transforms.call.secret import Secret
 
 _VERSIONS = {"gemini": "v1beta1", "anthropic": "v1"}

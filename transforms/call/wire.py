@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import orjson
 
+from schemas.backends import HostedBackend
 from schemas.errors import ConfigurationError
 from schemas.failures import FailureClass
 from schemas.ids import sha256_hex
 from schemas.outcomes import ZERO, Usage
-from schemas.workload import HostedBackend
 from transforms.call.request import CallRequest
 
 Auth = Literal["x-api-key", "x-goog-api-key", "bearer"]

@@ -23,7 +23,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from schemas.workload import EmbedderBackend
+from schemas.backends import EmbedderBackend
 from transforms.embed.execution import DATA_AXIS, MODEL_AXIS, Execution, choose_kernel
 from transforms.embed.outline import ModelOutline, Outline, outline_model, parameter_outlines
 from transforms.embed.program import Head, spread, step_program

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from schemas.backends import EmbedderBackend
 from schemas.outcomes import Charge, money
-from schemas.workload import EmbedderBackend
 from transforms.embed.chips import DeviceRates
 
 _SECONDS_PER_HOUR = 3600

@@ -14,9 +14,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from schemas.backends import EmbedderBackend
 from schemas.errors import ConfigurationError
 from schemas.lengths import TextLengths
-from schemas.workload import EmbedderBackend
 from transforms.embed.chips import Topology
 from transforms.embed.execution import ACCELERATOR_SLOTS
 from transforms.embed.libtpu import Answer, Compile

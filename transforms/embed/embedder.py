@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import ml_dtypes
 import numpy as np
 
+from schemas.backends import EmbedderBackend
 from schemas.ids import canonical_json
 from schemas.lengths import TextLengths
-from schemas.workload import EmbedderBackend
 from transforms.embed.charge import device_charge
 from transforms.embed.chunks import pool_chunks
 from transforms.embed.embeddings import Embeddings, EmbedStats, TextEmbedder, in_groups

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from schemas.backends import EmbedderBackend, Pooling
 from schemas.errors import ModelError
 from schemas.ids import canonical_json, sha256_hex
-from schemas.workload import EmbedderBackend, Pooling
 from transforms.cache import cache_folder
 from transforms.embed.families import Architecture, Family, architecture_settings, family_of
 from transforms.embed.module_settings import (

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from schemas.backends import Pooling
 from schemas.errors import ModelError
-from schemas.workload import Pooling
 from transforms.embed.configuration import Configuration
 
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from schemas.backends import EmbedderBackend
 from schemas.ids import canonical_json, sha256_hex
-from schemas.workload import EmbedderBackend
 from transforms.cache import cache_folder
 from transforms.embed.device import (
     Devices,

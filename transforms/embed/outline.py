@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from schemas.workload import EmbedderBackend, Pooling
+from schemas.backends import EmbedderBackend, Pooling
 from transforms.embed.bert_layout import BertArchitecture
 from transforms.embed.families import Architecture, family_of
 from transforms.embed.model_files import (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
 
-from schemas.workload import EmbedderBackend
+from schemas.backends import EmbedderBackend
 from transforms.embed.chips import GIB, WATTS_METHOD, Topology, price_of
 from transforms.embed.roofline import FILLED, LEAST_SHARE
 

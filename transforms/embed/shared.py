@@ -15,9 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from schemas.backends import EmbedderBackend
 from schemas.errors import BatchError, OutputError
 from schemas.lengths import TextLengths
-from schemas.workload import EmbedderBackend
 from transforms.cache import cache_folder
 from transforms.embed.embedder import open_embedder
 from transforms.embed.embeddings import Embeddings, EmbedStats, TextEmbedder, in_groups

@@ -24,8 +24,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from schemas.backends import EmbedderBackend
 from schemas.lengths import TextLengths
-from schemas.workload import EmbedderBackend
 from transforms.embed.embedder import Embedder, open_embedder
 from transforms.embed.embeddings import EmbedStats
 from transforms.embed.shared_messages import (

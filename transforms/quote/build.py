@@ -8,7 +8,7 @@ from datetime import datetime
 from fractions import Fraction
 
 from schemas.load import LoadedWorkload
-from schemas.workload import Route
+from schemas.routes import Route
 from transforms.price import PriceBook
 from transforms.quote.budget import add_prices, judge_budget
 from transforms.quote.embedding import Calibrate, Throughput, quote_embed_route

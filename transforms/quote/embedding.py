@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from schemas.backends import EmbedderBackend
 from schemas.lengths import TextLengths
-from schemas.workload import EmbedderBackend
 from transforms.embed.charge import device_charge
 from transforms.quote.estimate import Cluster, Estimate, estimate_total
 from transforms.quote.population import Frame

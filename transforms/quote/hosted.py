@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from schemas.workload import HostedBackend, Route
+from schemas.backends import HostedBackend
+from schemas.routes import Route
 from transforms.quote.alternatives import find_alternatives
 from transforms.quote.estimate import Estimate
 from transforms.quote.ground import Ground

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from schemas.backends import HostedBackend
 from schemas.batches import CommitRecord
 from schemas.errors import LedgerError
-from schemas.workload import HostedBackend
 from transforms.call.ledger import fold, scan
 from transforms.call.ledgers import read_ledger
 from transforms.quote.history import LEAST_ANSWERS, AnswerLength

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from schemas.backends import EmbedderBackend
 from schemas.ids import canonical_json
 from schemas.outcomes import Assignment
-from schemas.workload import EmbedderBackend, Route, Workload
+from schemas.routes import Route
+from schemas.workload import Workload
 from transforms.call.codecs import base_url_of
 from transforms.call.ports import SystemClock
 from transforms.call.request import CallRequest

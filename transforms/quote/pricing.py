@@ -9,8 +9,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from schemas.backends import HostedBackend
 from schemas.outcomes import MONEY_SCALE, Charge, Usage
-from schemas.workload import HostedBackend
 from transforms.call.discount import BATCH_CONTEXT, batch_charge
 from transforms.call.site import OVERHEAD_TOKENS, Site
 from transforms.call.wire import Answer

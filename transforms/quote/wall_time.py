@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from schemas.workload import Limits
+from schemas.limits import Limits
 from transforms.quote.values import Seconds
 
 DOCUMENTS_PER_S = Seconds(4200.0, 2500.0, 300.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from schemas.workload import Faults
+from schemas.rehearsal import Faults
 from transforms.rehearsal.draws import fraction
 
 Fault = Literal[

@@ -6,7 +6,7 @@ import re
 from types import ModuleType
 from urllib.parse import unquote
 
-from schemas.workload import Rehearsal
+from schemas.rehearsal import Rehearsal
 from transforms.rehearsal import (
     anthropic_wire,
     gemini_embeddings_wire,

@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from schemas.workload import Rehearsal
+from schemas.rehearsal import Rehearsal
 from transforms.rehearsal.asks import HttpReply, HttpRequest
 from transforms.rehearsal.draws import request_key
 from transforms.rehearsal.faults import any_fault

@@ -37,7 +37,7 @@ OPENVINO_PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 
 def ours(precision: str, model: Path, cache: Path, max_length: int) -> Embed:
     """Switchgear's own embedder."""
-    from schemas.workload import EmbedderBackend
+    from schemas.backends import EmbedderBackend
     from transforms.embed.embedder import open_embedder
 
     backend = EmbedderBackend(

@@ -89,8 +89,8 @@ def overhead(options: argparse.Namespace) -> None:
 
 
 def _race(folder: Path, options: argparse.Namespace) -> None:
+    from schemas.backends import EmbedderBackend
     from schemas.load import load_workload
-    from schemas.workload import EmbedderBackend
     from transforms.embed.embedder import open_embedder
 
     texts = documents(options.texts)

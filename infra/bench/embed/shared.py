@@ -32,7 +32,7 @@ def make_texts(count: int) -> list[str]:
 
 def work(mode: str, cache: Path, texts: list[str]) -> None:
     """A worker: says when it is ready, waits for a line, embeds, says what it took."""
-    from schemas.workload import EmbedderBackend
+    from schemas.backends import EmbedderBackend
     from transforms.embed.embedder import open_embedder
     from transforms.embed.shared import share_embedder
 

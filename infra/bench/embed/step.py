@@ -21,7 +21,7 @@ LENGTHS = (32, 128, 512)
 
 def open_step(precision: str) -> Callable[[int], float]:
     """A function of a length that runs a step full of texts so long; gives its device seconds."""
-    from schemas.workload import EmbedderBackend
+    from schemas.backends import EmbedderBackend
     from transforms.embed.device import find_devices
     from transforms.embed.model_files import describe_model
     from transforms.embed.opening import read_parameters

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.backends import HostedBackend
 from schemas.errors import StoreError
-from schemas.workload import HostedBackend
 from tests.transforms.batchmode.requests import held
 from transforms.batchmode.jobs import Job, TicketRange, job_path, new_tag, read_jobs, write_record
 from transforms.batchmode.packing import BOUNDS, LINE_OVERHEAD, Bounds, pack

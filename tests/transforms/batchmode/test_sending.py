@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from schemas.backends import HostedBackend
 from schemas.failures import FailureClass
-from schemas.workload import HostedBackend
 from tests.transforms.batchmode.requests import held
 from transforms.batchmode.clients import BatchLostError, BatchRefusedError, Finding, Request, Standing
 from transforms.batchmode.jobs import JobState, job_path, read_jobs

@@ -15,8 +15,8 @@ from google.auth.exceptions import RefreshError
 from google.oauth2.credentials import Credentials
 from pydantic import ValidationError
 
+from schemas.backends import HostedBackend
 from schemas.failures import FailureClass
-from schemas.workload import HostedBackend
 from tests.peers.batch_emulator import BatchEmulator
 from tests.transforms.batchmode.crashes import LaterClock
 from tests.transforms.batchmode.requests import held

@@ -12,18 +12,13 @@ from urllib.parse import unquote
 
 import orjson
 
+from schemas.backends import HostedBackend
+from schemas.budget import Budget
 from schemas.errors import BatchClaimedError, LedgerError
+from schemas.limits import Limits
 from schemas.outcomes import Assignment
-from schemas.workload import (
-    Budget,
-    HostedBackend,
-    Input,
-    Limits,
-    Output,
-    Prompt,
-    Route,
-    Workload,
-)
+from schemas.routes import Prompt, Route
+from schemas.workload import Input, Output, Workload
 from transforms.call.budget import Budget as CallBudget
 from transforms.call.budget import NoCap
 from transforms.call.codecs import base_url_of

@@ -14,10 +14,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from schemas.backends import HostedBackend, TokenPrice
 from schemas.errors import LedgerError, StoreError
 from schemas.failures import FailureClass
 from schemas.outcomes import ZERO, money
-from schemas.workload import HostedBackend, TokenPrice
 from tests.support.budgets import FrozenClock, MemoryRecord, now, now_or_no, settled
 from tests.transforms.call.fakes import (
     HAIKU,

@@ -11,8 +11,8 @@ import pytest
 from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 from pydantic import TypeAdapter
 
+from schemas.backends import HostedBackend, TokenPrice
 from schemas.outcomes import Usage
-from schemas.workload import HostedBackend, TokenPrice
 from tests.transforms.call.fakes import (
     EPOCH,
     HAIKU,

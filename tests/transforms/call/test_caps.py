@@ -16,12 +16,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from schemas.budget import Budget as BudgetSection
+from schemas.budget import RouteBudget
 from schemas.errors import OutputError, StoreError
 from schemas.failures import FailureClass
 from schemas.outcomes import ZERO, Outcome, money
 from schemas.run import RunContext
-from schemas.workload import Budget as BudgetSection
-from schemas.workload import RouteBudget
 from tests.support.budgets import FrozenClock, MemoryRecord, now, now_or_no, settled
 from tests.transforms.call.fakes import (
     FakeTransport,

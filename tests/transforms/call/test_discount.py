@@ -5,8 +5,8 @@ from decimal import Decimal
 
 import pytest
 
+from schemas.backends import HostedBackend, TokenPrice
 from schemas.outcomes import Usage
-from schemas.workload import HostedBackend, TokenPrice
 from tests.transforms.call.fakes import HAIKU, MINI, VirtualClock, make_request
 from transforms.call.codecs import base_url_of
 from transforms.call.discount import batch_charge, batch_worst_case, charge_online, worst_case_online

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from openai.types import EmbeddingCreateParams
 from pydantic import TypeAdapter
 
+from schemas.backends import HostedBackend
 from schemas.errors import ConfigurationError
 from schemas.failures import FailureClass
 from schemas.outcomes import Usage
-from schemas.workload import HostedBackend
 from tests.transforms.call.fakes import (
     MemoryLedgers,
     error,

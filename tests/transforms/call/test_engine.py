@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 import pytest
 
+from schemas.backends import HostedBackend, TokenPrice
 from schemas.errors import (
     BatchClaimedError,
     BatchError,
@@ -26,9 +27,12 @@ from schemas.errors import (
     StoreError,
 )
 from schemas.failures import FailureClass
+from schemas.limits import Limits
 from schemas.outcomes import ZERO, money
+from schemas.rehearsal import Faults, Rehearsal
+from schemas.routes import Prompt
 from schemas.run import RunContext
-from schemas.workload import Faults, HostedBackend, Limits, Prompt, Rehearsal, TokenPrice, Workload
+from schemas.workload import Workload
 from tests.transforms.call.fakes import (
     CANARY,
     HAIKU,

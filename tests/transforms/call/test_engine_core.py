@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from schemas.backends import HostedBackend
 from schemas.errors import BatchClaimedError, BatchError, LedgerError
 from schemas.failures import FailureClass
+from schemas.limits import Limits
 from schemas.outcomes import ZERO
-from schemas.workload import HostedBackend, Limits
 from tests.transforms.call.fakes import (
     CANARY,
     HAIKU,

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from schemas.failures import FailureClass
+from schemas.limits import Limits
 from schemas.outcomes import Outcome
-from schemas.workload import Limits, Prompt, Route
+from schemas.routes import Prompt, Route
 from tests.transforms.call.fakes import (
     HAIKU,
     MINI,

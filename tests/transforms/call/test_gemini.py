@@ -10,10 +10,10 @@ from google.genai import Client, types
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.backends import HostedBackend
 from schemas.errors import ConfigurationError
 from schemas.failures import FailureClass
 from schemas.outcomes import Usage
-from schemas.workload import HostedBackend
 from tests.transforms.call.fakes import (
     FLASH,
     LABEL_SCHEMA,

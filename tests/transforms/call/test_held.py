@@ -9,9 +9,11 @@ from typing import Literal
 
 import pytest
 
+from schemas.backends import HostedBackend
 from schemas.failures import FailureClass
+from schemas.limits import Limits
 from schemas.outcomes import ZERO
-from schemas.workload import HostedBackend, Limits, Workload
+from schemas.workload import Workload
 from tests.transforms.call.fakes import (
     HAIKU,
     MINI,

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from schemas.failures import FailureClass
-from schemas.workload import Policy
+from schemas.routes import Policy
 from tests.transforms.call.fakes import (
     FLASH,
     HAIKU,

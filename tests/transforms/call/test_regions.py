@@ -11,8 +11,11 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from schemas.backends import HostedBackend
+from schemas.limits import Limits
 from schemas.outcomes import Outcome
-from schemas.workload import HostedBackend, Limits, Prompt, Rejection, Route, Workload
+from schemas.routes import Prompt, Rejection, Route
+from schemas.workload import Workload
 from tests.support.documents import rows
 from tests.transforms.call.fakes import (
     anthropic_answer,

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from schemas.backends import HostedBackend
 from schemas.failures import FailureClass
+from schemas.limits import Limits
 from schemas.outcomes import Outcome, Usage
-from schemas.workload import HostedBackend, Limits
 from tests.transforms.call.fakes import (
     HAIKU,
     LABEL_SCHEMA,

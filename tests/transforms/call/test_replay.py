@@ -9,7 +9,7 @@ import pytest
 
 from schemas.errors import LedgerError
 from schemas.failures import FailureClass
-from schemas.workload import Limits
+from schemas.limits import Limits
 from tests.transforms.call.fakes import (
     LABEL_SCHEMA,
     FakeTransport,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.failures import FAILURE_KINDS, FailureClass
-from schemas.workload import Limits
+from schemas.limits import Limits
 from transforms.call.retry import FALLS_BACK, MOST_AMBIGUOUS_CALLS, RetryPolicies
 from transforms.call.wire import CallFailure
 

@@ -10,8 +10,8 @@ import pytest
 
 from schemas.errors import LedgerError
 from schemas.failures import FailureClass
+from schemas.limits import Limits
 from schemas.outcomes import ZERO, Outcome, SharedFrom
-from schemas.workload import Limits
 from tests.transforms.call.fakes import (
     FakeTransport,
     MemoryLedgers,

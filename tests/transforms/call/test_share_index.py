@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import StoreError
+from schemas.limits import Limits
+from schemas.rehearsal import Rehearsal
 from schemas.run import RunContext
-from schemas.workload import Limits, Rehearsal
 from tests.peers.cloud_storage import CloudStorage
 from tests.peers.cloud_storage import environment as cloud_environment
 from tests.peers.mock_vendor import REPOSITORY, MockVendor

@@ -1,6 +1,6 @@
 import pytest
 
-from schemas.workload import HostedBackend
+from schemas.backends import HostedBackend
 from tests.transforms.call.fakes import VirtualClock, run_virtual
 from transforms.call.codecs import base_url_of
 from transforms.call.lane import Lane

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from schemas.errors import ConfigurationError
+from schemas.limits import Limits
 from schemas.outcomes import Usage
+from schemas.rehearsal import Faults, Rehearsal
 from schemas.run import RunContext
-from schemas.workload import Faults, Limits, Rehearsal
 from tests.support.otlp import Receiver
 from tests.transforms.call.fakes import CANARY, HAIKU, make_batch, make_workload
 from transforms.call.engine import open_call_engine

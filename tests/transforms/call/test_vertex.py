@@ -14,10 +14,10 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.genai import Client
 
+from schemas.backends import HostedBackend, TokenPrice
 from schemas.errors import MissingSecretError
 from schemas.failures import FailureClass
 from schemas.run import RunContext
-from schemas.workload import HostedBackend, TokenPrice
 from tests.transforms.call.fakes import (
     EPOCH,
     FakeTransport,

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from pydantic import TypeAdapter
 
+from schemas.backends import HostedBackend
 from schemas.errors import ConfigurationError
 from schemas.failures import FailureClass
 from schemas.outcomes import Usage
-from schemas.workload import HostedBackend
 from tests.transforms.call.fakes import (
     HAIKU,
     LABEL_SCHEMA,

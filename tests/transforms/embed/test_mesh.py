@@ -29,7 +29,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import jax, numpy as np
-from schemas.workload import EmbedderBackend
+from schemas.backends import EmbedderBackend
 from transforms.embed.embedder import open_embedder
 from transforms.embed.device import find_devices
 texts, jobs = json.loads(sys.argv[2]), json.loads(sys.argv[3])

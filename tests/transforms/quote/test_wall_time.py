@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from schemas.workload import Limits
+from schemas.limits import Limits
 from transforms.quote.values import Seconds
 from transforms.quote.wall_time import (
     DOCUMENTS_PER_S,

@@ -14,7 +14,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.genai import Client, errors, types
 
-from schemas.workload import Faults, Rehearsal
+from schemas.rehearsal import Faults, Rehearsal
 from tests.transforms.rehearsal.wire_requests import CALM, PROMPT, SCHEMA
 from transforms.rehearsal import RehearsalServer
 from transforms.rehearsal.asks import HttpRequest

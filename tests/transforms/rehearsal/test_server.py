@@ -7,7 +7,7 @@ import openai
 import orjson
 import pytest
 
-from schemas.workload import Rehearsal
+from schemas.rehearsal import Rehearsal
 from tests.transforms.rehearsal.wire_requests import (
     CALM,
     HEADERS,

@@ -2,7 +2,7 @@
 
 import orjson
 
-from schemas.workload import Faults, Rehearsal
+from schemas.rehearsal import Faults, Rehearsal
 from transforms.rehearsal.asks import HttpRequest
 from transforms.rehearsal.draws import request_key
 from transforms.rehearsal.replies import reply_to
