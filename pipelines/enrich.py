@@ -45,9 +45,10 @@ from schemas.run import Progress, RunContext
 from transforms.coders import register_arrow_coders
 from transforms.layout import stop_path
 from transforms.plan_file import read_group
+from transforms.process_workers import forget_worker, worker_of
 from transforms.store import open_store
 from transforms.wiring import PATIENCE_S, ProcessBatches
-from transforms.worker import Worker, WorkerConfig, forget_worker, worker_of
+from transforms.worker import Worker, WorkerConfig
 
 _PROGRESS_EVERY_S = 0.5
 _LOOK_EVERY_S = 1.0

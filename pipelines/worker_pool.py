@@ -23,7 +23,7 @@ from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPool
 from apache_beam.utils.thread_pool_executor import shared_unbounded_instance
 
 from transforms.coders import register_arrow_coders
-from transforms.worker import close_workers
+from transforms.process_workers import close_workers
 
 _LOGGER = logging.getLogger(__name__)
 

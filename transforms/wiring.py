@@ -34,9 +34,10 @@ from transforms.decide import decide
 from transforms.layout import commit_path, read_commit
 from transforms.previous import load_previous
 from transforms.probe import ReaderLimits
+from transforms.process_workers import join_worker, leave_worker
 from transforms.read import BatchReader, place
 from transforms.work import WorkBatch
-from transforms.worker import STOPPED, Worker, WorkerConfig, join_worker, leave_worker
+from transforms.worker import STOPPED, Worker, WorkerConfig
 
 REPORTS = "reports"
 _EMBED_AT_ONCE = 2048

@@ -1,10 +1,9 @@
 """What a worker process holds for its run: store, rules, call engine, embedders, and who listens.
 
-Its parts are opened when they are first needed, shared by all Beam threads, and closed together when
-the last stage that uses them is torn down. Where the process is the launcher's own, that hears of every
-batch at once. Elsewhere (Beam's worker pools on a cluster) the output is the only thing between the two:
-commit records say what was done, a report left there says why a batch was not committed, and a file that
-the launcher leaves there stops the worker.
+Its parts are opened when they are first needed, shared by all Beam threads, and closed together. Where
+the process is the launcher's own, that hears of every batch at once. Elsewhere (Beam's worker pools on a
+cluster) the output is the only thing between the two: commit records say what was done, a report left
+there says why a batch was not committed, and a file that the launcher leaves there stops the worker.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +25,8 @@ from schemas.run import DeviceUse, RunContext
 from schemas.workload import Workload
 from transforms.claim import Claims, open_claims
 from transforms.device_use import device_use, leave_use
-from transforms.garbage import collect_seldom
 from transforms.layout import report_path, stop_path
-from transforms.managed_secrets import keys_for
+from transforms.openers import Openers
 from transforms.prompt import CompiledPrompt, compile_prompt
 from transforms.route import Rules, compile_rules
 from transforms.space_guard import guard_space
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
     from transforms.call.engine import CallEngine
     from transforms.call.request import EngineStats
     from transforms.embed.embeddings import TextEmbedder
-
 
 STOPPED = "the run was stopped before this batch was through; run again"
 _LOOK_FOR_STOP_S = 2.0
@@ -70,35 +66,6 @@ class Counters:
     batches: int = 0
 
 
-@dataclass
-class Openers:
-    """How the parts that cost money or seconds are opened; others can be handed in instead.
-
-    `shares_embedder` says that other processes of this machine need the same embedders.
-    """
-
-    shares_embedder: bool = field(default=False, kw_only=True)
-
-    def engine(self, workload: Workload, run: RunContext, budget_limit: Decimal | None) -> CallEngine:
-        """A call engine for the workload's hosted backends."""
-        from transforms.call.engine import open_call_engine
-
-        keys = keys_for(run.secret_project)
-        return open_call_engine(workload, run, budget_limit=budget_limit, environ=keys)
-
-    def embedder(
-        self, backend: EmbedderBackend, base_dir: Path, lengths: TextLengths | None = None
-    ) -> TextEmbedder:
-        """An embedder: this process's own with its weights loaded, or that of the machine."""
-        if self.shares_embedder:
-            from transforms.embed.shared import share_embedder
-
-            return share_embedder(backend, base_dir=base_dir, lengths=lengths)
-        from transforms.embed.embedder import open_embedder
-
-        return open_embedder(backend, base_dir=base_dir, lengths=lengths)
-
-
 @dataclass(slots=True)
 class Worker:
     """The parts that a process holds for its run."""
@@ -107,7 +74,7 @@ class Worker:
     openers: Openers = field(default_factory=Openers)
     counters: Counters = field(default_factory=Counters)
     on_report: Callable[[BatchReport], None] | None = None
-    is_owned: bool = False  # by whoever called `worker_of`: closed by `forget_worker`, not by its last user
+    is_owned: bool = False  # closed by its owner, not by its last user: see `process_workers`
     users: int = 0
     stopping: bool = False
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -330,66 +297,3 @@ class Worker:
         if engine is not None:
             engine.close()
             self._engine_stats = engine.stats()
-
-
-_WORKERS: dict[str, Worker] = {}
-_WORKERS_LOCK = threading.Lock()
-
-
-def worker_of(config: WorkerConfig, openers: Openers | None = None) -> Worker:
-    """This process's worker for a run; made, with these openers, when it is first asked for.
-
-    Whoever calls this ends it with `forget_worker`.
-    """
-    with _WORKERS_LOCK:
-        if config.run.run_id not in _WORKERS:
-            openers = openers or Openers(shares_embedder=config.run.processes > 1)
-            _WORKERS[config.run.run_id] = Worker(config, openers, is_owned=True)
-            collect_seldom(True)
-        return _WORKERS[config.run.run_id]
-
-
-def join_worker(config: WorkerConfig) -> Worker:
-    """This process's worker for a run, for one more user of it, who leaves it with `leave_worker`."""
-    with _WORKERS_LOCK:
-        worker = _WORKERS.get(config.run.run_id)
-        if worker is None:
-            # An engine starts as many processes on a machine as it likes.
-            worker = _WORKERS[config.run.run_id] = Worker(config, Openers(shares_embedder=True))
-            collect_seldom(True)
-            worker.watch_for_stop()
-        worker.users += 1
-        return worker
-
-
-def leave_worker(config: WorkerConfig) -> None:
-    """One user less; with the last one the worker is closed, unless somebody owns it."""
-    with _WORKERS_LOCK:
-        worker = _WORKERS.get(config.run.run_id)
-        if worker is None:
-            return
-        worker.users -= 1
-        if worker.users > 0 or worker.is_owned:
-            return
-        del _WORKERS[config.run.run_id]
-        collect_seldom(bool(_WORKERS))
-    worker.close()
-
-
-def close_workers() -> None:
-    """Close every worker of this process: what is in flight is settled, whoever still uses them."""
-    with _WORKERS_LOCK:
-        workers = list(_WORKERS.values())
-        _WORKERS.clear()
-        collect_seldom(False)
-    for worker in workers:
-        worker.close()
-
-
-def forget_worker(config: WorkerConfig) -> None:
-    """Close a run's worker and let go of it."""
-    with _WORKERS_LOCK:
-        worker = _WORKERS.pop(config.run.run_id, None)
-        collect_seldom(bool(_WORKERS))
-    if worker is not None:
-        worker.close()

@@ -21,10 +21,12 @@ from tests.support.runs import START, Place
 from tests.support.workloads import EMBEDDER
 from tests.transforms.embed.tiny_model import write_tiny_model
 from transforms.call.request import EngineStats
+from transforms.openers import Openers
 from transforms.output import open_output
 from transforms.plan import Plan, plan_run
+from transforms.process_workers import forget_worker, worker_of
 from transforms.settle import settle_run
-from transforms.worker import Openers, Worker, forget_worker, worker_of
+from transforms.worker import Worker
 
 REPOSITORY = Path(__file__).parents[2]
 CLOSED: dict[str, Any] = {

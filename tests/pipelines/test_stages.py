@@ -18,12 +18,14 @@ from tests.support.records import run_context
 from tests.support.runs import START, Place
 from tests.support.workloads import EMBEDDER, load, workload
 from transforms.coders import register_arrow_coders
+from transforms.openers import Openers
 from transforms.output import open_output
 from transforms.plan import plan_run
 from transforms.plan_file import read_plan
+from transforms.process_workers import forget_worker, worker_of
 from transforms.settle import settle_run
 from transforms.store import LocalStore
-from transforms.worker import Openers, WorkerConfig, forget_worker, worker_of
+from transforms.worker import WorkerConfig
 
 ASK = {"name": "ask", "when": "kind = 'ask'", "backends": ["mini"], "prompt": "topic"}
 VEC = {"name": "vec", "when": "kind = 'vec'", "backends": ["emb"]}

@@ -19,7 +19,7 @@ from schemas.workload import Workload
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest, EngineStats
 from transforms.embed.embedder import Embeddings, EmbedStats
 from transforms.embed.space import VectorSpace
-from transforms.worker import Openers
+from transforms.openers import Openers
 
 Answer = Callable[[CallRequest], Outcome]
 DIM = 4

@@ -24,11 +24,12 @@ from transforms.output import open_output
 from transforms.plan import plan_run
 from transforms.plan_file import read_plan
 from transforms.previous import load_previous
+from transforms.process_workers import forget_worker, worker_of
 from transforms.read import BatchReader
 from transforms.settle import settle_run
 from transforms.store import open_store
 from transforms.work import WorkBatch
-from transforms.worker import Worker, WorkerConfig, forget_worker, worker_of
+from transforms.worker import Worker, WorkerConfig
 
 
 def _start(worker: Worker, reader: BatchReader, ref: BatchRef) -> Callable[[], WorkBatch]:

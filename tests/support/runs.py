@@ -26,9 +26,10 @@ from transforms.coders import register_arrow_coders
 from transforms.output import open_output
 from transforms.plan import Plan, plan_run
 from transforms.plan_file import read_plan
+from transforms.process_workers import forget_worker, worker_of
 from transforms.settle import settle_run
 from transforms.store import LocalStore
-from transforms.worker import WorkerConfig, forget_worker, worker_of
+from transforms.worker import WorkerConfig
 
 _NUMBERS = itertools.count(1)
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)

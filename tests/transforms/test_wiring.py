@@ -23,9 +23,10 @@ from tests.support.workloads import EMBEDDER, HOSTED
 from transforms.claim import BatchClaims
 from transforms.embed.embedder import Embeddings
 from transforms.plan_file import read_plan
+from transforms.process_workers import forget_worker, worker_of
 from transforms.store import LocalStore
 from transforms.wiring import ProcessBatches
-from transforms.worker import WorkerConfig, forget_worker, worker_of
+from transforms.worker import WorkerConfig
 
 ASK = {"name": "ask", "when": "kind = 'ask'", "backends": ["mini"], "prompt": "topic"}
 VEC = {"name": "vec", "when": "kind <> 'nowhere'", "backends": ["emb"]}

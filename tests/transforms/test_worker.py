@@ -15,15 +15,8 @@ from tests.support.fakes import FakeOpeners
 from tests.support.records import REF, run_context
 from tests.support.workloads import EMBEDDER, workload
 from transforms.layout import report_path, stop_path
-from transforms.worker import (
-    Worker,
-    WorkerConfig,
-    close_workers,
-    forget_worker,
-    join_worker,
-    leave_worker,
-    worker_of,
-)
+from transforms.process_workers import close_workers, forget_worker, join_worker, leave_worker, worker_of
+from transforms.worker import Worker, WorkerConfig
 
 EMBED: dict[str, Any] = {
     "backends__emb": EMBEDDER,

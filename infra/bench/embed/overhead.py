@@ -150,11 +150,13 @@ def run_pipeline(path: Path, instead: Any = None) -> None:
     from pipelines.enrich import Job, run_job
     from schemas.load import load_workload
     from schemas.run import RunContext
+    from transforms.openers import Openers
     from transforms.output import open_output
     from transforms.plan import plan_run
     from transforms.plan_file import read_plan
+    from transforms.process_workers import worker_of
     from transforms.store import open_store
-    from transforms.worker import Openers, WorkerConfig, worker_of
+    from transforms.worker import WorkerConfig
 
     class Given(Openers):
         def embedder(self, *_: Any) -> Any:
