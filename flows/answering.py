@@ -38,6 +38,12 @@ def answering(context: typer.Context, as_json: bool) -> Iterator[Backstage]:
         raise typer.Exit(EXIT_OTHER) from None
 
 
+def exit_with(complete: bool) -> None:
+    """End with exit code 3 unless everything is there."""
+    if not complete:
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
 def _fail(error: Exception, code: int, as_json: bool) -> NoReturn:
     typer.echo(f"Error: {error}", err=True)
     if as_json:

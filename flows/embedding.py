@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.answering import EXIT_CONFIGURATION, answering
+from flows.options import JsonOption, WorkloadArgument
 
 embed_app = typer.Typer(no_args_is_help=True, help="What embedders would do on devices that are not here.")
 
@@ -26,9 +26,7 @@ def _embed() -> None:
 )
 def plan(
     context: typer.Context,
-    workload: Annotated[
-        Path, typer.Argument(metavar="WORKLOAD", help="The workload file (TOML).", show_default=False)
-    ],
+    workload: WorkloadArgument,
     topology: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,7 +46,7 @@ def plan(
             "--document-tokens", min=1, help="Tokens of a document on average.", show_default="sampled"
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON on standard output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Estimate what a workload's embedders would do on TPUs, by compiling for them on this machine.
 
