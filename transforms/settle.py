@@ -135,8 +135,10 @@ def _reason(
         )
     if retryable:
         worst = max((g for g in groups if g.retryable), key=lambda g: g.count)
+        same = sum(g.count for g in groups if g.error_class == worst.error_class)
+        mostly = "" if same == retryable else "mostly "
         return "failures", (
-            f"{_documents(retryable)} can be tried again (mostly {worst.error_class}: {worst.meaning}; "
+            f"{_documents(retryable)} can be tried again ({mostly}{worst.error_class}: {worst.meaning}; "
             f"{worst.remedy}). Run again to do just those"
         )
     if plan.batches_left_out:

@@ -81,6 +81,13 @@ def test_documents_that_can_be_tried_again_make_a_run_incomplete(bench: Bench) -
     assert manifest.reason.endswith("Run again to do just those")
 
 
+def test_a_reason_that_all_share_is_not_said_to_be_that_of_most(bench: Bench) -> None:
+    bench.commit(
+        REF, [failed(100, FailureClass.TIMEOUT), *(failed(r, FailureClass.REFUSED) for r in (101, 102, 103))]
+    )
+    assert bench.settle([REF]).reason.startswith("1 document can be tried again (timeout: ")
+
+
 def test_failures_are_grouped_most_frequent_first_with_a_few_ids(bench: Bench) -> None:
     many = replace(REF, row_count=8)
     outcomes = [failed(100 + i, FailureClass.TIMEOUT, message=f"no answer {i}") for i in range(7)]
