@@ -106,7 +106,7 @@ class Audit:
         where = (process, entry.batch, entry.row, entry.backend)
         # a process whose ledger failed as it noted the answer may not have come to heeding it
         until = max(self._closed_until[where[::3]], self._told_until[where])
-        if now < until - _SLACK_S and not self.world.io_failed:
+        if now < until - _SLACK_S and not (self.world.io_failed or process.ledger_failed):
             self.world.violate("a lane that was told to wait waits", entry.who)
         if (*where, entry.body) in self._ended:
             self.world.violate("what was refused for good is not asked again", entry.who)

@@ -64,7 +64,7 @@ class LedgerView:
 
     def _take(self, payload: dict[str, Any]) -> None:
         match payload["kind"]:
-            case "header" | "claimed":
+            case "header" | "claimed" | "ended":
                 pass
             case "intended":
                 self.calls[payload["id"]] = SeenCall(payload)

@@ -13,6 +13,7 @@ from tests.simulator import (
     mutants_repair,
     mutants_segments,
     mutants_sharing,
+    mutants_sleepers,
 )
 from tests.simulator.planting import MUTANTS
 
@@ -28,4 +29,5 @@ __all__ = [
     "mutants_repair",
     "mutants_segments",
     "mutants_sharing",
+    "mutants_sleepers",
 ]

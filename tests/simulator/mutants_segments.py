@@ -40,7 +40,7 @@ def calls_are_sent_whatever_is_unsealed(replaced: ExitStack) -> None:
     before = swap(replaced, SegmentLedgers, "_due", due)
 
 
-@defect("segments", DURABLE, SUMS)
+@defect("segments", DURABLE, SUMS, CHARGES)
 def a_batch_does_not_wait_until_it_is_sealed(replaced: ExitStack) -> None:
     async def sync(self: SegmentLog) -> None:
         pass

@@ -1,6 +1,7 @@
 """Play seeds by hand: `python -m tests.simulator.play SEED [MUTANT]` prints one seed's trace,
 `python -m tests.simulator.play FIRST-LAST` plays a range and prints what failed and how long it took.
-`--objects` before it puts ledgers and records on object storage, `--parts` caps in several parts besides.
+`--objects` before it puts ledgers and records on object storage, `--parts` caps in several parts besides, and
+with `--sleepers` workers stand still until they are taken over.
 """
 
 from __future__ import annotations

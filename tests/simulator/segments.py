@@ -276,6 +276,7 @@ class SimulatedSegments(SegmentLedgers):
 
     def fail(self, log: SegmentLog, why: str) -> LedgerError:
         error = super().fail(log, why)
+        self._process.ledger_failed = True
         self._forget_unsealed(log)
         return error
 

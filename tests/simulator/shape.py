@@ -213,9 +213,33 @@ def draw_in_parts(seed: int) -> Shape:
     return shape
 
 
+def draw_with_sleepers(seed: int) -> Shape:
+    """The shape of a seed on object storage in which a worker is taken over and knows nothing of it.
+
+    Its cap is tight, its calls go side by side, and some of them are sealed before others.
+    """
+    source, shape = Random(f"sleepers {seed}"), draw_on_object_storage(seed)
+    shape.refs = make_refs([source.choice((3, 5, 8)) for _ in range(source.choice((1, 2)))])
+    shape.poison, shape.script, shape.no_text, shape.twins = {}, {}, frozenset(), {}
+    _with_sleepers(shape, source)
+    shape.cap, shape.caps = Decimal("0.0035") * source.randint(2, shape.rows), []
+    shape.in_flight, shape.backend_in_flight = source.choice((2, 4, 16)), 8
+    shape.window, shape.lag_s, shape.longest_stop_s = source.choice((2, 4, 256)), 0.0, 90.0
+    shape.lives, shape.io_faults, shape.cancels = 1, 0.0, False
+    return shape
+
+
 def draw_at(where: str, seed: int) -> Shape:
-    """The shape of a seed: of local files, of objects (`--objects`), or with caps in parts (`--parts`)."""
-    return {"": draw, "--objects": draw_on_object_storage, "--parts": draw_in_parts}[where](seed)
+    """The shape of a seed: of local files, or on object storage as `where` says."""
+    return _DRAWN_AT[where](seed)
+
+
+_DRAWN_AT = {
+    "": draw,
+    "--objects": draw_on_object_storage,
+    "--parts": draw_in_parts,
+    "--sleepers": draw_with_sleepers,
+}
 
 
 def _with_sleepers(shape: Shape, source: Random) -> None:

@@ -20,10 +20,10 @@ from tests.simulator.world import ViolationError
 WITHIN_SEEDS = 1000
 AREAS = {
     *("ledger", "claim", "replay", "budget", "caps", "commit", "compaction"),
-    *("retry", "repair", "answer", "share", "settle", "segments", "parts"),
+    *("retry", "repair", "answer", "share", "settle", "segments", "parts", "sleepers"),
 }
 CAUGHT = Path(__file__).with_name("caught")
-PLAYED_AT = {"segments": "--objects", "parts": "--parts"}
+PLAYED_AT = {"segments": "--objects", "parts": "--parts", "sleepers": "--sleepers"}
 
 
 def caught() -> dict[str, int]:

@@ -22,6 +22,7 @@ SEEDS = int(os.environ.get("SWITCHGEAR_SEEDS", "5000"))
 CHUNK = 500
 ON_OBJECT_STORAGE = SEEDS // 50
 CHUNK_ON_OBJECT_STORAGE = 100
+WITH_SLEEPERS = SEEDS // 100
 REGRESSIONS = Path(__file__).with_name("regressions")
 MUST_HAPPEN = {
     "kill",
@@ -69,6 +70,14 @@ MUST_HAPPEN_IN_PARTS = {
     "cap raised",
 }
 
+MUST_HAPPEN_WITH_SLEEPERS = {
+    "stop",
+    "taken over from a sleeper",
+    "answers lost",
+    "lost the race",
+    "amount refused",
+}
+
 
 def regressions() -> list[int]:
     lines = REGRESSIONS.read_text(encoding="utf-8").splitlines()
@@ -112,6 +121,15 @@ def test_no_seed_breaks_a_promise_where_a_cap_is_in_parts(first: int) -> None:
         seen |= hold(seed, "--parts").world.seen
     if ON_OBJECT_STORAGE - first >= CHUNK_ON_OBJECT_STORAGE:
         assert seen >= MUST_HAPPEN_IN_PARTS
+
+
+@pytest.mark.parametrize("first", range(0, WITH_SLEEPERS, CHUNK_ON_OBJECT_STORAGE))
+def test_no_seed_breaks_a_promise_where_a_worker_is_taken_over_and_goes_on(first: int) -> None:
+    seen: set[str] = set()
+    for seed in range(first, min(first + CHUNK_ON_OBJECT_STORAGE, WITH_SLEEPERS)):
+        seen |= hold(seed, "--sleepers").world.seen
+    if first + CHUNK_ON_OBJECT_STORAGE <= WITH_SLEEPERS:
+        assert seen >= MUST_HAPPEN_WITH_SLEEPERS
 
 
 @pytest.mark.parametrize("seed", regressions())

@@ -48,6 +48,7 @@ class Process:
     name: str
     alive: bool = True
     stopped_until: float = 0.0
+    ledger_failed: bool = False  # one of its ledgers can't be written any more
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
     at_exit: list[Callable[[], None]] = field(default_factory=list)
 

@@ -65,6 +65,7 @@ class BatchBook:
         self._position = length
         if state.mode is None:
             self._append(header(batch.batch_id, mode))
+        self.has_ended = batch.attempt in state.ended
         self._next_id = state.next_id
         for call in state.open_calls():
             call.end, call.final = "unknown", self._unknown_frame(call.id, "crash", "the process died first")
@@ -250,6 +251,17 @@ class BatchBook:
         call.final = frame
         self._note_ambiguous(call)
         self._append(frame)
+
+    def end(self) -> None:
+        """Records that no further call of this attempt is made, by whoever has the batch from here on.
+
+        Once this is durable the attempt may be committed, even by a process that stands still first and is
+        taken over: who takes over makes no call that the commit record would not know of. And who was taken
+        over before can't record this, and does not commit. A local ledger is held until the commit.
+        """
+        if self.bounded is not None and not self.has_ended:
+            self.has_ended = True
+            self._append({"kind": "ended", "attempt": self._attempt})
 
     async def sync(self) -> None:
         """Returns when all of it is durable."""

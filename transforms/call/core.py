@@ -71,6 +71,7 @@ class CallCore:
             await self._work(batch, book, priority, outcomes)
             if book.outbox is not None:
                 await asyncio.to_thread(book.outbox.seal)
+            book.end()
             await book.sync()
         finally:
             # engines are closed with a grace; what a batch has recorded is sealed even when that is over
@@ -83,6 +84,7 @@ class CallCore:
             await log.sync()  # before others are waited for, who would do so in the ledger's own time
         if self.desk.shares is not None:
             await self.desk.shares.leave(log)
+        await self.desk.settlements.leave(log)
         if self.desk.observer is not None:
             self.desk.observer.batch_ended(batch.batch_id, batch.attempt)
         await log.close()

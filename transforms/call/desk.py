@@ -11,11 +11,12 @@ from schemas.failures import FailureClass
 from schemas.limits import Limits
 from schemas.outcomes import ZERO
 from transforms.call.budget import Budget, LeasedBudget
-from transforms.call.caps import FurtherCaps, NoFurtherCaps
+from transforms.call.caps import FurtherCaps, Need, NoFurtherCaps
 from transforms.call.lane import Slots
 from transforms.call.observe import CallObserver
-from transforms.call.ports import Clock, Outbox, Transport
+from transforms.call.ports import BoundedLog, Clock, Outbox, Transport
 from transforms.call.retry import RetryPolicies
+from transforms.call.settlements import Settlements
 from transforms.call.share import Shares
 from transforms.call.site import Site
 from transforms.call.structured import SchemaBook
@@ -59,6 +60,7 @@ class Desk:
     observer: CallObserver | None = None  # None: nobody watches, and nothing is spent on it
     # Whether an attempt was committed meanwhile; None where a claim from before it was looked for forbids it.
     is_committed: Callable[[str, int], bool] | None = None
+    settlements: Settlements = field(default_factory=Settlements)
     counters: Counters = field(default_factory=Counters)
     sending: set[asyncio.Task[object]] = field(default_factory=set)
     closing: bool = False
@@ -75,6 +77,22 @@ class Desk:
             f"policy.allowed_providers.{route} does not have its provider {provider!r}; nothing was sent"
         )
         return CallFailure(FailureClass.POLICY_REJECTED, message, sent=False, final=True)
+
+    def settle(self, log: BoundedLog | None, need: Need, spent: Need) -> None:
+        """Replace a reservation by what the call really took, once its end is durable in `log`.
+
+        At once without one: no call was recorded, or a killed process loses no record.
+        """
+
+        def settle(is_durable: bool) -> None:
+            took = spent if is_durable else need
+            self.budget.settle(need.amount, took.amount)
+            self.caps.settle(need, took)
+
+        if log is None:
+            settle(True)
+        else:
+            self.settlements.when_durable(log, settle)
 
     @property
     def soft_passed(self) -> bool:

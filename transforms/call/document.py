@@ -17,6 +17,7 @@ from transforms.call.caching import Prefix, cached_prefix
 from transforms.call.caps import Need, reserve
 from transforms.call.desk import CANCELLED, Desk
 from transforms.call.discount import charge_online, worst_case_online
+from transforms.call.ended import said_before
 from transforms.call.held import hold
 from transforms.call.ledger import RecordedCall
 from transforms.call.observe import seen_call
@@ -131,6 +132,10 @@ class DocumentRun:
 
     async def _ask(self, site: Site) -> Answered | CallFailure:
         """The answer to another row's identical request, or else all calls to one backend."""
+        if self._book.has_ended:
+            assignment = self._request.assignment
+            recorded = self._book.recorded(assignment.row, assignment.route)
+            return said_before(site, self._encode(site), recorded)
         shares = self._desk.shares
         encoded = self._encode(site) if shares is not None else None
         if shares is None or not isinstance(encoded, EncodedRequest):
@@ -200,7 +205,10 @@ class DocumentRun:
         encoded = self._encode(site)
         if outbox is None or not isinstance(encoded, EncodedRequest):
             return None
-        is_new = outbox.state(assignment.row, assignment.route, site.name) == "new"
+        state = outbox.state(assignment.row, assignment.route, site.name)
+        if self._book.has_ended and state != "waiting":
+            return None
+        is_new = state == "new"
         if site.backend.mode == "batch" and is_new and self._desk.shares is not None:
             key = share_key(site.name, encoded.sha256)
             told = self._desk.shares.known(key, lambda told: self._fits(site, told))
@@ -336,7 +344,7 @@ class DocumentRun:
         refused = await reserve(desk.budget, desk.caps, need)
         if refused is not None:
             return refused
-        spent = Need(need.route, ZERO, 0)
+        call, spent = None, Need(need.route, ZERO, 0)
         try:
             if self._book.bounded is not None:
                 await self._book.bounded.room()  # from here to the record nothing is waited for
@@ -354,8 +362,7 @@ class DocumentRun:
                 lane.heed(result, permit)
             return result
         finally:
-            desk.budget.settle(need.amount, spent.amount)
-            desk.caps.settle(need, spent)
+            desk.settle(None if call is None else self._book.bounded, need, spent)
 
     def _show(self, site: Site, result: Answered | CallFailure, started: float) -> None:
         """Tells who watches of a call that has ended."""

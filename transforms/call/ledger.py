@@ -11,6 +11,7 @@ and the payload, which is one JSON object. Kinds of payload:
 - `shared`: once, for a call that was never made: another row's answer to the identical request, copied
   with where it comes from, so that a replay needs no other ledger
 - `claimed`: who works on the batch from here on; on object storage, before the header too
+- `ended`: all calls of an attempt have been made; on object storage, before it may be committed
 - `unknown`: nobody knows whether the call was billed: id, cause, message, instant
 """
 
@@ -169,6 +170,7 @@ class LedgerState:
 
     mode: str | None = None
     calls: dict[int, RecordedCall] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)  # attempts of which no further call is made
 
     @property
     def next_id(self) -> int:
@@ -192,7 +194,9 @@ def fold(frames: Iterable[Frame], batch_id: str) -> LedgerState:
     state = LedgerState()
     try:
         for frame in frames:
-            if frame["kind"] != "claimed":
+            if frame["kind"] == "ended":
+                state.ended.add(frame["attempt"])
+            elif frame["kind"] != "claimed":
                 _apply(state, frame, batch_id)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise LedgerError(
