@@ -11,7 +11,7 @@ from schemas.outcomes import ZERO, money
 from tests.support.budgets import FrozenClock
 from transforms.call.budget import LeasedBudget
 from transforms.call.budget_file import open_budget, part_name
-from transforms.call.budget_parts import PartState, PartSupply
+from transforms.call.budget_parts import PartState, lease_from_part
 from transforms.call.budget_record import BudgetState
 
 OUTPUT = "gs://memory/out"
@@ -62,17 +62,8 @@ class CapInParts:
         clock, whole = clock or FrozenClock(), self.whole
         names = [part_name("record", part) for part in range(len(whole.parts))]
         pieces = [MemoryPart(self, name) for name in names]
-        supply = PartSupply(MemoryPart(self, "record"), pieces, mine, whole, clock)
-        return LeasedBudget(
-            pieces[mine],
-            holder,
-            clock,
-            whole.cap,
-            read=supply.read,
-            epoch=whole.epoch,
-            patience_s=patience_s,
-            supply=supply,
-        )
+        whole_record = MemoryPart(self, "record")
+        return lease_from_part(whole_record, pieces, mine, whole, holder, clock, patience_s=patience_s)
 
     def check(self) -> None:
         """No part of the cap is there twice, and leases stay below it."""

@@ -23,7 +23,7 @@ from typing import TypeVar
 from schemas.errors import StoreError
 from schemas.outcomes import ZERO
 from transforms.call.budget import LeasedBudget
-from transforms.call.budget_parts import PartState, PartSupply, closed, divided, part_of
+from transforms.call.budget_parts import PartState, closed, divided, lease_from_part, part_of
 from transforms.call.budget_record import BudgetState, Grant
 from transforms.call.ledger_file import sync_directory
 from transforms.call.ports import Clock
@@ -235,18 +235,15 @@ def lease_from(
             record_of(output, name), holder, clock, state.cap, sentence=sentence, patience_s=patience_s
         )
     pieces = [record_of(output, part_name(name, part)) for part in range(len(state.parts))]
-    mine = part_of(holder, len(pieces))
-    supply = PartSupply(record_of(output, name), pieces, mine, state, clock)
-    return LeasedBudget(
-        pieces[mine],
+    return lease_from_part(
+        record_of(output, name),
+        pieces,
+        part_of(holder, len(pieces)),
+        state,
         holder,
         clock,
-        state.cap,
-        read=supply.read,
-        epoch=state.epoch,
-        sentence=sentence,
         patience_s=patience_s,
-        supply=supply,
+        sentence=sentence,
     )
 
 

@@ -27,7 +27,8 @@ import orjson
 
 from schemas.errors import StoreError
 from schemas.outcomes import ZERO, money
-from transforms.call.budget_record import BudgetState, Grant, lease_of
+from transforms.call.budget import LeasedBudget
+from transforms.call.budget_record import BudgetState, Grant, drawn, kept, lease_of
 from transforms.call.ports import BudgetRecordStore, Clock
 
 PART_VERSION = "budget-part/1"
@@ -96,17 +97,11 @@ class PartState:
 
     def settle(self, holder: str, settled: Decimal, keep: Decimal) -> PartState:
         """See `BudgetState.settle`."""
-        leases = {name: amount for name, amount in self.leases.items() if name != holder}
-        if keep > 0:
-            leases[holder] = keep
-        return replace(self, own=self.own + settled, leases=leases)
+        return replace(self, own=self.own + settled, leases=kept(self.leases, holder, keep))
 
     def draw(self, holder: str, least: Decimal, most: Decimal) -> tuple[PartState, Decimal]:
         """See `BudgetState.draw`."""
-        if least > self.left:
-            return self, ZERO
-        amount = lease_of(self.left, least, most)
-        leases = {**self.leases, holder: self.leases.get(holder, ZERO) + amount}
+        leases, amount = drawn(self.leases, self.left, holder, least, most)
         return replace(self, leases=leases), amount
 
     def receive(self, granted: Decimal) -> PartState:
@@ -281,3 +276,29 @@ class PartSupply:
 
 def _pairs(before: BudgetState, after: BudgetState) -> Iterable[tuple[Grant, Grant]]:
     return zip(before.parts, after.parts, strict=True)
+
+
+def lease_from_part(
+    whole: BudgetRecordStore,
+    parts: Sequence[BudgetRecordStore],
+    mine: int,
+    state: BudgetState,
+    holder: str,
+    clock: Clock,
+    *,
+    patience_s: float,
+    sentence: str = "",
+) -> LeasedBudget:
+    """A worker's leases on one of the parts of a cap, whose record `whole` was found as `state`."""
+    supply = PartSupply(whole, parts, mine, state, clock)
+    return LeasedBudget(
+        parts[mine],
+        holder,
+        clock,
+        state.cap,
+        read=supply.read,
+        epoch=state.epoch,
+        sentence=sentence,
+        patience_s=patience_s,
+        supply=supply,
+    )

@@ -13,6 +13,7 @@ from schemas.outcomes import ZERO, money
 
 RECORD_VERSION = "budget/1"
 PARTED_VERSION = "budget/2"  # of a record whose cap is in parts: a reader that knows none must not open it
+Leases = dict[str, Decimal]
 _SHARE = 8  # a draw takes at most this part of what is left, so that late workers find something
 
 
@@ -127,20 +128,30 @@ class BudgetState:
 
     def settle(self, holder: str, settled: Decimal, keep: Decimal) -> BudgetState:
         """The holder has spent `settled` of its lease and keeps `keep` of it; the rest goes back."""
-        leases = {name: amount for name, amount in self.leases.items() if name != holder}
-        if keep > 0:
-            leases[holder] = keep
-        return replace(self, spent=self.spent + settled, leases=leases)
+        return replace(self, spent=self.spent + settled, leases=kept(self.leases, holder, keep))
 
     def draw(self, holder: str, least: Decimal, most: Decimal) -> tuple[BudgetState, Decimal]:
         """A lease for the holder on top of what it has, `least` to `most`; zero when too little is left."""
-        if least > self.left:
-            return self, ZERO
-        amount = lease_of(self.left, least, most)
-        leases = {**self.leases, holder: self.leases.get(holder, ZERO) + amount}
+        leases, amount = drawn(self.leases, self.left, holder, least, most)
         return replace(self, leases=leases), amount
 
 
 def lease_of(left: Decimal, least: Decimal, most: Decimal) -> Decimal:
     """How much of what is left a worker gets that needs `least`, which is not more than that."""
     return min(money(max(least, min(left / _SHARE, most))), left)
+
+
+def kept(leases: Leases, holder: str, keep: Decimal) -> Leases:
+    """The leases of a record once a holder keeps just so much of its own."""
+    others = {name: amount for name, amount in leases.items() if name != holder}
+    return {**others, holder: keep} if keep > 0 else others
+
+
+def drawn(
+    leases: Leases, left: Decimal, holder: str, least: Decimal, most: Decimal
+) -> tuple[Leases, Decimal]:
+    """The leases once a holder has drawn, and how much: nothing when less than `least` is left."""
+    if least > left:
+        return leases, ZERO
+    amount = lease_of(left, least, most)
+    return {**leases, holder: leases.get(holder, ZERO) + amount}, amount
