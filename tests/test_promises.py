@@ -41,7 +41,7 @@ PROMISES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
         {
             "simulator/test_simulator.py": (
                 "test_no_seed_breaks_a_promise",
-                "test_no_seed_breaks_a_promise_where_a_cap_is_in_parts",
+                "test_no_seed_breaks_a_promise_on_object_storage",
             ),
             "transforms/call/test_budget.py": (
                 "test_eight_processes_with_64_callers_each_make_50_calls_on_a_cap_of_50",
