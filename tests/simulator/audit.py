@@ -220,15 +220,18 @@ class Audit:
                 self.world.violate("what is committed is durable in the ledger", f"call {number} is not")
 
     def refused(self, process: Process, worst: Decimal, cap: Cap) -> None:
-        """A cap said no: is it used up? Other workers' leases and faults of the record excuse it."""
+        """A cap said no: is it used up? Other workers' leases and faults of the record excuse it.
+
+        And who asks soon after: the record is left alone for a while.
+        """
         self.world.seen.add(f"{cap.name.partition(':')[0]} refused")
         excused = self.world.io_failed or self.world.power_cuts or self.world.lost_workers
         # where a crash can cost records, what was leased and never given back counts as spent
         excused = excused or (self.shape.window and self.world.mishaps)
-        if excused or self.world.working > 1:
+        if excused:
             return
         now, where = asyncio.get_running_loop().time(), (process, cap.name)
-        if self.recorded(cap) + worst > cap.limit:
+        if self.world.working > 1 or self.recorded(cap) + worst > cap.limit:
             self._rightly_refused_at[where] = now
         elif now > self._rightly_refused_at[where] + max(_ASK_AGAIN_S, _SEARCH_S * self.shape.parts):
             self.world.violate(

@@ -63,6 +63,7 @@ def more_is_given_than_is_left(replaced: ExitStack) -> None:
 @defect("parts", REFUSED, FINISHES)
 def what_other_parts_have_is_not_looked_for(replaced: ExitStack) -> None:
     async def fetch(self: PartSupply, least: Decimal) -> bool:
+        self._searched_at = self._clock.monotonic()
         return await self._ask({self._mine: self._told}, least)
 
     swap(replaced, PartSupply, "fetch", fetch)

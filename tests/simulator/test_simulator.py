@@ -80,9 +80,11 @@ MUST_HAPPEN_WITH_SLEEPERS = {
 }
 
 
-def regressions() -> list[int]:
-    lines = REGRESSIONS.read_text(encoding="utf-8").splitlines()
-    return [int(line.split()[0]) for line in lines if line[:1].isdigit()]
+def regressions() -> list[tuple[str, int]]:
+    """By kind of story, which is "" for ledgers in local files."""
+    lines = [line.split() for line in REGRESSIONS.read_text(encoding="utf-8").splitlines()]
+    played = [line if line[0].startswith("--") else ["", *line] for line in lines if line[0] != "#"]
+    return [(kind, int(seed)) for kind, seed, *_ in played]
 
 
 def hold(seed: int, where: str = "") -> Ended:
@@ -124,9 +126,9 @@ def test_no_seed_breaks_a_promise_where_a_worker_is_taken_over_and_goes_on(first
     hold_all(first, CHUNK_WITH_SLEEPERS, WITH_SLEEPERS, MUST_HAPPEN_WITH_SLEEPERS, "--sleepers")
 
 
-@pytest.mark.parametrize("seed", regressions())
-def test_a_seed_that_once_failed_holds(seed: int) -> None:
-    hold(seed)
+@pytest.mark.parametrize(("kind", "seed"), regressions())
+def test_a_seed_that_once_failed_holds(kind: str, seed: int) -> None:
+    hold(seed, kind)
 
 
 @pytest.mark.parametrize("seed", [72, 89, 963])

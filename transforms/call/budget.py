@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Protocol
 
@@ -69,6 +69,11 @@ class Supply(Protocol):
         """
         ...
 
+    @property
+    def searched_at(self) -> float:
+        """When all that others can give was last looked for; monotonic seconds."""
+        ...
+
 
 class Budget(Protocol):
     """Leave to spend."""
@@ -112,7 +117,7 @@ class LeasedBudget:
 
     `reserve` waits while calls of this worker are in flight that may settle for less than their worst
     case; when none is, it gives back what it does not use, and waits up to `patience_s` for others to
-    do the same. Then it says no, until something is there again.
+    do the same: see `lease_together`. Then it says no, until something is there again.
 
     Who is cancelled while the record is changed waits for it: the change is made all the same, and what it
     reports as spent would be reported again.
@@ -144,6 +149,7 @@ class LeasedBudget:
         self._patience_s = patience_s
         self._supply = supply
         self._patient_until: float | None = None
+        self._together: Sequence[LeasedBudget] = (self,)
         self._unspent = ZERO
         self._known_spent = ZERO
         self._epoch = epoch
@@ -198,8 +204,12 @@ class LeasedBudget:
             return False
         if self._patient_until is None:
             self._patient_until = now + self._patience_s
-        if now >= self._patient_until:
+        looked_at = now if self._supply is None else self._supply.searched_at
+        if looked_at >= self._patient_until:
             return False
+        for budget in self._together:
+            if budget._free > 0:
+                await budget.release_unused()
         await self._clock.sleep(_ASK_AGAIN_S)
         return True
 
@@ -291,3 +301,13 @@ class LeasedBudget:
         if await self._store.update(change):
             self._lease -= settled
             self._settled -= settled
+
+
+def lease_together(budgets: Sequence[LeasedBudget]) -> None:
+    """Make them one worker's: where it waits at one for what others may give back, it gives back of all.
+
+    Else two workers would wait for each other, each at one cap for what the other has leased of it and does
+    not use, because it waits at another cap.
+    """
+    for budget in budgets:
+        budget._together = budgets

@@ -17,6 +17,7 @@ only when all parts together have too little for it.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -213,7 +214,7 @@ class PartSupply:
         self._state = state
         self._clock = clock
         self._told = Grant()  # by the worker's part, when it was last read
-        self._search_at = 0.0
+        self._searched_at = -math.inf
 
     def read(self, data: bytes | None) -> PartState:
         """The worker's part, with what it has been given since."""
@@ -231,9 +232,9 @@ class PartSupply:
         if await self._ask({self._mine: self._told}, least):
             return True
         now = self._clock.monotonic()
-        if now < self._search_at:
+        if now < self._searched_at + _SEARCH_S * len(self._parts):
             return False
-        self._search_at = now + _SEARCH_S * len(self._parts)
+        self._searched_at = now
         told = {}
         for part, record in enumerate(self._parts):
             says = await record.update(partial(self._give_back, part=part))
@@ -242,6 +243,11 @@ class PartSupply:
             told[part] = says
         self._told = told[self._mine]
         return await self._ask(told, least)
+
+    @property
+    def searched_at(self) -> float:
+        """See `Supply`."""
+        return self._searched_at
 
     def _granted(self, part: int) -> Decimal:
         return self._state.parts[part].granted

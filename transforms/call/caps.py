@@ -82,6 +82,11 @@ def cap_specs(workload: Workload) -> tuple[CapSpec, ...]:
 class FurtherCaps(Protocol):
     """Leave to spend from every cap besides the run's own."""
 
+    @property
+    def budgets(self) -> Sequence[LeasedBudget]:
+        """What is leased of each."""
+        ...
+
     async def reserve(self, need: Need) -> Refusal | None:
         """Reserves from all caps that hold for the need, or says which one does not allow it."""
         ...
@@ -124,6 +129,8 @@ async def reserve(budget: Budget, caps: FurtherCaps, need: Need) -> CallFailure 
 class NoFurtherCaps:
     """None."""
 
+    budgets: Sequence[LeasedBudget] = ()
+
     async def reserve(self, need: Need) -> Refusal | None:  # noqa: ARG002
         """Always."""
         return None
@@ -140,6 +147,11 @@ class Caps:
 
     def __init__(self, members: Sequence[tuple[CapSpec, LeasedBudget]]) -> None:
         self._members = tuple(members)
+
+    @property
+    def budgets(self) -> Sequence[LeasedBudget]:
+        """See `FurtherCaps`."""
+        return [budget for _, budget in self._members]
 
     def _for(self, route: str) -> list[tuple[CapSpec, LeasedBudget]]:
         return [(spec, budget) for spec, budget in self._members if spec.route in (None, route)]

@@ -10,7 +10,7 @@ from decimal import Decimal
 from schemas.failures import FailureClass
 from schemas.limits import Limits
 from schemas.outcomes import ZERO
-from transforms.call.budget import Budget, LeasedBudget
+from transforms.call.budget import Budget, LeasedBudget, lease_together
 from transforms.call.caps import FurtherCaps, Need, NoFurtherCaps
 from transforms.call.lane import Slots
 from transforms.call.observe import CallObserver
@@ -64,6 +64,11 @@ class Desk:
     counters: Counters = field(default_factory=Counters)
     sending: set[asyncio.Task[object]] = field(default_factory=set)
     closing: bool = False
+
+    def __post_init__(self) -> None:
+        """All caps are one worker's."""
+        own = [self.budget] if isinstance(self.budget, LeasedBudget) else []
+        lease_together([*own, *self.caps.budgets])
 
     def forbids(self, route: str, site: Site) -> CallFailure | None:
         """Why nothing of a route may go to a backend; None if it may.

@@ -147,6 +147,39 @@ def test_workers_of_one_part_that_ask_at_once_change_the_whole_once() -> None:
 # ---- whoever dies in between
 
 
+@pytest.mark.parametrize("patience_s", [2.0, 2.1, 2.2, 2.3])
+def test_who_waits_finds_what_comes_back_before_its_patience_is_over_in_whatever_part(
+    patience_s: float,
+) -> None:
+    """All parts are searched more seldom than the worker's own is looked at."""
+
+    async def main() -> bool:
+        cap = CapInParts("10", 5)
+        other = cap.worker("other", 1, VirtualClock())
+        assert await other.reserve(money(9))
+        waiting = asyncio.create_task(cap.worker("w", 0, VirtualClock(), patience_s).reserve(money(5)))
+        await asyncio.sleep(patience_s - 0.01)
+        other.settle(money(9), ZERO)
+        await other.release_unused()
+        return await waiting
+
+    assert run_virtual(main())
+
+
+def test_who_has_waited_in_vain_is_refused_and_so_is_who_comes_next() -> None:
+    async def main() -> tuple[bool, float, bool, float]:
+        cap, loop = CapInParts("10", 5), asyncio.get_running_loop()
+        assert await cap.worker("other", 1, VirtualClock()).reserve(money(9))
+        waiting = cap.worker("w", 0, VirtualClock(), patience_s=2.1)
+        first, at = await waiting.reserve(money(5)), loop.time()
+        return first, at, await waiting.reserve(money(5)), loop.time() - at
+
+    first, at, second, later = run_virtual(main())
+    assert (first, second) == (False, False)
+    assert 2.1 <= at < 3.1
+    assert later < 0.1
+
+
 def moves(cap: CapInParts) -> None:
     """Draws that need what another worker gave back, what the whole has, and what all parts have."""
     first, second = cap.worker("a", 0), cap.worker("b", 1)

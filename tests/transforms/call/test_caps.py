@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -257,6 +258,36 @@ def test_two_workers_that_wait_for_each_other_both_give_back_and_one_goes_on() -
         return await asyncio.gather(spend(a), spend(b))
 
     assert sorted(run_virtual(main())) == [False, True]
+
+
+def test_a_worker_that_waits_at_one_cap_gives_back_what_it_does_not_use_of_the_others() -> None:
+    """Two workers would wait for each other: one at the first cap, the other at the second."""
+    first, second = capped("tokens", "tokens", 1000), capped("route:ask:amount", "amount", 10, "ask")
+
+    def worker(name: str) -> Caps:
+        leased = [
+            (s, LeasedBudget(r, name, VirtualClock(), s.limit, patience_s=20)) for s, r in (first, second)
+        ]
+        desk = replace(make_core(FakeTransport(lambda sent, seen: answer_for(sent))).desk, caps=Caps(leased))
+        assert isinstance(desk.caps, Caps)
+        return desk.caps
+
+    async def main() -> tuple[Any, Any, float]:
+        a, b = worker("a"), worker("b")
+        assert await a.reserve(need(9, 1)) is None
+        a.settle(need(9, 1), need(0, 1))  # it keeps what it has leased of the second cap, for its next calls
+        b_waits = asyncio.create_task(b.reserve(need(9, 800)))  # it has what it needs of the first
+        await asyncio.sleep(1)
+        a_waits = asyncio.create_task(a.reserve(need(1, 500)))
+        refused_b = await b_waits
+        took = asyncio.get_running_loop().time()
+        b.settle(need(9, 800), need(9, 200))
+        await b.release_unused()
+        return refused_b, await a_waits, took
+
+    refused_b, refused_a, took = run_virtual(main())
+    assert (refused_b, refused_a) == (None, None)
+    assert took < 2
 
 
 def test_a_worker_of_an_earlier_run_does_not_wait_at_all() -> None:
