@@ -4,6 +4,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Where Python may not keep what it compiles, each process compiles Beam, JAX and Prefect anew: twice the CPU.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui image simulate-scale bench-scale bench-workers bench-plan bench-resume
 
 BIN := .venv/bin
