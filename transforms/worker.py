@@ -175,7 +175,8 @@ class Worker:
                 embedder = self.openers.embedder(backend, base, self._lengths(route))
                 guard_space(self.store(), route, embedder.space.fingerprint, embedder.space.describe())
                 self._embedders[route] = embedder
-                self._used_before[route] = device_use(embedder.stats())
+                before = embedder.stats()  # with no step yet it was opened for this run: all is this run's
+                self._used_before[route] = device_use(before) if before.steps else DeviceUse()
             return self._embedders[route]
 
     def _lengths(self, route: str) -> TextLengths | None:

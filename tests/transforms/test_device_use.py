@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +73,22 @@ def test_a_run_says_what_it_did_itself_and_counts_an_embedder_of_two_routes_once
     assert use.device_seconds == pytest.approx(1.2)
     assert use.idle_share == pytest.approx(0.2)
     assert type(manifest).from_dict(manifest.to_dict()) == manifest
+
+
+class WarmedUpEmbedder(FakeEmbedder):
+    """Compiled its programs when it was opened, as it does for lengths that are known."""
+
+    def stats(self) -> EmbedStats:
+        calls = len(self.groups)
+        return EmbedStats(calls, calls, calls, calls, 3, 4.0, 0.0, 0, 2.5, 0.0, 0)
+
+
+def test_programs_that_were_compiled_when_the_embedder_was_opened_are_the_run_s(tmp_path: Path):
+    emb: dict[str, Any] = {"backends__emb": EMBEDDER, "routes": [{"name": "vec", "backends": ["emb"]}]}
+    place, embedder = Place(tmp_path, emb), WarmedUpEmbedder()
+    write(place.folder / "in" / "a.parquet", rows(range(3)))
+    use = place.run(FakeOpeners(fake_embedder=embedder)).manifest.devices["vec"]
+    assert (use.programs, use.warm_up_seconds) == (3, 2.5)
+    write(place.folder / "in" / "b.parquet", rows(range(3, 5)))
+    again = place.run(FakeOpeners(fake_embedder=embedder)).manifest.devices["vec"]
+    assert (again.programs, again.warm_up_seconds) == (0, 0)

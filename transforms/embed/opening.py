@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -94,7 +95,9 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
 
     if backend.compute_dtype == "auto":
         verdict = _verdict_file(cache, _subject(model, weights_sha256, devices))
+        started = time.perf_counter()
         dtype, runner = _settle_dtype(has_fast_bfloat16(devices), runner_for, tokenizer, size, verdict)
+        runner.begin(time.perf_counter() - started)
     else:
         dtype = backend.compute_dtype
         runner = runner_for(dtype)

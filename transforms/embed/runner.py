@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from transforms.embed.bert_layout import BertArchitecture
-from transforms.embed.clock import DeviceClock
+from transforms.embed.clock import Spent, clock_of
 from transforms.embed.device import Devices
 from transforms.embed.embeddings import EmbedStats
 from transforms.embed.execution import DATA_AXIS
@@ -69,7 +69,8 @@ class StepRunner:
         self._sharding = NamedSharding(self._mesh, P(None, DATA_AXIS))
         self._program = step_program(arch, head, devices.execution(dtype, arch.head_dim), **own)
         lanes = devices.steps_in_flight if devices.platform == "cpu" else 1
-        self._clock = DeviceClock(devices.count, lanes)
+        self._clock = clock_of(devices.count, lanes)
+        self._spent = Spent()
         self._pool = ThreadPoolExecutor(devices.steps_in_flight, thread_name_prefix="switchgear-embed")
         self._lock = threading.Lock()
         self._compiled: dict[Shape, Future[Callable[..., jax.Array]]] = {}
@@ -104,12 +105,20 @@ class StepRunner:
                 steps=self._steps,
                 compilations=len(self._compiled),
                 compile_seconds=self._compile_seconds,
-                device_seconds=self._clock.busy_seconds,
+                device_seconds=self._spent.busy,
                 late_compilations=self._late,
                 warm_up_seconds=self._warm_up_seconds,
-                idle_seconds=self._clock.idle_seconds,
+                idle_seconds=self._spent.idle,
                 steady_compilations=self._steady,
             )
+
+    def begin(self, seconds: float) -> None:
+        """Forgets the steps so far, if any, as no text's: trying it out took so many seconds of warm-up."""
+        with self._lock:
+            if self._steps:
+                self._warm_up_seconds = seconds
+            self._steps = self._slots = self._texts = self._late = 0
+            self._spent = Spent()
 
     def warm_up(self, shapes: Iterable[Shape]) -> None:
         """Compiles what is missing, several at a time, each once however many threads ask."""
@@ -150,7 +159,9 @@ class StepRunner:
             vectors = self._vectors(program, packed, step)
             again = self._told_apart(program, tokens, step, vectors)
         finally:
-            seconds = self._clock.stop(mark)
+            spent = self._clock.stop(mark)
+            with self._lock:
+                self._spent = self._spent.plus(spent)
         begun = tokens.texts_begun(texts)
         with self._lock:
             self._steps += 1
@@ -158,7 +169,7 @@ class StepRunner:
             self._slots += step.shape.slots * (1 + again)
         if on_texts is not None:
             on_texts(begun)
-        return StepResult(texts, vectors, seconds)
+        return StepResult(texts, vectors, spent.busy)
 
     def _vectors(self, program: Callable[..., jax.Array], packed: np.ndarray, step: Step) -> np.ndarray:
         """The vectors of `step.texts()`."""

@@ -1,6 +1,8 @@
 """Every vector is its own text's, whatever stands around it."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -116,6 +118,23 @@ def test_device_seconds_are_shared_by_tokens_and_add_up_to_what_was_measured(tin
     assert made.device_seconds.sum() == pytest.approx(measured, rel=1e-9)
     assert made.device_seconds[2] == 0
     assert (made.device_seconds[[0, 1, 3]] > 0).all()
+
+
+def test_two_models_at_work_at_the_same_time_are_not_both_charged_for_it(
+    tiny: Embedder, tiny_folder: Path, cache_dir: Path
+):
+    other = open_embedder(
+        backend(tiny_folder, pooling="cls", max_length=90), base_dir=tiny_folder, cache_dir=cache_dir
+    )
+    texts = ["some words to be embedded"] * 400
+    for embedder in (tiny, other):  # compiled before the clock is looked at
+        embedder.embed(texts)
+    started = time.perf_counter()
+    with ThreadPoolExecutor(2) as threads:
+        made = list(threads.map(lambda embedder: embedder.embed(texts), [tiny, other] * 4))
+    elapsed = time.perf_counter() - started
+    charged = sum(float(each.device_seconds.sum()) for each in made)
+    assert 0 < charged <= elapsed
 
 
 def test_texts_of_one_step_pay_in_proportion_to_their_tokens(tiny: Embedder):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from schemas.lengths import TextLengths
 from tests.transforms.embed.kernels.machines import needs_kernels
 from tests.transforms.embed.tiny_model import REAL_MODEL, backend
 from transforms.embed import opening
@@ -104,6 +105,19 @@ def test_a_verdict_holds_for_the_kernels_that_it_was_measured_with(monkeypatch: 
     assert measured[-2:] == [str(VERSION), str(VERSION)]
     monkeypatch.setenv(SWITCH, "0")
     assert opening._subject(model, "weights", found) == [*measured[:-2], "0", "0"]
+
+
+def test_trying_a_model_out_is_warm_up_and_none_of_its_steps(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(opening, "has_fast_bfloat16", lambda _: True)
+    for tried in (True, False):  # the second time the verdict is kept
+        embedder = opening.load_embedder(backend(tiny_folder, compute_dtype="auto"), tiny_folder, tmp_path)
+        done = embedder.stats()
+        assert (done.steps, done.texts, done.slots, done.device_seconds) == (0, 0, 0, 0)
+        assert (done.warm_up_seconds > 0) == tried
+        embedder.settle_shapes(TextLengths.of({30: 100}, 100, 100))
+        assert embedder.stats().late_compilations == 0
 
 
 def test_the_compute_dtype_is_part_of_the_space(tiny_folder: Path, cache_dir: Path):
