@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SHORTEST_S = 2e-9
-_MOST_ROUNDS = 20_000  # of the loop in one instant
+_MOST_ROUNDS = 20_000  # of the loop in one instant,
+_MOST_ROUNDS_OF_A_LIFE = 100_000  # and in all; some 15,000 are the most that lives without a defect take
 EPOCH = datetime(2026, 11, 22, 9, tzinfo=UTC)
 CURRENT: ContextVar[Process | None] = ContextVar("process", default=None)
 
@@ -43,6 +44,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._virtual_now = 0.0
         self._tasks = 0
         self._since_time_passed = 0
+        self._rounds = 0  # in this life
         self._selector = self
         self.set_task_factory(self._make_task)
 
@@ -57,10 +59,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._virtual_now
 
+    def begin_life(self) -> None:
+        """From here on it may go round as often as one run may take."""
+        self._rounds = 0
+
     def select(self, timeout: float | None) -> tuple[()]:
         """Instead of waiting for sockets: jump to the next timer."""
         if timeout is None:
             raise StuckError("everything waits, and nothing would ever wake it")
+        self._rounds += 1
+        if self._rounds > _MOST_ROUNDS_OF_A_LIFE:
+            raise StuckError(f"time passes, and nothing comes of it: it is {self._virtual_now:.0f} s by now")
         self._since_time_passed = 0 if timeout else self._since_time_passed + 1
         if self._since_time_passed > _MOST_ROUNDS:
             raise StuckError("it goes round and round, and no time passes")
@@ -87,13 +96,28 @@ class VirtualLoop(asyncio.BaseEventLoop):
         pass
 
 
-def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end in virtual time."""
+def run_virtual(
+    main: Coroutine[Any, Any, None], when_stuck: Callable[[StuckError], None] | None = None
+) -> None:
+    """Run to the end in virtual time. When nothing moves any more, say so and end all that is left."""
     loop = VirtualLoop()
     try:
-        return loop.run_until_complete(main)
+        loop.run_until_complete(main)
+    except StuckError as stuck:
+        if when_stuck is None:
+            raise
+        loop.begin_life()
+        loop.run_until_complete(_give_up(stuck, when_stuck))
     finally:
         loop.close()
+
+
+async def _give_up(stuck: StuckError, when_stuck: Callable[[StuckError], None]) -> None:
+    when_stuck(stuck)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 class VirtualClock:

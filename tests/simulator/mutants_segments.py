@@ -34,7 +34,8 @@ def calls_are_sent_whatever_is_unsealed(replaced: ExitStack) -> None:
         pass
 
     def due(self: SegmentLedgers) -> list[SegmentLog]:
-        return [log for log in before(self) if log.is_urgent]
+        late = self._monotonic() - self._seal_s
+        return [log for log in before(self) if log.is_urgent or log.pending_since <= late]
 
     swap(replaced, SegmentLog, "room", room)
     before = swap(replaced, SegmentLedgers, "_due", due)

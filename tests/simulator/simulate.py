@@ -11,7 +11,7 @@ from random import Random
 
 from tests.simulator.audit import Audit
 from tests.simulator.caps import first_records
-from tests.simulator.clock import StuckError, run_virtual
+from tests.simulator.clock import VirtualLoop, run_virtual
 from tests.simulator.disk import SimulatedDisk
 from tests.simulator.ending import check_ending, note_committed, unfinished
 from tests.simulator.job import Job
@@ -51,10 +51,7 @@ def simulate(seed: int, shape: Shape | None = None) -> Ended:
     scratch = Path(tempfile.mkdtemp(prefix="simulator-", dir=_FOLDER))
     try:
         job = _job(world, shape, source, scratch)
-        try:
-            run_virtual(_lives(job))
-        except StuckError as stuck:
-            world.violation = world.violation or ViolationError("no row waits for ever", str(stuck))
+        run_virtual(_lives(job), lambda stuck: world.violate("no row waits for ever", str(stuck)))
         return Ended(world, job, world.violation)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -111,10 +108,12 @@ async def _calm(job: Job) -> None:
 
 
 async def _life(job: Job, disasters: list[Disaster]) -> None:
-    world = job.around.world
+    world, loop = job.around.world, asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.begin_life()
     world.begin_life(disasters)
     await one_run(job)
     note_committed(job)
-    lasted = asyncio.get_running_loop().time() - world.life_began
+    lasted = loop.time() - world.life_began
     if lasted > _LONGEST_LIFE_S:
         world.violate("no row waits for ever", f"a run took {lasted:.0f} s")

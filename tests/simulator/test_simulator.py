@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.simulator import clock
 from tests.simulator.planting import swap
 from tests.simulator.shape import draw_at, draw_on_object_storage, draw_with_one_stopped_and_cancelled
 from tests.simulator.simulate import Ended, simulate
 from transforms.call import budget
+from transforms.call.settlements import Settlements
 
 SEEDS = int(os.environ.get("SWITCHGEAR_SEEDS", "5000"))
 CHUNK = 500
@@ -146,6 +148,17 @@ def test_who_is_cancelled_at_the_budgets_record_leaves_the_rest_to_the_others(se
     with ExitStack() as replaced:
         swap(replaced, budget, "to_its_end", not_waited_for)
         assert play() == "the budget is refused only when it is used up"
+
+
+def test_a_run_that_comes_to_no_end_fails_with_its_story() -> None:
+    """Its leases are renewed for ever, so time passes; and nothing is done."""
+    with ExitStack() as replaced:
+        swap(replaced, clock, "_MOST_ROUNDS_OF_A_LIFE", 1000)
+        swap(replaced, Settlements, "when_durable", lambda *_: None)
+        ended = simulate(3, draw_at("--sleepers", 3))
+    assert ended.violation is not None
+    assert str(ended.violation).startswith("no row waits for ever: time passes, and nothing comes of it")
+    assert len(ended.story.splitlines()) > 100
 
 
 def test_a_seed_is_the_same_story_every_time() -> None:
