@@ -9,7 +9,7 @@ from typing import Any
 from schemas.outcomes import ZERO
 from tests.simulator.planting import defect, swap
 from transforms import spend
-from transforms.call import document
+from transforms.call import one_call
 from transforms.call.caps import Caps, Refusal
 from transforms.call.centre import CentreState, Recovery
 
@@ -32,7 +32,7 @@ def a_call_without_a_known_end_used_no_tokens(replaced: ExitStack) -> None:
     def tokens(result: Any, need: Any) -> int:
         return 0 if getattr(result, "ambiguous", False) else before(result, need)
 
-    before = swap(replaced, document, "_tokens_of", tokens)
+    before = swap(replaced, one_call, "_tokens_of", tokens)
 
 
 @defect("caps", CAP)

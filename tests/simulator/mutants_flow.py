@@ -8,8 +8,8 @@ from typing import Any
 from schemas.failures import FailureClass
 from tests.simulator.planting import defect, swap
 from transforms.call import anthropic, openai, pace, retry
-from transforms.call.document import DocumentRun
 from transforms.call.lane import Lane, Slots
+from transforms.call.question import Question
 from transforms.call.retry import RetryPolicies, Verdict
 from transforms.call.structured import SchemaBook
 from transforms.call.waits import Waits
@@ -59,7 +59,7 @@ def a_lane_is_not_looked_at_again_once_the_budget_has_allowed_a_call(replaced: E
 
 @defect("retry", IN_TIME)
 def a_documents_deadline_is_ignored(replaced: ExitStack) -> None:
-    swap(replaced, DocumentRun, "_elapsed", lambda self: 0.0)
+    swap(replaced, Question, "elapsed", lambda self: 0.0)
 
 
 @defect("retry", BOUNDED, IN_TIME, "calls that may have been paid are bounded")

@@ -12,10 +12,10 @@ import orjson
 from tests.simulator.disk import SimulatedLedgers
 from tests.simulator.planting import defect, swap
 from transforms.call import book as book_module
-from transforms.call import ledger
+from transforms.call import ledger, replay
 from transforms.call.book import BatchBook
-from transforms.call.document import DocumentRun
 from transforms.call.ledger_file import LocalLedgerFile, LocalLedgers
+from transforms.call.question import Question
 
 PAID_ONCE = "an answered row is never sent again"
 RECORDED = "no request leaves without a record"
@@ -195,17 +195,17 @@ class _Rewritten:
 def a_replay_ignores_what_was_asked(replaced: ExitStack) -> None:
     """The answer to an earlier question is taken for that to the present one."""
 
-    def recorded_answer(self: DocumentRun, call: Any) -> Any:
-        site = self._desk.sites[call.backend]
-        encoded = self._encode(site)
+    def recorded_answer(question: Question, call: Any) -> Any:
+        site = question.desk.sites[call.backend]
+        encoded = question.encode(site)
         kept = replace(encoded, sha256=call.request_sha256)  # type: ignore[type-var]
-        self._encoded = (site, self._request, kept)
+        question._encoded = (site, question.request, kept)
         try:
-            return before(self, call)
+            return before(question, call)
         finally:
-            self._encoded = None
+            question._encoded = None
 
-    before = swap(replaced, DocumentRun, "_recorded_answer", recorded_answer)
+    before = swap(replaced, replay, "_recorded_answer", recorded_answer)
 
 
 @defect("ledger", FINISHES, CHARGES, PAID_ONCE, RECORDED)

@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.simulator.planting import defect, swap
 from transforms import settle, tally
-from transforms.call.document import DocumentRun
+from transforms.call import document
+from transforms.call.question import Question
 from transforms.call.repair import after_repair, repair_request
 from transforms.call.tally import Answered, Tally
 
@@ -20,21 +21,22 @@ TOLD = "the manifest says what is there"
 
 @defect("repair", PAID_ONCE, TWICE)
 def a_second_question_is_asked_again_after_a_crash(replaced: ExitStack) -> None:
-    swap(replaced, DocumentRun, "_replay_repair", lambda self, site: None)
+    swap(replaced, document, "replay_repair", lambda question, site: None)
 
 
 @defect("repair", TWICE)
 def an_answer_that_does_not_fit_is_sent_back_again_and_again(replaced: ExitStack) -> None:
-    async def finish(self: DocumentRun, first: Answered) -> Any:
+    async def finish(question: Question, first: Answered) -> Any:
         for _ in range(3):
-            request = repair_request(replace(self._request, rejected=None), first.answer)
+            request = repair_request(replace(question.request, rejected=None), first.answer)
             if request is None:
                 break
-            self._request = request
-            first = after_repair(first, self._replay_repair(first.site) or await self._ask(first.site))
-        return self._tally.answered(first)
+            question.request = request
+            recorded = document.replay_repair(question, first.site)
+            first = after_repair(first, recorded or await document._ask(question, first.site))
+        return question.tally.answered(first)
 
-    swap(replaced, DocumentRun, "_finish", finish)
+    swap(replaced, document, "_finish", finish)
 
 
 @defect("repair", SUMS)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from tests.simulator.planting import defect, swap
-from transforms.call import document
+from transforms.call import identical
 from transforms.call.share import Asking, Shares
 
 DURABLE = "only durable answers are shared"
@@ -28,7 +28,7 @@ def answers_are_shared_before_they_are_durable(replaced: ExitStack) -> None:
 
 @defect("share", ANSWERS, "an answer belongs to its question", "a failure says what happened")
 def an_answer_is_shared_whatever_was_asked(replaced: ExitStack) -> None:
-    before = swap(replaced, document, "share_key", lambda backend, request: before(backend, ""))
+    before = swap(replaced, identical, "share_key", lambda backend, request: before(backend, ""))
 
 
 @defect("share", ONCE)

@@ -4,7 +4,13 @@
 
     engine.py       the thread-owning facade, and open_call_engine
     core.py         batches, workers, shutdown        (asyncio; no I/O of its own)
-    document.py     one document along its chain of backends; tally.py what it costs, desk.py what all share
+    document.py     one document along its chain of backends; each file below uses those after it only:
+    replay.py           what the ledger has for it already
+    identical.py        another row's answer to the same request
+    calling.py          its calls to one backend, one after the other
+    one_call.py         one of them: allowed, recorded, sent, settled
+    question.py         what these share of a document; tally.py what it costs, desk.py what all share
+    held.py, ended.py   no call: it waits for a provider's batch, or no more are made in this attempt
     book.py         one batch's ledger while it is open
     ports.py        what the core needs from outside: clock, transport, ledger store, budget record
     site.py         a backend made ready: codec, address, key, lane, price

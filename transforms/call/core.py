@@ -14,7 +14,7 @@ from transforms.call.book import BatchBook
 from transforms.call.caching import by_shared_prefix
 from transforms.call.cancelling import to_its_end
 from transforms.call.desk import CANCELLED, Desk
-from transforms.call.document import DocumentRun
+from transforms.call.document import document_outcome
 from transforms.call.ports import LedgerLog, LedgerStore
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest
 
@@ -133,7 +133,7 @@ class CallCore:
             if book.stopped or self.desk.closing:
                 return
             try:
-                outcomes[index] = await DocumentRun(self.desk, book, request, priority).outcome()
+                outcomes[index] = await document_outcome(self.desk, book, request, priority)
             except Exception as error:
                 errors.append(error)
                 book.stopped = (

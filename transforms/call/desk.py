@@ -20,7 +20,7 @@ from transforms.call.settlements import Settlements
 from transforms.call.share import Shares
 from transforms.call.site import Site
 from transforms.call.structured import SchemaBook
-from transforms.call.wire import CallFailure
+from transforms.call.wire import CallFailure, unsent
 
 CANCELLED = "the run was cancelled; nothing of this batch is committed, run again"
 
@@ -81,7 +81,7 @@ class Desk:
         message = (
             f"policy.allowed_providers.{route} does not have its provider {provider!r}; nothing was sent"
         )
-        return CallFailure(FailureClass.POLICY_REJECTED, message, sent=False, final=True)
+        return unsent(FailureClass.POLICY_REJECTED, message)
 
     def settle(self, log: BoundedLog | None, need: Need, spent: Need) -> None:
         """Replace a reservation by what the call really took, once its end is durable in `log`.

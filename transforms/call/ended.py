@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from schemas.failures import FailureClass
 from transforms.call.ledger import RecordedCall
 from transforms.call.site import Site
-from transforms.call.wire import CallFailure, EncodedRequest
+from transforms.call.wire import CallFailure, EncodedRequest, unsent
 
 _INTERRUPTED = (
     "the process that made this attempt's calls was interrupted before it committed them; a document without "
@@ -28,9 +28,5 @@ def said_before(
     for call in reversed(recorded):
         same = call.backend == site.name and call.request_sha256 == encoded.sha256
         if same and call.end == "failed":
-            return _final(FailureClass(call.final["class"]), call.final["message"])
-    return _final(FailureClass.CANCELLED, _INTERRUPTED)
-
-
-def _final(failure: FailureClass, message: str) -> CallFailure:
-    return CallFailure(failure, message, sent=False, final=True)
+            return unsent(FailureClass(call.final["class"]), call.final["message"])
+    return unsent(FailureClass.CANCELLED, _INTERRUPTED)

@@ -12,7 +12,7 @@ from transforms.call.discount import batch_worst_case
 from transforms.call.ledger import RecordedCall
 from transforms.call.ports import HeldRequest, OutboxBatch
 from transforms.call.site import Site
-from transforms.call.wire import CallFailure, EncodedRequest
+from transforms.call.wire import CallFailure, EncodedRequest, unsent
 
 
 async def hold(
@@ -48,7 +48,7 @@ async def _put_out(
 ) -> CallFailure:
     worst = batch_worst_case(site, encoded, desk.clock.now())
     if worst is None and desk.refuse_unknown_price:
-        return _final(
+        return unsent(
             FailureClass.UNKNOWN_PRICE,
             f"the price book has no price for {site.backend.model!r} of {site.backend.provider}, so that "
             f"the budget can't be kept; nothing was sent",
@@ -68,14 +68,10 @@ async def _put_out(
 
 
 def _waiting() -> CallFailure:
-    return _final(
+    return unsent(
         FailureClass.AWAITING_BATCH,
         "its request goes out with a provider batch, whose answers a later run collects",
     )
-
-
-def _final(failure: FailureClass, message: str) -> CallFailure:
-    return CallFailure(failure, message, sent=False, final=True)
 
 
 def _held(
@@ -102,5 +98,5 @@ def _refused_for_good(
         if call.via is not None and call.end == "failed" and same:
             failure = FailureClass(call.final["class"])
             if not is_retryable(failure):
-                return _final(failure, call.final["message"])
+                return unsent(failure, call.final["message"])
     return None

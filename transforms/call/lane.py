@@ -18,7 +18,7 @@ from transforms.call.ports import Clock
 from transforms.call.quota import Quota, read_limits
 from transforms.call.turns import Turns
 from transforms.call.waits import Waits
-from transforms.call.wire import CallFailure
+from transforms.call.wire import CallFailure, unsent
 
 LONGEST_PARK_S = 120.0
 """A longer Retry-After is not waited for: the lane closes until then, and documents fail retryably."""
@@ -241,16 +241,14 @@ class Lane:
             permit.told = True
             if self._breaker.failed(permit.serial, now):
                 why = f"the backend counts as down; documents wait {PATIENCE_S:.0f} s for it at most"
-                self._down = CallFailure(
-                    failure.failure, f"{failure.message} ({why})", sent=False, final=True
-                )
+                self._down = unsent(failure.failure, f"{failure.message} ({why})")
                 self._send_away(now)
         else:
             self.passed(permit)
 
     def _close(self, failure: CallFailure, until: float, why: str) -> None:
         self._closed_until = max(self._closed_until, until)
-        self._closed_by = CallFailure(failure.failure, f"{failure.message} ({why})", sent=False, final=True)
+        self._closed_by = unsent(failure.failure, f"{failure.message} ({why})")
 
     def _hold(self, now: float) -> float:
         """Seconds until the next permit; infinity when only the end of a call can change that."""

@@ -213,6 +213,11 @@ def seconds_or_none(value: str | None) -> float | None:
     return number if number is not None and 0 <= number < float("inf") else None
 
 
+def unsent(failure: FailureClass, message: str) -> CallFailure:
+    """What is said of a document for which nothing is sent, and which is not tried again in this attempt."""
+    return CallFailure(failure, message, sent=False, final=True)
+
+
 def malformed(provider: str, status: int, why: str) -> CallFailure:
     """A response that is not what the API promises, without a bill in it: it may have been billed."""
     return CallFailure(
