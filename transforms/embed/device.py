@@ -25,6 +25,7 @@ from transforms.embed.execution import (
     Execution,
     choose_kernel,
 )
+from transforms.embed.kept_programs import discard_damaged
 
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 _AMPERE = 8.0  # first NVIDIA compute capability with bfloat16 tensor cores
@@ -112,13 +113,14 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def cpu_flags() -> frozenset[str]:
-    """The CPU's feature flags as Linux names them; empty elsewhere."""
+def cpu_flags(told: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """The CPU's feature flags as Linux names them (on ARM `Features`); empty elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = told.read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()
-    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
+    found = (line.split(":", 1)[1] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(found, "").split())
 
 
 def keep_programs(cache_dir: Path) -> Path | None:
@@ -136,6 +138,7 @@ def keep_programs(cache_dir: Path) -> Path | None:
     }
     for name, value in options.items():
         jax.config.update(name, value)
+    discard_damaged(folder)
     return folder
 
 

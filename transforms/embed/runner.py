@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from transforms.embed.device import Devices
 from transforms.embed.embeddings import EmbedStats
 from transforms.embed.execution import DATA_AXIS
 from transforms.embed.families import Architecture
+from transforms.embed.kept_programs import seal_programs
 from transforms.embed.packing import Shape, Step, steps_apart
 from transforms.embed.program import Head, spread, step_program
 from transforms.embed.sharding import arranged_for, parameter_specs, shardings
@@ -139,6 +141,9 @@ class StepRunner:
         if missing:
             with self._lock:
                 self._warm_up_seconds += time.perf_counter() - started
+            kept = jax.config.jax_compilation_cache_dir
+            if kept:
+                seal_programs(Path(kept))
 
     def _compile(self, shape: Shape) -> Callable[..., jax.Array]:
         started = time.perf_counter()

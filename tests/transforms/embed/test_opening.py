@@ -14,12 +14,14 @@ from tests.transforms.embed.tiny_model import REAL_MODEL, backend
 from transforms.embed import opening
 from transforms.embed.device import (
     Devices,
+    cpu_flags,
     find_devices,
     has_fast_bfloat16,
     keep_programs,
     programs_folder,
 )
 from transforms.embed.embedder import open_embedder
+from transforms.embed.kept_programs import PROGRAMS
 from transforms.embed.kernels import VERSION
 from transforms.embed.kernels.calls import SWITCH
 from transforms.embed.model_files import describe_model
@@ -181,6 +183,14 @@ def test_programs_are_shared_by_machines_of_one_kind_and_by_no_others(tmp_path: 
     assert keep_programs(tmp_path) == programs_folder(tmp_path)
 
 
+@pytest.mark.parametrize("key", ["flags", "Features"])
+def test_the_cpus_features_are_read_as_linux_names_them(tmp_path: Path, key: str):
+    told = tmp_path / "cpuinfo"
+    told.write_text(f"processor\t: 0\n{key}\t\t: sve2 bf16\n\nprocessor\t: 1\n", encoding="utf-8")
+    assert cpu_flags(told) == {"sve2", "bf16"}
+    assert cpu_flags(tmp_path / "nothing") == frozenset()
+
+
 def test_a_cache_folder_that_cannot_be_made_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     assert keep_programs(tmp_path / "file") is None
@@ -246,3 +256,26 @@ def test_a_second_process_takes_its_programs_from_the_cache(model: str, tiny_fol
     assert int(warm_misses) == 0
     assert int(warm_hits) == int(cold_misses) + int(cold_hits)
     assert cold == warm
+
+
+def test_a_kept_program_that_is_damaged_is_compiled_again_and_kept_anew(tiny_folder: Path, tmp_path: Path):
+    kept = programs_folder(tmp_path)
+    outputs = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", OPEN_AND_EMBED, str(tiny_folder), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=ROOT,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        outputs.append(done.stdout.split())
+        programs = sorted(kept.glob(PROGRAMS))
+        whole = [program.stat().st_size for program in programs]
+        for program in programs:
+            program.write_bytes(program.read_bytes()[:100])
+    (_, _, first), (_, misses, second) = outputs
+    assert int(misses) == len(programs) > 0
+    assert min(whole) > 100
+    assert first == second
