@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from schemas.errors import OutputError, first_line
+from schemas.errors import OutputError, StoreError, first_line
 from schemas.ids import canonical_json
 from schemas.load import LoadedWorkload
 from schemas.run import Manifest
+from transforms.call.segments import CLAIMS
 from transforms.layout import run_path
 from transforms.output_lock import LOCK, REMOTE_LOCK, locked
 from transforms.store import Store, is_remote, open_store
@@ -60,6 +62,8 @@ def open_output(loaded: LoadedWorkload, *, rehearsal: bool) -> Iterator[Output]:
                 f"output {store.root} can't be used ({reason}); give a folder that can be written"
             ) from None
         _check_marker(store, loaded, rehearsal)
+        if is_remote(store.root):
+            _require_rights(store)
         yield Output(store, rehearsal, descriptor)
 
 
@@ -113,6 +117,25 @@ def _check_marker(store: Store, loaded: LoadedWorkload, rehearsal: bool) -> None
             f"output {store.root} holds {kind} results; {other} ones don't mix with them. "
             "Give a new output folder"
         )
+
+
+def _require_rights(store: Store) -> None:
+    """Make sure that objects can be created, replaced and deleted, before anything is paid for.
+
+    An account may well have the right to create only, and a bucket may keep what it has.
+
+    Raises:
+        OutputError: one of these can't be done.
+    """
+    path = f"{CLAIMS}/rights-{secrets.token_hex(8)}.json"  # if it is left: as a claim that nobody holds
+    try:
+        store.create(path, b"{}")
+        store.swap(path, b"{ }", store.read_versioned(path)[1])
+        store.delete(path)
+    except StoreError as error:
+        raise OutputError(
+            f"output {store.root}: a run must create, replace and delete objects there: {error}"
+        ) from None
 
 
 def _parsed(store: Store) -> dict[str, object]:

@@ -20,10 +20,9 @@ from schemas.batches import CommitRecord, PartRef
 from schemas.ids import key_sum, row_key
 from schemas.outcomes import ZERO
 from transforms.call.ledger import LedgerState, RecordedCall
-from transforms.call.ledger_file import FILE_NAME
-from transforms.layout import COMMITS, LEDGER
+from transforms.layout import COMMITS
 from transforms.store import Store
-from transforms.verify_ledger import Note, Pair, read_state
+from transforms.verify_ledger import Note, Pair, ledger_place, read_state
 from transforms.verify_sums import Sums, is_ambiguous, sums_of
 
 HasAnswer = Callable[[str, int, str], bool]
@@ -91,7 +90,7 @@ class _Prover:
 
     @property
     def _place(self) -> str:
-        return f"{LEDGER}/{self.batch_id}/{FILE_NAME}"
+        return ledger_place(self.store, self.batch_id)
 
     def _contradiction(self, place: str, sentence: str) -> None:
         self.note("contradiction", place, sentence)
@@ -259,18 +258,19 @@ class _Prover:
                 "undelivered",
                 self._place,
                 f"row {pair[0]} on route {pair[1]!r}, attempt {calls[-1].attempt}: {sums.answered} answered "
-                f"calls, {sums.amount} USD, paid and not yet delivered",
+                f"calls, {sums.amount.normalize():f} USD, paid and not yet delivered",
             )
 
     def _name_ambiguous(self, calls: Sequence[RecordedCall]) -> None:
         for call in calls:
             if is_ambiguous(call):
                 cause = call.final.get("cause", "its process died")
+                worst = "?" if call.worst is None else f"{call.worst.normalize():f}"
                 self.note(
                     "ambiguous",
                     self._place,
                     f"call {call.id}, row {call.row} on route {call.route!r}, backend {call.backend!r}, sent "
-                    f"{call.sent_at}: {cause}; at most {call.worst if call.worst is not None else '?'} USD",
+                    f"{call.sent_at}: {cause}; at most {worst} USD",
                 )
 
 

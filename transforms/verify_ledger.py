@@ -65,9 +65,14 @@ def answered_pairs(store: Store, batch_id: str) -> frozenset[Pair]:
     return frozenset((call.row, call.route) for call in state.calls.values() if call.end == "answered")
 
 
+def ledger_place(store: Store, batch_id: str) -> str:
+    """What a batch's ledger is called where it is: a file, or the folder of its segments."""
+    return f"{LEDGER}/{batch_id}/{'' if is_remote(store.root) else FILE_NAME}"
+
+
 def read_state(store: Store, batch_id: str, note: Note) -> LedgerState:
     """What a batch's ledger holds; `note` is told of torn tails and of what contradicts itself."""
-    place = f"{LEDGER}/{batch_id}/{'' if is_remote(store.root) else FILE_NAME}"
+    place = ledger_place(store, batch_id)
     try:
         frames = _frames(store, batch_id, note)
         if frames is None:

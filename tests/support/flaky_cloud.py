@@ -3,8 +3,9 @@
 Every request draws one fate from a seeded source: `refused` (429) and `down` (503) before it is passed on,
 `lost` (503 although it was done), `garbled` (a bit of what is uploaded has changed), `unchecked` (so it has,
 and the service isn't told what it was), `flipped` (a bit of what is downloaded has), `cut` (the connection
-ends before), `gone` (410: the session of an upload has ended) and `swallowed` (it was done, and nothing comes
-back until the client has given up). Listings lag: what was made in the last few requests is not in them yet.
+ends before), `gone` (410: the session of an upload has ended), `forbidden` and `kept` (403: for want of a
+right, by a retention policy) and `swallowed` (it was done, and nothing comes back until the client has given
+up). Listings lag: what was made in the last few requests is not in them yet.
 """
 
 from __future__ import annotations
@@ -31,7 +32,16 @@ STORM: dict[Fate, float] = {
     "garbled": 0.002,
 }
 LAG = 15
-_ANSWERED = {"refused": 429, "down": 503, "gone": 410}
+_ANSWERED = {
+    "refused": (429, "try again"),
+    "down": (503, "try again"),
+    "gone": (410, "try again"),
+    "forbidden": (403, "worker@example does not have this access to the Google Cloud Storage object."),
+    "kept": (
+        403,
+        "Object 'b/a' is subject to bucket's retention policy and cannot be deleted or overwritten.",
+    ),
+}
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
 
 
@@ -107,7 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fate = self.weather.fate(self.command, self.path)
         if fate in _ANSWERED:
-            self._answer(_ANSWERED[fate], {}, b'{"error": {"message": "try again"}}')
+            code, said = _ANSWERED[fate]
+            self._answer(code, {}, json.dumps({"error": {"code": code, "message": said}}).encode())
             return
         if fate == "cut":
             self._hang_up()

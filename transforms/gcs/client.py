@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -44,6 +46,10 @@ _TRANSIENT = (
     DataCorruption,
 )
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+# The two reasons for which the service keeps an object as it is, in its words:
+# https://cloud.google.com/storage/docs/json_api/v1/status-codes
+_KEPT = re.compile(r"retention policy|object retention|retentionPolicyNotMet|\bhold\b|objectUnderActiveHold")
+_LONGEST = 300
 T = TypeVar("T")
 
 
@@ -61,6 +67,9 @@ class SessionLostError(StoreError):
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a moment later."""
+    if isinstance(error, google.auth.exceptions.RefreshError):
+        # Whoever renews credentials is out of reach (a machine's metadata server) or not well: not a refusal.
+        return error.retryable or isinstance(error.__cause__, google.auth.exceptions.TransportError)
     if isinstance(error, InvalidResponse):
         return getattr(error.response, "status_code", None) in _TRANSIENT_STATUS
     if isinstance(error, api.GoogleAPICallError) and error.code in _TRANSIENT_STATUS:
@@ -137,7 +146,7 @@ def _client(emulator: str, _process: int) -> Any:
         raise ConfigurationError(
             "gs:// needs credentials of Google Cloud and there are none: run `gcloud auth "
             "application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a service account's "
-            f"file; on Google Cloud, give the machine a service account ({_first(error)})"
+            f"file; on Google Cloud, give the machine a service account ({_said(error)})"
         ) from None
     # For traces, the library looks up a bucket after every "not found", in a thread for each: that would be
     # a second request for each new batch, and needs a right on the bucket that nothing else does.
@@ -152,16 +161,26 @@ def trouble(address: str, error: BaseException) -> StoreError:
     """A sentence for an error that no further try mends."""
     if isinstance(error, StoreError):
         return error
+    return StoreError(f"{address}: {_said(error)}; {_todo(error)}")
+
+
+def _todo(error: BaseException) -> str:
     if isinstance(error, google.auth.exceptions.GoogleAuthError):
-        todo = "log in again, or mend the service account"
-    elif isinstance(error, api.Forbidden | api.Unauthorized):
-        todo = "grant this account roles/storage.objectUser on the bucket"
-    elif isinstance(error, api.NotFound):
-        todo = "create the bucket, or mend the address"
-    else:
-        todo = "run again when the service is well"
-    return StoreError(f"{address}: {_first(error)}; {todo}")
+        return "run again" if is_transient(error) else "log in again, or mend the service account"
+    if isinstance(error, api.Forbidden) and _KEPT.search(str(error)):
+        return "an output needs a bucket without retention policies and holds (soft delete is no such thing)"
+    if isinstance(error, api.Forbidden | api.Unauthorized):
+        return "grant this account roles/storage.objectUser on the bucket"
+    if isinstance(error, api.NotFound):
+        return "create the bucket, or mend the address"
+    if isinstance(error, api.ClientError) and not is_transient(error):
+        return "mend that, then run again"
+    return "run again when the service is well"
 
 
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _said(error: BaseException) -> str:
+    """What the service says, without the request that it answers."""
+    if isinstance(error, api.GoogleAPICallError) and error.response is not None:
+        with suppress(ValueError, KeyError, TypeError):
+            return f"{error.code} {error.response.json()['error']['message']}"[:_LONGEST]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:_LONGEST]

@@ -16,6 +16,7 @@ from transforms.call.ledgers import read_ledger, read_spent
 from transforms.call.segments import SegmentLedgers, read_segments, segment_path
 from transforms.lease import Times
 from transforms.store import LocalStore, Store, open_store
+from transforms.verify_batch import prove_batch
 
 BATCH = "a" * 32
 WATCHED = Times(lease_s=60.0, renew_every_s=0.1)
@@ -290,3 +291,14 @@ def test_a_batch_without_a_ledger_has_spent_nothing(cloud_storage: CloudStorage)
     output = f"{cloud_storage.bucket()}/out"
     assert read_ledger(open_store(output), BATCH) is None
     assert read_spent(output, [BATCH]).spent == 0
+
+
+def test_a_proof_names_the_folder_of_a_ledgers_segments(cloud_storage: CloudStorage) -> None:
+    store = open_store(cloud_storage.bucket())
+    sent = {"id": 0, "attempt": 1, "row": 0, "route": "ask", "backend": "mini", "call": 1}
+    lost = encode_frame({"kind": "intended", **sent, "request": "r", "worst": "0.10", "at": "now"})
+    store.create(segment_path(BATCH, 0), encode_frame(header(BATCH, "live")) + lost)
+    notes: list[tuple[str, str, str]] = []
+    prove_batch(store, BATCH, [], lambda *note: notes.append(note), lambda *_: False)
+    assert [note[:2] for note in notes] == [("ambiguous", f"ledger/{BATCH}/")]
+    assert "at most 0.1 USD" in notes[0][2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from schemas.errors import OutputError, StoreError
 from schemas.load import LoadedWorkload
 from tests.peers.cloud_storage import CloudStorage
 from tests.support import workloads
+from tests.support.flaky_cloud import Weather, flaky
 from transforms.commit import recover
 from transforms.compaction import take_stock
 from transforms.layout import compacted_path
@@ -46,6 +48,40 @@ def test_a_second_run_is_refused_while_the_first_lives(loaded: LoadedWorkload) -
         open_output(loaded, rehearsal=True),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("fate", "kind", "said"),
+    [
+        ("forbidden", "DELETE", "does not have this access.*grant this account roles/storage.objectUser"),
+        ("kept", "DELETE", "a bucket without retention policies"),
+        ("kept", "ifGenerationMatch=[1-9]", "a bucket without retention policies"),
+    ],
+)
+def test_what_can_not_be_replaced_or_deleted_is_said_before_anything_is_planned(
+    one_cloud_storage: CloudStorage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fate: str,
+    kind: str,
+    said: str,
+) -> None:
+    loaded = workloads.load(tmp_path, output__uri=f"{one_cloud_storage.bucket()}/out")
+    weather = Weather(0, {})
+    weather.choose = lambda method, path: fate if re.search(kind, f"{method} {path}") else "fine"
+    with flaky(one_cloud_storage.url, weather) as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        with (
+            pytest.raises(OutputError, match=f"(?s)create, replace and delete objects there.*{said}"),
+            open_output(loaded, rehearsal=True),
+        ):
+            pass
+        weather.choose = lambda *_: "fine"
+        with open_output(loaded, rehearsal=True) as output:  # once it is mended, the output can be used
+            assert [path for path in output.store.list("") if not path.startswith("claims/")] == [
+                REMOTE_LOCK,
+                MARKER,
+            ]
 
 
 def test_a_folder_with_something_else_in_it_is_no_output(loaded: LoadedWorkload) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from google.auth.exceptions import RefreshError, TransportError
 
 from schemas.errors import ConfigurationError, PreconditionFailedError, StoreError
 from tests.peers.cloud_storage import CloudStorage
 from tests.peers.mock_vendor import REPOSITORY
 from tests.support.flaky_cloud import Weather, flaky, only
-from transforms.gcs.client import PATIENCE_VARIABLE, Patience
+from transforms.gcs.client import PATIENCE_VARIABLE, Patience, is_transient, trouble
 from transforms.gcs.objects import crc32c_of, split_address
 from transforms.gcs.store import GcsStore
 from transforms.store import open_store
@@ -195,6 +196,54 @@ def test_trouble_that_does_not_pass_ends_with_a_sentence(
         pytest.raises(StoreError, match=r"/out/a: .*run again when the service is well"),
     ):
         GcsStore(store.root, patience=Patience(0.5)).read("a")
+
+
+@pytest.mark.parametrize(
+    ("fate", "said"),
+    [
+        (
+            "forbidden",
+            "403 worker@example does not have .*; grant this account roles/storage.objectUser on the",
+        ),
+        ("kept", "403 Object 'b/a' is subject to .*; an output needs a bucket without retention policies"),
+    ],
+)
+@pytest.mark.parametrize(
+    "work",
+    [lambda s: s.create("a", b"x"), lambda s: s.read("a"), lambda s: s.delete("a"), lambda s: [*s.list("")]],
+    ids=["create", "read", "delete", "list"],
+)
+def test_what_the_service_refuses_is_said_in_its_words_with_what_to_do(
+    one_cloud_storage: CloudStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    fate: str,
+    said: str,
+    work: Callable[[GcsStore], object],
+) -> None:
+    with (
+        behind(one_cloud_storage, monkeypatch, lambda *_: fate) as (store, weather),
+        pytest.raises(StoreError, match=said),
+    ):
+        work(store)
+    assert weather.counts == {fate: 1}, "it was not tried again"
+
+
+def test_credentials_whose_renewal_is_out_of_reach_are_tried_again_and_refused_ones_are_not() -> None:
+    out_of_reach = RefreshError("the metadata server is unavailable")
+    out_of_reach.__cause__ = TransportError("unavailable")
+    for error in (RefreshError("internal_failure", retryable=True), out_of_reach):
+        fates: list[Exception] = [error, error]
+
+        def work(fates: list[Exception] = fates) -> str:
+            if fates:
+                raise fates.pop()
+            return "done"
+
+        assert PATIENCE.retry(work) == "done"
+        assert str(trouble("gs://b/a", error)).endswith("; run again")
+    refused = RefreshError("invalid_grant: Token has been expired or revoked.")
+    assert not is_transient(refused)
+    assert str(trouble("gs://b/a", refused)).endswith("; log in again, or mend the service account")
 
 
 def test_listings_of_more_than_a_page_are_whole(cloud_storage: CloudStorage) -> None:
