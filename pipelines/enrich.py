@@ -47,7 +47,7 @@ from transforms.layout import stop_path
 from transforms.plan_file import read_group
 from transforms.process_workers import forget_worker, worker_of
 from transforms.store import open_store
-from transforms.wiring import PATIENCE_S, ProcessBatches
+from transforms.wiring.process import PATIENCE_S, ProcessBatches
 from transforms.worker import Worker, WorkerConfig
 
 _PROGRESS_EVERY_S = 0.5

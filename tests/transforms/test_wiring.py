@@ -25,7 +25,7 @@ from transforms.embed.embedder import Embeddings
 from transforms.plan_file import read_plan
 from transforms.process_workers import forget_worker, worker_of
 from transforms.store import LocalStore
-from transforms.wiring import ProcessBatches
+from transforms.wiring.process import ProcessBatches
 from transforms.worker import WorkerConfig
 
 ASK = {"name": "ask", "when": "kind = 'ask'", "backends": ["mini"], "prompt": "topic"}
