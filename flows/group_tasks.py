@@ -78,7 +78,8 @@ def work_on_group_task(group: int, work: _Work) -> State[Any]:
     """Run the worker process of one group; Failed, with one plain sentence, if something of it is missing."""
     job, watcher = work.run.job(group), work.around.watcher
     log = get_run_logger()
-    log.info(f"run {job.run_id}, group {group} of {job.groups}: log {job.log}")
+    kept = f", afterwards {job.kept_log}" if job.kept_log else ""
+    log.info(f"run {job.run_id}, group {group} of {job.groups}: log {job.log}{kept}")
 
     def on_progress(progress: Progress) -> None:
         work.view.progressed(progress)

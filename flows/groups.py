@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from flows.batch_lines import BatchLine, BatchLines, batch_line
+from flows.kept_logs import keep_log
 from flows.words import batches as batches_text
 from flows.words import count, usd
 from flows.worker import STOP_GRACE_S, Event, Worker, WorkerCommand, WorkerEnd
@@ -37,7 +38,10 @@ _BATCHES_PER_GROUP = 128  # a process costs seconds to start and to compile for:
 
 @dataclass(frozen=True, slots=True)
 class GroupJob:
-    """What one worker is told. Paths are absolute; it carries no secret."""
+    """What one worker is told. Paths are absolute; it carries no secret.
+
+    `kept_log` is where its log is copied to in the end, if it does not stay where it is.
+    """
 
     group: int
     groups: int
@@ -50,6 +54,7 @@ class GroupJob:
     runner_flags: tuple[str, ...] = ()
     engine: Engine = "local"
     tpu: Tpu | None = None
+    kept_log: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +235,8 @@ def work_on_group(
         environment=(("PYTHONPATH", _import_path()),),
     )
     end = crew.run(command, on_event)
+    if job.kept_log and keep_log(command.log, job.kept_log):
+        end = replace(end, error=end.error.replace(job.log, job.kept_log))
     return GroupOutcome(job.group, tuple(spoken.values()), tuple(failed.values()), end)
 
 

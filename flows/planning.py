@@ -15,6 +15,7 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from flows.groups import GroupJob, default_groups, write_context
+from flows.kept_logs import kept_log
 from flows.notice import Notices, Subject, Terms
 from flows.orders import Order
 from flows.parameters import LAUNCH_FILE, EnrichParameters
@@ -67,6 +68,7 @@ class PlannedRun:
 
     def job(self, group: int) -> GroupJob:
         """What the worker of a group is told."""
+        log = f"group-{group:04d}.log"
         return GroupJob(
             group=group,
             groups=self.groups,
@@ -74,7 +76,8 @@ class PlannedRun:
             workload=str(self.loaded.path),
             plan=self.plan.plan_uri,
             context=str(write_context(self.context, self.scratch)),
-            log=str(self.scratch / "logs" / f"group-{group:04d}.log"),
+            log=str(self.scratch / "logs" / log),
+            kept_log=kept_log(self.context.output, self.context.run_id, log),
             lock=self.lock,
             runner_flags=self.runner_flags,
             engine=self.engine,
