@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 
@@ -28,12 +29,18 @@ from transforms.call.request import CallBatch
 from transforms.call.share import SharedAnswer
 from transforms.call.site import Site
 from transforms.call.wire import CallFailure, WireResponse
+from transforms.claim import open_claims
 from transforms.layout import newest_attempt
 from transforms.store import Store
 
 
 class Collector:
-    """Writes the ends of a job's requests into ledgers. `attempts` are the attempts that are due."""
+    """Writes the ends of a job's requests into ledgers, as calls of the attempts that are to come.
+
+    A worker that stood still may yet commit an attempt whose calls have ended: its record would know nothing
+    of a further one. So a batch that is claimed is left alone, and where the ledger says that an attempt has
+    ended, what comes back is for the one behind it.
+    """
 
     def __init__(self, store: Store, ledgers: LedgerStore, sites: Mapping[str, Site], clock: Clock) -> None:
         self._store = store
@@ -54,13 +61,15 @@ class Collector:
     async def _collect(self, state: JobState, spool: Spool | None, otherwise: CallFailure) -> Counter[str]:
         ends: Counter[str] = Counter()
         leaders = LeadersAnswers(self._store, state.job.repeated)
-        for part in state.job.tickets:
-            if not is_open(self._store, part.batch_id, part.number):
-                continue
-            ticket = read_ticket(self._store, part.batch_id, part.number)
-            attempt = newest_attempt(self._store, part.batch_id) + 1
-            ends += await self._settle(state, part, ticket, attempt, spool, otherwise, leaders)
-            close_ticket(self._store, part.batch_id, part.number)
+        with closing(open_claims(self._store.root)) as claims:
+            for part in state.job.tickets:
+                if not is_open(self._store, part.batch_id, part.number):
+                    continue
+                ticket = read_ticket(self._store, part.batch_id, part.number)
+                claims.take(part.batch_id)
+                ends += await self._settle(state, part, ticket, spool, otherwise, leaders)
+                claims.give_back(part.batch_id)
+                close_ticket(self._store, part.batch_id, part.number)
         return ends
 
     async def _settle(
@@ -68,7 +77,6 @@ class Collector:
         state: JobState,
         part: TicketRange,
         ticket: Ticket,
-        attempt: int,
         spool: Spool | None,
         otherwise: CallFailure,
         leaders: LeadersAnswers,
@@ -81,7 +89,9 @@ class Collector:
             )
         log = await self._ledgers.open(ticket.batch_id)
         try:
-            book = BatchBook(log, CallBatch(ticket.batch_id, attempt, ()), "live", self._clock)
+            # only now: until the ledger was this process's another might have committed
+            to_come = CallBatch(ticket.batch_id, newest_attempt(self._store, ticket.batch_id) + 1, ())
+            book = BatchBook(log, to_come, "live", self._clock, behind_ended=True)
             sent_at = state.submitted_at or state.job.created_at
             for index, item in enumerate(ticket.items):
                 repeat = state.job.repeated.get(part.first + index)

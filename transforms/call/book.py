@@ -37,12 +37,15 @@ class BatchBook:
 
     Opening it cuts a torn tail, refuses a ledger of the other mode, and ends every call that was in
     flight when its process died as `unknown` (cause `crash`), so that each is counted once.
+    With `behind_ended` calls are recorded for the first attempt from the batch's on that has not ended.
 
     Raises:
         LedgerError: the ledger can't be read or written, or belongs to a rehearsal (or to a real run).
     """
 
-    def __init__(self, log: LedgerLog, batch: CallBatch, mode: str, clock: Clock) -> None:
+    def __init__(
+        self, log: LedgerLog, batch: CallBatch, mode: str, clock: Clock, *, behind_ended: bool = False
+    ) -> None:
         self._log = log
         self.bounded = log if isinstance(log, BoundedLog) else None
         self._clock = clock
@@ -65,7 +68,9 @@ class BatchBook:
         self._position = length
         if state.mode is None:
             self._append(header(batch.batch_id, mode))
-        self.has_ended = batch.attempt in state.ended
+        while behind_ended and self._attempt in state.ended:
+            self._attempt += 1
+        self.has_ended = self._attempt in state.ended
         self._next_id = state.next_id
         for call in state.open_calls():
             call.end, call.final = "unknown", self._unknown_frame(call.id, "crash", "the process died first")
@@ -73,7 +78,7 @@ class BatchBook:
         self._recorded: dict[tuple[int, str], list[RecordedCall]] = defaultdict(list)
         self.collected = {(c.via, c.row, c.route): c for c in state.calls.values() if c.via is not None}
         for call in state.calls.values():
-            if call.attempt == batch.attempt:
+            if call.attempt == self._attempt:
                 self._recorded[call.row, call.route].append(call)
                 if call.end == "unknown":
                     self._note_ambiguous(call)

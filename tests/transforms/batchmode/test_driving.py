@@ -15,7 +15,9 @@ from tests.support.drive import drive
 from tests.transforms.batchmode.conftest import FULL, Job
 from tests.transforms.batchmode.crashes import step
 from transforms.batchmode.driving import open_provider_batches
+from transforms.call.ledger import encode_frame
 from transforms.call.ledger_file import LocalLedgers
+from transforms.claim import open_claims
 
 TEXTS = Counter(f"text d{n}" for n in range(6))
 
@@ -143,6 +145,66 @@ def test_a_ledger_that_another_process_holds_is_collected_by_the_next_run(job: J
     assert "could not be collected" in said[0]
     done = job.run()
     assert (done.state, done.results, job.emulator.bill) == ("complete", 6, TEXTS)
+
+
+@pytest.mark.parametrize("provider", ["openai"], indirect=True)
+def test_answers_for_an_attempt_whose_calls_have_ended_are_the_next_ones_and_who_slept_may_commit_it(
+    job: Job,
+) -> None:
+    """On object storage a worker may stand still just before its commit, long after it was taken over."""
+    job.run()
+    job.emulator.finish(job.batches[0])
+    end_attempts(job, 1)
+    records = {path: path.read_bytes() for path in job.output.glob("commits/*")}
+    for path in records:
+        path.unlink()
+    assert "6 answered" in said_at(job, 0)[0]
+    for path, record in records.items():
+        path.write_bytes(record)
+    done = job.run()
+    assert (done.state, done.results, job.emulator.bill) == ("complete", 6, TEXTS)
+    assert job.cost() == 3 * FULL[job.provider]
+
+
+@pytest.mark.parametrize("provider", ["openai"], indirect=True)
+def test_answers_for_an_attempt_whose_calls_have_ended_are_the_next_ones_whoever_commits_it(job: Job) -> None:
+    job.run()
+    job.emulator.finish(job.batches[0])
+    end_attempts(job, 1)
+    for folder in ("commits", "compacted", "failures"):
+        for path in job.output.glob(f"{folder}/*"):
+            path.unlink()
+    taken_over = job.run()
+    assert (taken_over.state, taken_over.failures) == ("incomplete", 6)
+    assert {row["error_class"] for row in job.rows("failures")} == {"cancelled"}
+    done = job.run()
+    assert (done.state, done.results, job.emulator.bill) == ("complete", 6, TEXTS)
+    assert job.cost() == 3 * FULL[job.provider]
+
+
+def end_attempts(job: Job, attempt: int) -> None:
+    """Ledgers on object storage say that an attempt's calls have ended."""
+    for path in job.output.glob("ledger/*/calls.ledger"):
+        path.write_bytes(path.read_bytes() + encode_frame({"kind": "ended", "attempt": attempt}))
+
+
+@pytest.mark.parametrize("provider", ["openai"], indirect=True)
+def test_nothing_is_collected_for_a_batch_that_a_worker_may_yet_commit(job: Job) -> None:
+    """It made its calls, let go of the ledger, and stands still."""
+    job.run()
+    job.emulator.finish(job.batches[0])
+    (held, *_) = sorted(path.name for path in (job.output / "ledger").iterdir())
+    worker = open_claims(str(job.output))
+    worker.take(held)
+    committed = job.output / "commits" / f"{held}.0001.json"
+    record = committed.read_bytes()
+    committed.unlink()
+    assert "could not be collected" in said_at(job, 0)[0]
+    committed.write_bytes(record)
+    worker.close()
+    done = job.run()
+    assert (done.state, done.results, job.emulator.bill) == ("complete", 6, TEXTS)
+    assert job.cost() == 3 * FULL[job.provider]
 
 
 def test_an_output_without_provider_batches_needs_no_keys_and_no_client(job: Job) -> None:
