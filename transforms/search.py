@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import InputError
+from schemas.errors import InputError, first_line
 from transforms.embed.embedder import Embeddings, VectorSpace
 from transforms.layout import RESULTS
 from transforms.store import Store, open_store
@@ -80,8 +80,7 @@ def search(
     wanted = _query_vector(query, embedder)
     best: list[tuple[float, int, Hit]] = []  # smallest first
     seen = 0
-    for batch in _batches(store, files, ["document_id", "embedding", *columns], batch_rows):
-        scores = _cosines(batch.column("embedding"), wanted)
+    for batch, scores in _scored(store, files, ["document_id", "embedding", *columns], batch_rows, wanted):
         for row in _best_rows(scores, k):
             # Earlier rows win ties: the heap compares score first, then the negated position.
             entry = (float(scores[row]), -(seen + row))
@@ -139,10 +138,27 @@ def _query_vector(query: str, embedder: QueryEmbedder) -> np.ndarray:
     return vector / max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
 
 
-def _batches(store: Store, files: Sequence[str], names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-    for path in files:
-        with store.open(path) as source, pq.ParquetFile(source) as file:
-            yield from file.iter_batches(batch_size=rows, columns=list(dict.fromkeys(names)))
+def _scored(
+    store: Store, files: Sequence[str], names: list[str], rows: int, query: np.ndarray
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """All record batches, each with the cosines of its vectors and the query's."""
+    for name in files:
+        try:
+            for batch in _batches(store, name, names, rows):
+                scores = _cosines(batch.column("embedding"), query)
+                if not np.isfinite(scores).all():
+                    raise pa.ArrowInvalid("a vector has a component that is no number")
+                yield batch, scores
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{store.root}/{name}: damaged ({first_line(error)}). `switchgear ledger verify` names all such files; "
+                "take them from a backup, or embed the documents again into a new output."
+            ) from error
+
+
+def _batches(store: Store, name: str, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    with store.open(name) as source, pq.ParquetFile(source) as file:
+        yield from file.iter_batches(batch_size=rows, columns=list(dict.fromkeys(columns)))
 
 
 def _cosines(vectors: pa.FixedSizeListArray, query: np.ndarray) -> np.ndarray:

@@ -227,6 +227,24 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path: Path):
         search(str(tmp_path), "embed", "east", EAST)
 
 
+def test_a_file_whose_pages_are_damaged_is_named(tmp_path: Path):
+    write(tmp_path, "a.parquet", {"x": [1, 0, 0, 0]})
+    path = write(tmp_path, "b.parquet", {f"d{i}": [1.0, i, 0, 0] for i in range(30)})
+    data = bytearray(path.read_bytes())
+    for at in range(4, 500):  # pages; the footer stays as it is
+        data[at] ^= 0x5A
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"b\.parquet: damaged \(.*ledger verify"):
+        search(str(tmp_path), "embed", "east", EAST)
+
+
+def test_a_vector_that_is_no_number_is_no_hit_and_hides_none(tmp_path: Path):
+    write(tmp_path, "a.parquet", {"x": [1, 0, 0, 0]})
+    write(tmp_path, "b.parquet", {"y": [0, 1, 0, 0], "broken": [1, np.nan, 0, 0]})
+    with pytest.raises(InputError, match=r"b\.parquet: damaged .*no number"):
+        search(str(tmp_path), "embed", "east", EAST)
+
+
 def test_a_folder_with_a_space_and_other_files_in_it_is_fine(tmp_path: Path):
     output = tmp_path / "an output"
     path = write(output, "a.parquet", {"x": [1, 0, 0, 0]})
@@ -240,6 +258,6 @@ def test_no_more_than_a_batch_of_vectors_is_in_memory_at_a_time(tmp_path: Path):
     write(tmp_path, "a.parquet", many)
     store = open_store(str(tmp_path))
     files = module._result_files(store, "embed")
-    sizes = [batch.num_rows for batch in module._batches(store, files, ["embedding"], 512)]
+    sizes = [batch.num_rows for file in files for batch in module._batches(store, file, ["embedding"], 512)]
     assert max(sizes) <= 512
     assert sum(sizes) == 5000
