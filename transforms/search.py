@@ -151,8 +151,8 @@ def _scored(
                 yield batch, scores
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"{store.root}/{name}: damaged ({first_line(error)}). `switchgear ledger verify` names all such files; "
-                "take them from a backup, or embed the documents again into a new output."
+                f"{store.root}/{name}: damaged ({first_line(error)}). `switchgear ledger verify` names all "
+                "such files; take them from a backup, or embed the documents again into a new output."
             ) from error
 
 

@@ -12,12 +12,13 @@ import fcntl
 import json
 import logging
 import os
+import re
 import select
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
@@ -31,6 +32,9 @@ from transforms.embed.ownership import seen_devices
 SOCKET_FOLDER = "switchgear-embedder-"
 PATIENCE_S = 180.0
 """How long a host is waited for. It is there in seconds; a machine that is busy may take a minute."""
+_SETTINGS = re.compile(
+    "JAX_|XLA_|LIBTPU_|NVIDIA_|SWITCHGEAR_CPU_KERNELS$|STORAGE_EMULATOR_HOST$|GOOGLE_APPLICATION_CREDENTIALS$"
+)
 _LOOK_AGAIN_S = 0.1
 _ROOT = Path(__file__).resolve().parents[2]
 _LOG = logging.getLogger(__name__)
@@ -45,10 +49,16 @@ class HostPlace:
     starting: Path
 
     @classmethod
-    def under(cls, cache: Path) -> HostPlace:
-        """The place for processes like this one: same machine, code, cores and devices."""
+    def under(cls, cache: Path, environment: Mapping[str, str] = os.environ) -> HostPlace:
+        """The place for processes like this one: same machine, code, cores, devices and settings.
+
+        A host has the environment of whoever started it: what JAX would do otherwise, and who may read a
+        model, must not depend on whose host a worker finds.
+        """
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        like = "\n".join([CODE_VERSION, sys.executable, str(_ROOT), str(cores), seen_devices()])
+        chosen = [f"{name}={environment[name]}" for name in sorted(environment) if _SETTINGS.match(name)]
+        code = [CODE_VERSION, sys.executable, str(_ROOT)]
+        like = "\n".join([*code, str(cores), seen_devices(environment), *chosen])
         folder, name = cache / "embedder", sha256_hex(like.encode())[:12]
         return cls(*(folder / f"{name}.{end}" for end in ("lock", "json", "starting")))
 

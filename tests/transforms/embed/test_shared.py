@@ -340,6 +340,26 @@ def test_of_many_that_need_a_host_one_starts_it(tmp_path: Path):
     place.withdraw()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("XLA_FLAGS", "--xla_force_host_platform_device_count=4"),
+        ("JAX_DEFAULT_MATMUL_PRECISION", "highest"),
+        ("SWITCHGEAR_CPU_KERNELS", "0"),
+        ("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/keys/other.json"),
+        ("CUDA_VISIBLE_DEVICES", "1"),
+    ],
+)
+def test_workers_whose_host_would_compute_or_read_otherwise_have_another_one(
+    tmp_path: Path, name: str, value: str
+):
+    plain = {"HOME": "/home/one", "JAX_PLATFORMS": "cpu"}
+    place = HostPlace.under(tmp_path, plain)
+    assert HostPlace.under(tmp_path, {**plain, name: value}) != place
+    assert HostPlace.under(tmp_path, {**plain, "HOME": "/home/two", "LANG": "C"}) == place
+
+
 def test_a_host_that_never_comes_up_is_an_error_that_says_where_to_look(tmp_path: Path):
     seconds = [0.0]
 
