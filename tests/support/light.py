@@ -47,12 +47,17 @@ def _start(worker: Worker, reader: BatchReader, ref: BatchRef) -> Callable[[], W
     return finish
 
 
-def _work(worker: Worker, refs: Iterable[BatchRef], run: RunContext) -> None:
-    reader = BatchReader(worker.config.schema())
-    for finish in [_start(worker, reader, ref) for ref in refs]:
-        batch, writer = finish(), secrets.token_hex(8)
-        parts = worker.part_writer().write(batch, writer)
-        commit(worker.store(), make_record(batch, parts, run, writer, datetime.now(UTC)))
+def work_on(config: WorkerConfig, refs: Iterable[BatchRef]) -> None:
+    """Work on batches of hosted routes as the stages do, one batch's trouble being everybody's."""
+    worker = worker_of(config)
+    try:
+        reader = BatchReader(config.schema())
+        for finish in [_start(worker, reader, ref) for ref in refs]:
+            batch, writer = finish(), secrets.token_hex(8)
+            parts = worker.part_writer().write(batch, writer)
+            commit(worker.store(), make_record(batch, parts, config.run, writer, datetime.now(UTC)))
+    finally:
+        forget_worker(config)
 
 
 def run_light(path: Path, *, rehearsal: bool = False, workers: int = 1) -> Manifest:
@@ -71,11 +76,7 @@ def run_light(path: Path, *, rehearsal: bool = False, workers: int = 1) -> Manif
         plan = plan_run(loaded, run)
         refs, schema = read_plan(open_store(run.output), plan.plan_uri)
         encoded = schema.serialize().to_pybytes()
-        config = WorkerConfig(loaded.workload, str(loaded.base_dir), run, encoded)
-        try:
-            _work(worker_of(config), refs, run)
-        finally:
-            forget_worker(config)
+        work_on(WorkerConfig(loaded.workload, str(loaded.base_dir), run, encoded), refs)
         return settle_run(loaded, run, plan, [], started)
 
 

@@ -13,7 +13,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 from transforms.batchmode.clients import BatchLostError, Finding, Standing, finding_of
 from transforms.batchmode.results import ResultLine
-from transforms.batchmode.sdk import CREATED_AT_SLACK_S, TIMEOUT_S, Asker, Raised, http_client, raised_by
+from transforms.batchmode.sdk import (
+    CREATED_AT_SLACK_S,
+    TIMEOUT_S,
+    Asker,
+    Raised,
+    http_client,
+    raised_by,
+    trusted,
+)
 from transforms.call.secret import Secret
 from transforms.call.site import Place
 from transforms.call.wire import parse_object
@@ -46,6 +54,8 @@ class GenaiJobs:
                 base_url=base_url,
                 api_version=version,
                 httpx_client=self._http,
+                # Of the clients that the SDK makes besides, which nobody uses: they would each read it anew.
+                async_client_args={"verify": trusted(), "ssl": trusted()},
                 timeout=round(TIMEOUT_S * 1000),
             ),
         )

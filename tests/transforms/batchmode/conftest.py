@@ -60,12 +60,17 @@ def emulator() -> Iterator[BatchEmulator]:
 
 @dataclass
 class Job:
-    """A workload whose route `ask` goes to the emulator in batch mode; a run is whole, without Prefect."""
+    """A workload whose route `ask` goes to the emulator in batch mode; a run is whole, without Prefect.
+
+    What these tests are about happens before and after the pipeline: those that set `beam` see that nothing
+    of it depends on who works on the batches.
+    """
 
     folder: Path
     emulator: BatchEmulator
     provider: str
     workload: Path
+    beam: bool = False
 
     @property
     def output(self) -> Path:
@@ -77,8 +82,8 @@ class Job:
 
     def run(self, *, rehearsal: bool = False) -> Manifest:
         if self.provider == "vertex":  # whose bucket is a folder
-            return drive(self.workload, collect=step("collect"), submit=step("submit"))
-        return drive(self.workload, rehearsal=rehearsal)
+            return drive(self.workload, beam=self.beam, collect=step("collect"), submit=step("submit"))
+        return drive(self.workload, beam=self.beam, rehearsal=rehearsal)
 
     def configure(self, **changes: Any) -> None:
         """Write the workload's file anew."""

@@ -24,6 +24,7 @@ TEXTS = Counter(f"text d{n}" for n in range(6))
 
 
 def test_a_run_submits_one_ends_and_a_later_run_collects_every_row_once_at_half_the_price(job: Job) -> None:
+    job.beam = True
     first = job.run()
     assert (first.state, first.reason_class, first.results) == ("incomplete", "provider_batches", 0)
     assert {row["error_class"] for row in job.rows("failures")} == {"awaiting_batch"}
@@ -88,6 +89,7 @@ def test_a_refused_submission_is_tried_again_by_the_next_run(job: Job) -> None:
 
 
 def test_what_a_batch_left_undone_goes_out_again_and_then_online(job: Job) -> None:
+    job.beam = True
     ends = {"text d0": "expired", "text d1": "errored", "text d2": "cancelled"}
     job.run()
     job.emulator.finish(job.batches[0], lambda prompt: ends.get(prompt, "succeeded"))

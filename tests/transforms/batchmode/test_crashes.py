@@ -65,7 +65,9 @@ class Rewound:
 def run_later(job: Job) -> Manifest:
     """A clean run, when what a provider may still be making has had the time to show up."""
     ahead = timedelta(minutes=20)
-    return drive(job.workload, collect=step("collect", ahead=ahead), submit=step("submit", ahead=ahead))
+    return drive(
+        job.workload, beam=False, collect=step("collect", ahead=ahead), submit=step("submit", ahead=ahead)
+    )
 
 
 def crash(job: Job, name: str, at: int) -> Countdown | None:
@@ -74,7 +76,7 @@ def crash(job: Job, name: str, at: int) -> Countdown | None:
     other = "submit" if name == "collect" else "collect"
     steps = {name: step(name, countdown), other: step(other)}
     try:
-        drive(job.workload, **steps)
+        drive(job.workload, beam=False, **steps)
     except CrashError:
         return countdown
     assert countdown.steps, "there was nothing to do"
@@ -98,7 +100,7 @@ def assert_clean(job: Job, done: Manifest, where: str) -> None:
 
 
 def test_a_process_killed_anywhere_in_the_submission_leaves_one_batch(job: Job) -> None:
-    drive(job.workload, collect=step("collect"), submit=lambda *_: None)
+    drive(job.workload, beam=False, collect=step("collect"), submit=lambda *_: None)
     assert not job.batches
     rewound = Rewound(job)
     rewound.keep()
@@ -142,7 +144,7 @@ def test_a_process_killed_anywhere_while_collecting_loses_and_repeats_nothing(jo
 @pytest.mark.parametrize("provider", ["anthropic"], indirect=True)  # what differs is tried above
 def test_a_process_killed_while_its_worker_leaves_tickets_submits_each_request_once(job: Job) -> None:
     tickets = job.output / "provider_batches/tickets"
-    drive(job.workload, collect=step("collect"), submit=lambda *_: None)
+    drive(job.workload, beam=False, collect=step("collect"), submit=lambda *_: None)
     for victim in sorted(tickets.glob("*/0001.json")):
         commits = job.output / "commits" / f"{victim.parent.name}.0001.json"
         assert commits.exists()

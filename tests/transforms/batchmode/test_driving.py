@@ -25,7 +25,9 @@ TEXTS = Counter(f"text d{n}" for n in range(6))
 def run_at(job: Job, hours: float) -> Manifest:
     """A run whose driver's steps see the clock so many hours ahead."""
     ahead = timedelta(hours=hours)
-    return drive(job.workload, collect=step("collect", ahead=ahead), submit=step("submit", ahead=ahead))
+    return drive(
+        job.workload, beam=False, collect=step("collect", ahead=ahead), submit=step("submit", ahead=ahead)
+    )
 
 
 def said_at(job: Job, hours: float) -> list[str]:

@@ -143,8 +143,10 @@ def test_identical_requests_in_several_provider_batches_are_sent_with_the_first(
 def test_a_batch_given_up_leaves_those_that_share_its_answers_to_be_asked(job: Job) -> None:
     job.run()
     ahead = timedelta(hours=49)
-    drive(job.workload, collect=step("collect", ahead=ahead), submit=step("submit", ahead=ahead))
-    done = drive(job.workload, collect=step("collect", ahead=ahead), submit=step("submit", ahead=ahead))
+    drive(job.workload, beam=False, collect=step("collect", ahead=ahead), submit=step("submit", ahead=ahead))
+    done = drive(
+        job.workload, beam=False, collect=step("collect", ahead=ahead), submit=step("submit", ahead=ahead)
+    )
     assert len(done.ambiguous) == 3, "those that were sent, and none that shared"
 
 
@@ -152,7 +154,7 @@ def test_a_batch_given_up_leaves_those_that_share_its_answers_to_be_asked(job: J
 @pytest.mark.parametrize("name", ["submit", "collect"])
 def test_a_process_killed_at_any_step_pays_identical_requests_once(job: Job, name: str) -> None:
     if name == "submit":
-        drive(job.workload, collect=step("collect"), submit=lambda *_: None)
+        drive(job.workload, beam=False, collect=step("collect"), submit=lambda *_: None)
     else:
         job.run()
         finish_all(job)
