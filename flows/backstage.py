@@ -131,7 +131,7 @@ class Backstage:
     def show(self, *parts: RenderableType) -> None:
         """Print for people."""
         for part in parts:
-            self.out.print(part, soft_wrap=isinstance(part, Text))
+            self.out.print(part, soft_wrap=True if isinstance(part, Text) else None)
 
     def answer(self, value: Any) -> None:
         """Print for machines: one line of JSON on standard output."""

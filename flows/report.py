@@ -24,21 +24,15 @@ from flows.words import count, usd
 from schemas.run import Manifest
 
 _AMBIGUOUS_SHOWN = 20
-_NUMBERS = frozenset(
+NUMBERS = frozenset(
     {
-        "results",
-        "failures",
-        "documents",
-        "calls",
-        "replayed",
-        "input tokens",
-        "output tokens",
-        "rows",
-        "attempt",
+        *("rows", "results", "failures", "documents", "calls", "replayed", "input tokens", "output tokens"),
+        *("texts", "tokens", "steps", "padding", "idle", "warm-up seconds", "programs", "compiled late"),
+        *("device seconds", "cost", "list price", "quoted", "actual", "off by", "at most"),
+        *("attempt", "row", "row group", "first row"),
     }
-    | {"texts", "tokens", "steps", "padding", "idle", "warm-up seconds", "programs", "compiled late"}
-    | {"device seconds", "cost", "list price", "quoted", "actual", "off by"}
 )
+"""Columns that stand on the right."""
 NOTHING_DUE = "Nothing was due: no call was made and no result was rewritten."
 
 
@@ -145,16 +139,18 @@ def table(title: str, rows: Sequence[Row]) -> Table:
     """Rows with the same keys as a table for a terminal."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
     for name in rows[0] if rows else ():
-        made.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
+        made.add_column(name, justify="right" if name in NUMBERS else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(f"{v:,}" if isinstance(v, int) else v) for v in row.values()))
     return made
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where the command line writes; plain and wide when it is no terminal."""
-    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=160, color_system=None)
+    """Where the command line writes; where it is no terminal plain, tables wide and sentences on one line."""
+    made = Console(stderr=stderr, highlight=False)
+    if made.is_terminal:
+        return made
+    return Console(stderr=stderr, highlight=False, width=160, soft_wrap=True, color_system=None)
 
 
 def _brief(row: Row) -> Row:

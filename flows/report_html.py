@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from jinja2 import Environment, StrictUndefined
 
-from flows.report import cost_sentence, end_sentence, unknown_ends
+from flows.report import NUMBERS, cost_sentence, end_sentence, unknown_ends
 from flows.tables import Row, cost_rows, device_rows, failure_rows, quote_rows, route_rows, time_against_quote
 from flows.words import batches as batches_text
 from flows.words import usd
@@ -16,14 +16,16 @@ from schemas.run import Manifest
 _TEMPLATE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{{ title }}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
+h1 { overflow-wrap: anywhere } .wide { overflow-x: auto }
 table { border-collapse: collapse; margin: .5rem 0 2rem } caption { text-align: left; font-weight: 600 }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid #d8d8d8; text-align: left; vertical-align: top }
-td { overflow-wrap: anywhere; min-width: 6rem } td:first-child { overflow-wrap: normal }
-td.number { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: normal; min-width: 0 }
+td { overflow-wrap: anywhere } .wide td { overflow-wrap: break-word; max-width: 16rem }
+.number { text-align: right; font-variant-numeric: tabular-nums }
 .end { padding: .75rem 1rem; border-left: .4rem solid #b26a00; background: #fff7e8 }
 .end.complete { border-color: #1f7a3d; background: #eef8f0 }
 .rehearsal { font-weight: 600 }
@@ -36,13 +38,15 @@ stand-in on the machine itself; nothing was sent to a provider and nothing was p
 <table><caption>Run</caption>
 {% for name, value in facts %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}</table>
-{% for caption, rows in tables if rows %}<table><caption>{{ caption }}</caption>
-<tr>{% for name in rows[0] %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for value in row.values() -%}
-{% if value is number %}<td class="number">{{ "{:,}".format(value) }}</td>
-{%- else %}<td>{{ value }}</td>{% endif %}
+{% for caption, rows in tables if rows %}<div class="wide"><table><caption>{{ caption }}</caption>
+<tr>{% for name in rows[0] -%}
+<th{% if name in numbers %} class="number"{% endif %}>{{ name }}</th>
 {%- endfor %}</tr>
-{% endfor %}</table>
+{% for row in rows %}<tr>{% for name, value in row.items() -%}
+<td{% if name in numbers %} class="number"{% endif %}>
+{{- "{:,}".format(value) if value is number else value }}</td>
+{%- endfor %}</tr>
+{% endfor %}</table></div>
 {% endfor %}</html>
 """
 
@@ -67,6 +71,7 @@ def report_html(manifest: Manifest, output: str) -> str:
         cost=cost_sentence(manifest),
         facts=_facts(manifest, output),
         tables=tables,
+        numbers=NUMBERS,
     )
 
 

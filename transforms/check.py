@@ -202,7 +202,9 @@ def _describe_models(loaded: LoadedWorkload) -> tuple[list[Problem], list[str]]:
         try:
             found = describe_model(backend, Path(loaded.base_dir)).problems
         except ModelError as error:
-            problems.append(Problem(f"backends.{name}.model_path", repr(backend.model_path), str(error)))
+            given = repr(backend.model_path)
+            why = str(error).removeprefix(f"model_path = {given}: ")  # the problem says both once already
+            problems.append(Problem(f"backends.{name}.model_path", given, why))
         else:
             remarks += [f"backend {name}: {remark}" for remark in found]
     return problems, remarks

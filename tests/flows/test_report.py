@@ -9,9 +9,10 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
+from rich.text import Text
 
-from flows.report import cost_sentence, end_sentence, report, unknown_ends
+from flows.report import console, cost_sentence, end_sentence, report, unknown_ends
 from flows.report_html import report_html
 from flows.summary import Shown, summary_markdown
 from flows.tables import spend_rows
@@ -177,3 +178,20 @@ def test_the_page_shows_what_the_terminal_shows(manifest: Make, failed_batch: Fa
 
     for text in ("Rehearsal", "1,190", "policy_rejected", "claude", "unknown", "/out/here", "pages can"):
         assert text in page
+
+
+def test_amounts_stand_under_each_other_on_the_page_and_words_do_not(manifest: Make) -> None:
+    page = report_html(manifest(), "/out")
+
+    assert '<th class="number">cost</th>' in page
+    assert '<td class="number">$1.25</td>' in page
+    assert "<th>backend</th>" in page
+    assert "<td>claude</td>" in page
+
+
+def test_where_there_is_no_terminal_a_sentence_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = "word " * 100
+
+    console().print(Group(Text(sentence)))
+
+    assert capsys.readouterr().out == f"{sentence}\n"
