@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,9 @@ class Lookups:
         )
 
 
-def _empty(columns: Sequence[str]) -> pa.Table:
+@cache
+def _empty(columns: tuple[str, ...]) -> pa.Table:
+    """To make it takes half a millisecond."""
     return COMMITS_SCHEMA.empty_table().select(columns)
 
 
@@ -116,6 +119,8 @@ def _offsets(table: pa.Table, name: str) -> npt.NDArray[np.int32]:
 
 def _distinct(files: pa.Table) -> pa.Table:
     """Each content of a file once, with a run that answered documents of it."""
+    if len(files) < 2:
+        return files
     found = files.group_by(["uri", "generation"], use_threads=False).aggregate([("run_id", "min")])
     return found.rename_columns({"run_id_min": "run_id"}).select(_OF_FILES).cast(_empty(_OF_FILES).schema)
 

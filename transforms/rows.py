@@ -134,8 +134,11 @@ def _column(kind: pa.DataType, values: Any, count: int) -> pa.Array:
     Column by column this takes a tenth of what a dictionary per row does.
     """
     if isinstance(values, Mapping):
-        columns = [_column(field.type, values[field.name], count) for field in kind]
-        return pa.StructArray.from_arrays(columns, fields=list(kind))
+        fields = list(kind)
+        columns = [_column(field.type, values[field.name], count) for field in fields]
+        return pa.StructArray.from_arrays(columns, fields=fields)
     if isinstance(values, _Same):
-        return pa.repeat(pa.scalar(values.value, kind), count)
+        return (
+            pa.nulls(count, kind) if values.value is None else pa.repeat(pa.scalar(values.value, kind), count)
+        )
     return pa.array(values, kind)
