@@ -16,6 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.batch_lines import BatchLine, BatchLines, batch_line
@@ -33,6 +34,7 @@ from transforms.plan_file import group_slice
 from transforms.unfinished import Unfinished
 
 MAX_GROUPS = 200  # the Prefect server keeps records of 200 task runs in a flow run without trouble
+_SILENT = "its worker ended without a word about it"
 _BATCHES_PER_GROUP = 128  # a process costs seconds to start and to compile for: give it minutes of work
 
 
@@ -62,7 +64,8 @@ class GroupOutcome:
     """What became of a group: every batch that its worker spoke of, and how the worker ended.
 
     `rows_again` are the documents that a retry would take up, `worst_again` what that costs at most, in USD;
-    None when nobody knows. Its representation is short: Prefect logs it with a task run that failed.
+    None when nobody knows. `silent` counts the batches that were due and that the worker did not speak of.
+    Its representation is short: Prefect logs it with a task run that failed.
     """
 
     group: int
@@ -70,6 +73,7 @@ class GroupOutcome:
     failed: Sequence[BatchReport] = field(repr=False)
     end: WorkerEnd = field(repr=False)
     rows_again: int = 0
+    silent: int = 0
     worst_again: Decimal | None = None
 
     def __post_init__(self) -> None:
@@ -86,7 +90,7 @@ class GroupOutcome:
     @property
     def is_good(self) -> bool:
         """Whether the worker ran to its end and nothing of the group is left for a retry."""
-        return not self.failed and not self.end.error and not self.again()
+        return not self.failed and not self.end.error and not self.silent and not self.again()
 
     def again(self) -> Counter[str]:
         """The failures that a retry takes up, by class."""
@@ -105,6 +109,9 @@ class GroupOutcome:
         if self.failed:
             failed = f"{len(self.failed)} of {batches_text(len(self.lines))} failed"
             return f"{failed}: {self.failed[0].error}. {self._retry()}"
+        if self.silent:
+            total = batches_text(len(self.lines) + self.silent)
+            return f"{self.silent:,} of {total} not finished: {_SILENT}. {self._retry()}"
         reason, number = self.again().most_common(1)[0]
         kind = FAILURE_KINDS[FailureClass(reason)]
         total = self.columns.total("rows")
@@ -243,10 +250,15 @@ def work_on_group(
 def priced(outcome: GroupOutcome, refs: BatchRefs, worst_of_a_row: Decimal | None) -> GroupOutcome:
     """The outcome with what a retry would take up of the group's batches, and what that costs at most."""
     is_done = pc.is_in(refs.batches, value_set=outcome.columns.committed().batches.combine_chunks())
+    silent = len(refs) - (pc.sum(_spoken_of(outcome, refs)).as_py() or 0)
     rows = int(refs.row_counts[~is_done.to_numpy().astype(bool)].sum()) + outcome.again().total()
-    return replace(
-        outcome, rows_again=rows, worst_again=None if worst_of_a_row is None else worst_of_a_row * rows
-    )
+    worst = None if worst_of_a_row is None else worst_of_a_row * rows
+    return replace(outcome, rows_again=rows, silent=silent, worst_again=worst)
+
+
+def _spoken_of(outcome: GroupOutcome, refs: BatchRefs) -> pa.ChunkedArray:
+    """Which of a group's batches its worker has spoken of."""
+    return pc.is_in(refs.batches, value_set=outcome.columns.batches.combine_chunks())
 
 
 def failed_reports(outcomes: Iterable[GroupOutcome], refs: BatchRefs, groups: int) -> Unfinished:
@@ -257,8 +269,8 @@ def failed_reports(outcomes: Iterable[GroupOutcome], refs: BatchRefs, groups: in
     failed: list[Unfinished] = []
     for outcome in outcomes:
         due = group_slice(refs, outcome.group, groups)
-        is_silent = pc.invert(pc.is_in(due.batches, value_set=outcome.columns.batches.combine_chunks()))
-        reason = outcome.end.error or "its worker ended without a word about it"
+        is_silent = pc.invert(_spoken_of(outcome, due))
+        reason = outcome.end.error or _SILENT
         silent = due.where(is_silent.to_numpy().astype(bool))
         failed += [Unfinished.of(outcome.failed), Unfinished.all_of(silent, reason)]
     return Unfinished.joined(failed)

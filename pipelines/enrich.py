@@ -28,7 +28,7 @@ from types import FrameType
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipelines.dataflow import TPUS, Tpu
@@ -164,6 +164,11 @@ def _run_elsewhere(job: Job, stages: Sequence[tuple[Stage, PipelineOptions]], em
         result.wait_until_finish()  # raises what broke it
 
     run_stages(stages, watched, work)
+    if stages[0][1].view_as(TestOptions).dry_run:
+        raise ConfigurationError(
+            "--dry_run: every job was described as it would be asked for, and none was handed over. Leave "
+            "the flag out to run"
+        )
 
 
 def progress_of(worker: Worker, group: int) -> Progress:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from apache_beam.options.pipeline_options import (
     DirectOptions,
@@ -36,6 +38,22 @@ _ALLOWED = (
 )
 
 
+@contextmanager
+def _log_left_alone() -> Iterator[None]:
+    """Take back what Beam's options do to the process's log where nobody has set it up yet.
+
+    All of Prefect's lines would stand on a launcher's terminal.
+    """
+    root = logging.getLogger()
+    before = list(root.handlers)
+    try:
+        yield
+    finally:
+        for handler in [handler for handler in root.handlers if handler not in before]:
+            root.removeHandler(handler)
+
+
+@_log_left_alone()
 def pipeline_options(
     flags: Sequence[str], engine: Engine = "local", tpu: Tpu | None = None
 ) -> PipelineOptions:

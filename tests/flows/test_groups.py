@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from flows.groups import (
     GroupOutcome,
     default_groups,
     failed_reports,
+    priced,
     work_on_group,
     worker_arguments,
     write_context,
@@ -222,6 +224,19 @@ def test_a_worker_that_ends_well_but_forgets_a_batch_is_not_believed(ref: Ref) -
 
     assert failed_reports([GroupOutcome(0, (), (), WorkerEnd(0))], BatchRefs.of(refs), 1)[0].error == (
         "its worker ended without a word about it"
+    )
+
+
+def test_a_group_whose_worker_forgot_a_batch_has_failed_and_says_what_a_retry_costs(ref: Ref) -> None:
+    refs = [ref(n) for n in range(3)]
+    outcome = GroupOutcome(0, tuple(line(batch=r.batch_id) for r in refs[:2]), (), WorkerEnd(0))
+
+    assert priced(outcome, BatchRefs.of(refs[:2]), Decimal("0.01")).is_good
+    found = priced(outcome, BatchRefs.of(refs), Decimal("0.01"))
+    assert not found.is_good
+    assert found.sentence() == (
+        "1 of 3 batches not finished: its worker ended without a word about it. A retry does what is missing "
+        "and nothing else: at most about $0.1"
     )
 
 

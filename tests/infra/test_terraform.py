@@ -116,23 +116,42 @@ def test_buckets_are_private_and_what_is_deleted_can_be_brought_back(
 
 def test_workers_and_launchers_have_the_least_that_they_need(resources: dict[str, dict[str, Any]]) -> None:
     granted = {
-        (name.split(".")[1].split("_")[0], body["role"])
+        (name.split(".")[1].split("_")[0], body["role"].strip("${}"))
         for name, body in resources.items()
         if "_iam_member." in name
     }
     assert granted == {
-        ("worker", "roles/dataflow.worker"),
+        ("worker", "google_project_iam_custom_role.worker.name"),
         ("worker", "roles/storage.objectUser"),
+        ("worker", "roles/storage.legacyBucketReader"),
         ("worker", "roles/secretmanager.secretAccessor"),
         ("worker", "roles/artifactregistry.reader"),
         ("worker", "roles/aiplatform.user"),
         ("launcher", "roles/dataflow.developer"),
         ("launcher", "roles/iam.serviceAccountUser"),
         ("launcher", "roles/storage.objectUser"),
+        ("launcher", "roles/storage.legacyBucketReader"),
         ("launcher", "roles/aiplatform.user"),
     }
-    projectwide = {body["role"] for body in of_kind(resources, "google_project_iam_member").values()}
-    assert projectwide == {"roles/dataflow.worker", "roles/dataflow.developer", "roles/aiplatform.user"}
+    projectwide = {
+        body["role"].strip("${}") for body in of_kind(resources, "google_project_iam_member").values()
+    }
+    own = "google_project_iam_custom_role.worker"
+    assert projectwide == {f"{own}.name", "roles/dataflow.developer", "roles/aiplatform.user"}
+    assert not [right for right in resources[own]["permissions"] if right.strip('"').startswith("storage.")]
+
+
+def test_who_hands_a_job_over_may_look_at_the_bucket_that_it_is_staged_in(
+    resources: dict[str, dict[str, Any]],
+) -> None:
+    """Beam asks for it: tests/pipelines/test_dataflow.py, test_staging_a_job_looks_at_the_bucket_itself."""
+    seen = {
+        name.split(".")[1]
+        for name, body in of_kind(resources, "google_storage_bucket_iam_member").items()
+        if body["role"] == "roles/storage.legacyBucketReader"
+        and "google_storage_bucket.dataflow.name" in body["bucket"]
+    }
+    assert seen == {"worker_staging", "launcher_staging"}
 
 
 def test_no_secret_has_a_value_here(resources: dict[str, dict[str, Any]]) -> None:
@@ -269,6 +288,7 @@ def test_terraform_plans_what_was_agreed_and_nothing_else(
             ("google_service_account_iam_member", "launcher_as_worker"),
             ("google_storage_bucket_iam_member", "launcher_data"),
             ("google_storage_bucket_iam_member", "launcher_dataflow"),
+            ("google_storage_bucket_iam_member", "launcher_staging"),
         )
         for who in GIVEN["launchers"]  # type: ignore[attr-defined]
     }
@@ -290,7 +310,9 @@ def test_terraform_plans_what_was_agreed_and_nothing_else(
         "google_compute_router.nat",
         "google_compute_router_nat.nat",
         "google_compute_subnetwork.workers",
+        "google_project_iam_custom_role.worker",
         "google_project_iam_member.worker_reports",
+        "google_storage_bucket_iam_member.worker_staging",
         'google_secret_manager_secret.key["OPENAI_API_KEY"]',
         'google_secret_manager_secret_iam_member.worker_keys["OPENAI_API_KEY"]',
         "google_service_account.worker",
@@ -319,7 +341,7 @@ def test_without_launchers_and_billing_account_there_is_nothing_of_theirs(
 ) -> None:
     made, complaint = planned(terraform, provider, tmp_path, project="switchgear-example")
     assert complaint == ""
-    assert len(made) == 30
+    assert len(made) == 32
     assert not [address for address in made if "launcher" in address or "budget." in address]
     secrets = [m["secret_id"] for address, m in made.items() if "manager_secret.key" in address]
     assert sorted(secrets) == ["ANTHROPIC_API_KEY", "OPENAI_API_KEY"]

@@ -3,6 +3,7 @@
 After a change that is meant: `SWITCHGEAR_GOLDEN=write python -m pytest tests/pipelines/test_dataflow.py`.
 """
 
+import io
 import json
 import os
 from pathlib import Path
@@ -12,15 +13,19 @@ import apache_beam as beam
 import pytest
 from apache_beam.internal.gcp import auth
 from apache_beam.runners.dataflow.internal import apiclient
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
 from google.protobuf.json_format import MessageToDict
 
 from pipelines.dataflow import TPU_WORKERS, TPUS, Tpu, dataflow_flags
 from pipelines.engines import given_flags, secret_project
-from pipelines.enrich import build
+from pipelines.enrich import Job, build, run_job
 from pipelines.options import pipeline_options, works_here
 from pipelines.stages import stages_of
 from schemas.errors import ConfigurationError
+from tests.peers.cloud_storage import CloudStorage
 from tests.support.batches import table_for
+from tests.support.flaky_cloud import Weather, flaky
 from tests.support.records import REF, run_context
 from tests.support.workloads import EMBEDDER, HOSTED, workload
 from transforms.coders import register_arrow_coders
@@ -105,6 +110,28 @@ def test_a_job_is_what_was_agreed(name: str, number: int, tpu: Tpu | None) -> No
     if os.environ.get("SWITCHGEAR_GOLDEN") == "write":
         path.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     assert found == json.loads(path.read_text("utf-8"))
+
+
+def test_a_dry_run_hands_nothing_over_and_says_so(tmp_path: Path) -> None:
+    run = run_context(str(tmp_path / "out"), secret_project="switchgear-example")
+    config = WorkerConfig(workload(**BOTH), "/nowhere", run, table_for(REF).schema.serialize().to_pybytes())
+    said: list[dict[str, Any]] = []
+    with pytest.raises(ConfigurationError, match=r"none was handed over\. Leave the flag out to run"):
+        run_job(Job(config, (REF,), 0, tuple(GIVEN), engine="dataflow", tpu="v5e-1"), said.append)
+    assert [event for event in said if event["event"] == "batch"] == []
+
+
+def test_staging_a_job_looks_at_the_bucket_itself(one_cloud_storage: CloudStorage) -> None:
+    """Which is why launchers have storage.buckets.get on it (infra/dataflow/terraform/access.tf)."""
+    address, weather, asked = one_cloud_storage.bucket(), Weather(0, {}), []
+    weather.choose = lambda method, path: asked.append(f"{method} {path.partition('?')[0]}") or "fine"
+    with flaky(one_cloud_storage.url, weather) as url:
+        client = object.__new__(apiclient.DataflowApplicationClient)
+        client._storage_client = storage.Client(
+            project="emulator", credentials=AnonymousCredentials(), client_options={"api_endpoint": url}
+        )
+        client.stage_file(f"{address}/staging", "pipeline.pb", io.BytesIO(b"a graph"))
+    assert f"GET /storage/v1/b/{address.removeprefix('gs://')}" in asked
 
 
 def test_everything_that_is_missing_is_named_at_once() -> None:

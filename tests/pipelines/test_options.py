@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
@@ -9,6 +11,13 @@ def test_the_default_is_the_runner_that_loses_nothing() -> None:
     options = pipeline_options([])
     assert options.view_as(StandardOptions).runner == "FnApiRunner"
     assert options.view_as(DirectOptions).direct_running_mode == "in_memory"
+
+
+def test_the_log_of_who_asks_for_options_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    pipeline_options([])
+    assert root.handlers == []
 
 
 @pytest.mark.parametrize(

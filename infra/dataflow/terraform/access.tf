@@ -16,17 +16,62 @@ resource "google_project_service" "needed" {
 }
 
 # What workers are: they read and write the two buckets, read their keys and their image, and report to
-# Dataflow. They can start nothing and see no other data.
+# Dataflow. They can start nothing and see no other data of the project.
 resource "google_service_account" "worker" {
   account_id   = "${var.name}-worker"
   display_name = "Switchgear's Dataflow workers"
   depends_on   = [google_project_service.needed]
 }
 
+# Google's role for workers (roles/dataflow.worker, November 2026) without its rights on Cloud Storage: those
+# are to read and to make objects in every bucket of the project. Here each bucket has its own, below.
+resource "google_project_iam_custom_role" "worker" {
+  role_id     = "${replace(var.name, "-", "_")}_dataflow_worker"
+  title       = "Dataflow worker without other buckets"
+  description = "What a Dataflow worker does besides reading and writing objects."
+  permissions = [
+    "autoscaling.sites.readRecommendations",
+    "autoscaling.sites.writeMetrics",
+    "autoscaling.sites.writeState",
+    "compute.instanceGroupManagers.update",
+    "compute.instances.delete",
+    "compute.instances.setDiskAutoDelete",
+    "dataflow.jobs.get",
+    "dataflow.shuffle.read",
+    "dataflow.shuffle.write",
+    "dataflow.streamingWorkItems.ImportState",
+    "dataflow.streamingWorkItems.commitWork",
+    "dataflow.streamingWorkItems.getData",
+    "dataflow.streamingWorkItems.getWork",
+    "dataflow.streamingWorkItems.getWorkerMetadata",
+    "dataflow.workItems.lease",
+    "dataflow.workItems.sendMessage",
+    "dataflow.workItems.update",
+    "logging.logEntries.create",
+    "monitoring.timeSeries.create",
+  ]
+  depends_on = [google_project_service.needed]
+}
+
 resource "google_project_iam_member" "worker_reports" {
   project = var.project
-  role    = "roles/dataflow.worker"
+  role    = google_project_iam_custom_role.worker.name
   member  = google_service_account.worker.member
+}
+
+# Who stages or reads a job's own files looks at the bucket first: storage.buckets.get, which the role on
+# objects has not.
+resource "google_storage_bucket_iam_member" "worker_staging" {
+  bucket = google_storage_bucket.dataflow.name
+  role   = "roles/storage.legacyBucketReader"
+  member = google_service_account.worker.member
+}
+
+resource "google_storage_bucket_iam_member" "launcher_staging" {
+  for_each = var.launchers
+  bucket   = google_storage_bucket.dataflow.name
+  role     = "roles/storage.legacyBucketReader"
+  member   = each.value
 }
 
 resource "google_storage_bucket_iam_member" "worker_objects" {
