@@ -110,8 +110,8 @@ class GroupOutcome:
             failed = f"{len(self.failed)} of {batches_text(len(self.lines))} failed"
             return f"{failed}: {self.failed[0].error}. {self._retry()}"
         if self.silent:
-            total = batches_text(len(self.lines) + self.silent)
-            return f"{self.silent:,} of {total} not finished: {_SILENT}. {self._retry()}"
+            due = batches_text(len(self.lines) + self.silent)
+            return f"{self.silent:,} of {due} not finished: {_SILENT}. {self._retry()}"
         reason, number = self.again().most_common(1)[0]
         kind = FAILURE_KINDS[FailureClass(reason)]
         total = self.columns.total("rows")
