@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from flows.report import NUMBERS, cost_sentence, end_sentence, unknown_ends
 from flows.tables import Row, cost_rows, device_rows, failure_rows, quote_rows, route_rows, time_against_quote
 from flows.words import batches as batches_text
-from flows.words import usd
+from flows.words import count, usd
 from schemas.run import Manifest
 
 _TEMPLATE = """<!doctype html>
@@ -84,7 +84,8 @@ def _facts(manifest: Manifest, output: str) -> list[tuple[str, str]]:
         ("time", time_against_quote(manifest, output) or "not quoted"),
         (
             "documents",
-            f"{manifest.rows_in:,} in {manifest.input_files:,} files, {manifest.rows_skipped:,} skipped",
+            f"{manifest.rows_in:,} in {count(manifest.input_files, 'file')}, "
+            f"{manifest.rows_skipped:,} skipped",
         ),
         ("batches", f"{batches_text(manifest.batches_committed)} of {manifest.batches:,} committed"),
         ("skipped files", "; ".join(manifest.skipped_files) or "none"),

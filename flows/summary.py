@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flows.report import end_sentence, unknown_ends
 from flows.tables import Row, budget_text, route_rows
 from flows.words import batches as batches_text
-from flows.words import usd
+from flows.words import count, usd
 from schemas.run import Manifest
 from transforms.layout import run_path
 
@@ -135,6 +135,6 @@ def _places(manifest: Manifest, shown: Shown) -> list[str]:
         f"- output: `{shown.output}`\n"
         f"- report: `{shown.output}/{run_path(manifest.run_id, 'report.html')}`\n{batches}"
         f"- workload `{manifest.workload}`, version `{manifest.workload_sha256[:12]}`\n"
-        f"- {manifest.rows_in:,} documents in {manifest.input_files:,} files, "
+        f"- {count(manifest.rows_in, 'document')} in {count(manifest.input_files, 'file')}, "
         f"{batches_text(manifest.batches_committed)} of {manifest.batches:,} committed",
     ]

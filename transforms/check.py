@@ -56,7 +56,7 @@ class CheckReport:
         columns = ", ".join(f"{name} {kind}" for name, kind in self.columns)
         head = [
             f"workload {self.workload}, version {self.workload_sha256[:12]}",
-            f"input: {self.files} files, {self.rows:,} rows; {columns}",
+            f"input: {_files(self.files)}, {self.rows:,} rows; {columns}",
         ]
         backends = [f"backend {b.name}: {b.provider} {b.model}; {b.price}" for b in self.backends]
         return [*head, *backends, *(f"warning: {w}" for w in self.warnings)]
@@ -105,8 +105,8 @@ def check_workload(
     rows = found.files.rows
     if rows == 0:
         raise InputError(
-            f"input {loaded.input_uri}: {len(found.files)} files, but no row in any of them. Give files with "
-            "documents"
+            f"input {loaded.input_uri}: {_files(len(found.files))}, but no row in any of them. Give files "
+            "with documents"
         )
     return CheckReport(
         workload=workload.name,
@@ -187,6 +187,10 @@ def _prompt_problems(workload: Workload) -> Iterable[Problem]:
     columns = list(workload.input.needed_columns)
     for name, prompt in workload.prompts.items():
         yield from check_prompt(name, prompt, columns)
+
+
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number:,} files"
 
 
 def _describe_models(loaded: LoadedWorkload) -> tuple[list[Problem], list[str]]:

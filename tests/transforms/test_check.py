@@ -33,7 +33,7 @@ def test_a_sound_workload_is_described(folder: Path) -> None:
     assert report.warnings == ()
     assert report.lines() == [
         f"workload demo, version {report.workload_sha256[:12]}",
-        "input: 1 files, 1,500 rows; id string, text string, kind string, size int64",
+        "input: 1 file, 1,500 rows; id string, text string, kind string, size int64",
         "backend mini: openai gpt-5-mini; "
         "1 USD a million input tokens, 10 a million output tokens (workload)",
     ]
@@ -80,7 +80,7 @@ def test_what_is_odd_about_a_model_that_can_be_used_is_a_warning(folder: Path) -
 
 def test_an_input_without_rows_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.parquet", rows([]))
-    with pytest.raises(InputError, match="1 files, but no row in any of them"):
+    with pytest.raises(InputError, match="1 file, but no row in any of them"):
         check_workload(load(tmp_path), environment={})
 
 
