@@ -69,10 +69,10 @@ class CallCore:
                 book.outbox = await asyncio.to_thread(self.desk.outbox.open, batch.batch_id)
             outcomes: list[Outcome | None] = [None] * len(batch.requests)
             await self._work(batch, book, priority, outcomes)
-            if book.outbox is not None:
-                await asyncio.to_thread(book.outbox.seal)
             book.end()
             await book.sync()
+            if book.outbox is not None:  # only now: who was taken over leaves no request to be sent
+                await asyncio.to_thread(book.outbox.seal)
         finally:
             # engines are closed with a grace; what a batch has recorded is sealed even when that is over
             await to_its_end(self._leave(batch, log))

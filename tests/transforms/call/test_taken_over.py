@@ -22,6 +22,7 @@ from tests.transforms.call.fakes import (
     run_batch,
     run_virtual,
 )
+from tests.transforms.call.test_held import MemoryOutbox, run
 from transforms.call.budget import NoCap
 from transforms.call.request import CallBatchResult
 from transforms.call.wire import WireResponse
@@ -152,6 +153,18 @@ def test_a_document_that_was_never_asked_is_left_to_the_next_attempt() -> None:
     assert transport.sent == []
     assert result.outcomes[3].failure is FailureClass.CANCELLED
     assert result.outcomes[3].calls == 0
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_who_was_taken_over_leaves_no_requests_for_a_providers_batch(taken_over: bool) -> None:
+    """Whoever has the batch now may know an answer already."""
+    ledgers, outbox = GatheringLedgers(taken_over=taken_over), MemoryOutbox()
+    try:
+        run(outbox, make_batch(2), ledgers=ledgers)
+    except LedgerError:
+        assert taken_over
+    assert len(outbox.added) == 2
+    assert outbox.sealed == (not taken_over)
 
 
 def test_an_attempt_that_was_cut_off_among_its_calls_goes_on() -> None:
