@@ -19,13 +19,44 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 
+_FIRST = (
+    "tests/test_",  # seconds, and what fails here is known at once
+    "tests/e2e/test_flink.py",  # those that take longest, longest first: none may begin when others are done
+    "tests/browser/",
+    "tests/e2e/test_kills.py",
+    "tests/flows/test_end_to_end.py",
+    "tests/simulator/",
+    "tests/infra/test_production.py",
+    "tests/e2e/",
+    "tests/flows/",
+    "tests/transforms/batchmode/",
+    "tests/transforms/embed/",
+    "tests/transforms/gcs/",
+    "tests/pipelines/",
+    "tests/hostile/",
+)
+
+
+def _turn(item: pytest.Item) -> int:
+    starts = (turn for turn, start in enumerate(_FIRST) if item.nodeid.startswith(start))
+    return next(starts, len(_FIRST))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the longest files begin first; each file's tests stay together and in their order."""
+    items.sort(key=_turn)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests of a file stay together, those of the browser all of them: they share a server.
 
-    Each of the simulator's goes its own way: it is seconds of work.
+    Each of the simulator's goes its own way: it is seconds of work. They are given out in the order in which
+    they stand, and not by how many tests a file has.
     """
     from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
 
     class _BySeeds(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
@@ -110,3 +141,16 @@ def one_cloud_storage(
     found = _cloud_storages["strict" if gcs.missing("go") else "go"]
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", found.url)
     return found
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prefect server, started as a run starts it; once, because that takes 12 CPU seconds."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        environment.delenv("PREFECT_API_URL", raising=False)
+        from flows.server import prefect_api, quiet_prefect
+
+        with prefect_api() as url:
+            quiet_prefect()
+            yield url

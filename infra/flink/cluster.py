@@ -50,6 +50,8 @@ _OPENED = (  # what Flink's own start scripts open of Java 17's modules
     "java.util.concurrent.atomic",
     "java.util.concurrent.locks",
 )
+SHORT_LIVED = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""For a JVM that lives for seconds: optimising takes more than it gives."""
 _TASK_MANAGER_SETTINGS = {  # Flink's scripts work these out; started without them, all must be given
     "taskmanager.cpu.cores": "1.0",
     "taskmanager.memory.task.heap.size": "256m",
@@ -181,7 +183,16 @@ class _Starter:
         opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
         given = [part for key, value in settings.items() for part in ("-D", f"{key}={value}")]
         names = [] if hosts is None else [f"-Djdk.net.hosts.file={hosts}"]
-        command = [self._java, f"-Xmx{heap}", *names, *opened, "-cp", f"{DISTRIBUTION}/lib/*", main]
+        command = [
+            self._java,
+            f"-Xmx{heap}",
+            *SHORT_LIVED,
+            *names,
+            *opened,
+            "-cp",
+            f"{DISTRIBUTION}/lib/*",
+            main,
+        ]
         return self._start(name, [*command, "--configDir", str(self._folder), *given])
 
     def python(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:

@@ -44,8 +44,9 @@ def switchgear(cloud: CloudStorage, *arguments: str) -> subprocess.CompletedProc
 
 @pytest.mark.timeout(600)
 def test_the_command_gives_the_same_rows_from_a_bucket_as_from_folders(
-    one_cloud_storage: CloudStorage, tmp_path: Path
+    one_cloud_storage: CloudStorage, prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     changes = {"limits": {"batch_rows": 20}, "rehearsal": {"latency_ms": [1, 2]}}
     addresses = [one_cloud_storage.bucket(), str(tmp_path / "here")]
     for number, address in enumerate(addresses):

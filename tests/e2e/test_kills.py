@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.peers.mock_vendor import MockVendor
+from tests.support.drive import drive
 from tests.support.killing import check_finished, make_job
 
 BEAM_JOBS, BEAM_KILLS = 5, 5
@@ -23,7 +24,7 @@ BEAM_JOBS, BEAM_KILLS = 5, 5
 def test_a_killed_run_never_pays_twice_for_an_answered_document(
     tmp_path: Path, mock_vendor: MockVendor, seed: int
 ) -> None:
-    job = make_job(tmp_path, mock_vendor, seed, module="tests.support.drive", size=900, batch_rows=90)
+    job = make_job(tmp_path, mock_vendor, seed, run=drive, size=900, batch_rows=90)
     log = job.workload.parent / "stderr.log"
     while job.kills < BEAM_KILLS:
         assert job.run_and_kill(), f"a run ended before it was killed: {log.read_text()[-2000:]}"

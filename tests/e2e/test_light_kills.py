@@ -10,8 +10,9 @@ import pytest
 
 from tests.peers.mock_vendor import MockVendor
 from tests.support.killing import check_finished, make_job
+from tests.support.light import run_light
 
-JOBS = int(os.environ.get("SWITCHGEAR_KILL_JOBS", "30"))
+JOBS = int(os.environ.get("SWITCHGEAR_KILL_JOBS", "20"))
 
 
 @pytest.mark.slow
@@ -26,7 +27,7 @@ def test_a_job_killed_again_and_again_ends_as_if_it_had_not_been(
         tmp_path,
         mock_vendor,
         seed,
-        module="tests.support.light",
+        run=run_light,
         size=160,
         batch_rows=40,
         latency_ms=(5, 40),

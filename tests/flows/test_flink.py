@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from infra.flink.cluster import SHORT_LIVED
 from tests.support import documents, flink, workloads
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer, pytest.mark.timeout(600)]
@@ -23,6 +24,7 @@ def server(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     if why is not None:
         pytest.skip(why)
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", " ".join(SHORT_LIVED))
     return prefect_server
 
 
