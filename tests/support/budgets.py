@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -62,6 +63,26 @@ async def settled() -> None:
     """Returns when every task has come to where it waits for others."""
     for _ in range(_ROUNDS):
         await asyncio.sleep(0)
+
+
+async def race(budgets: Sequence[LeasedBudget], cap: int, source: random.Random) -> list[int]:
+    """What workers were billed whose four callers each call until they are refused; never above the cap."""
+    calls: list[int] = []
+
+    async def caller(budget: LeasedBudget) -> None:
+        while await budget.reserve(money(7)):
+            await asyncio.sleep(source.random() / 10)
+            actual = source.randint(0, 7)
+            calls.append(actual)
+            budget.settle(money(7), money(actual))
+            assert sum(calls) <= cap
+
+    async def work(budget: LeasedBudget) -> None:
+        await asyncio.gather(*(caller(budget) for _ in range(4)))
+        await budget.release_unused()
+
+    await asyncio.gather(*map(work, budgets))
+    return calls
 
 
 def now_or_no(budget: LeasedBudget, amount: Decimal) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ import pytest
 from schemas.run import Manifest
 from tests.support import documents
 from tests.support.drive import drive
-from tests.support.stepping import CrashError
 from tests.transforms.batchmode.conftest import FULL, Job
-from tests.transforms.batchmode.crashes import Countdown, step
+from tests.transforms.batchmode.crashes import step
+from tests.transforms.batchmode.rewinding import finish_all, finished_later, killed_at_each_step
 
 FOUR = Counter(f"d{n}" for n in range(4))
 TEXTS = Counter(f"text d{n}" for n in range(4))
@@ -38,57 +37,6 @@ def job(job: Job) -> Job:
     return job
 
 
-class Rewound:
-    """A job whose output, bucket and provider can be set back to where they stood."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self._kept = job.folder / "kept"
-        self._folders = [job.output, job.emulator.objects]
-        self._files: dict[str, bytes] = {}
-        self._batches: list[object] = []
-
-    def keep(self) -> None:
-        for folder in self._folders:
-            folder.mkdir(exist_ok=True)
-            shutil.copytree(folder, self._kept / folder.name)
-        self._batches = list(self.job.emulator.batches)
-
-    def rewind(self) -> None:
-        for folder in self._folders:
-            shutil.rmtree(folder)
-            shutil.copytree(self._kept / folder.name, folder)
-        self.job.emulator.batches[:] = self._batches
-        self.job.emulator.bill.clear()
-
-
-def run_later(job: Job) -> Manifest:
-    """A clean run, when what a provider may still be making has had the time to show up."""
-    ahead = timedelta(minutes=20)
-    return drive(
-        job.workload, beam=False, collect=step("collect", ahead=ahead), submit=step("submit", ahead=ahead)
-    )
-
-
-def crash(job: Job, name: str, at: int) -> Countdown | None:
-    """A run that dies at step `at` of its driver's step `name`; None when that has fewer steps."""
-    countdown = Countdown(at)
-    other = "submit" if name == "collect" else "collect"
-    steps = {name: step(name, countdown), other: step(other)}
-    try:
-        drive(job.workload, beam=False, **steps)
-    except CrashError:
-        return countdown
-    assert countdown.steps, "there was nothing to do"
-    return None
-
-
-def finish_all(job: Job) -> None:
-    for batch in job.batches:
-        if not batch.ends:
-            job.emulator.finish(batch)
-
-
 def assert_clean(job: Job, done: Manifest, where: str) -> None:
     assert done.state == "complete", (where, done.reason)
     assert job.accounted() == FOUR, where
@@ -102,20 +50,10 @@ def assert_clean(job: Job, done: Manifest, where: str) -> None:
 def test_a_process_killed_anywhere_in_the_submission_leaves_one_batch(job: Job) -> None:
     drive(job.workload, beam=False, collect=step("collect"), submit=lambda *_: None)
     assert not job.batches
-    rewound = Rewound(job)
-    rewound.keep()
     died: list[str] = []
-    for at in range(100):
-        rewound.rewind()
-        countdown = crash(job, "submit", at)
-        if countdown is None:
-            break
-        died.append(countdown.steps[-1])
-        run_later(job)
-        finish_all(job)
-        run_later(job)
-        done = run_later(job)
-        assert_clean(job, done, died[-1])
+    for where in killed_at_each_step(job, "submit"):
+        died.append(where)
+        assert_clean(job, finished_later(job), where)
     assert {"before submit", "after submit", "create intended.json", "create submitted.json"} <= set(died)
     assert ("create requests.jsonl" in died) == (job.provider == "vertex")
 
@@ -125,19 +63,10 @@ def test_a_process_killed_anywhere_in_the_submission_leaves_one_batch(job: Job) 
 def test_a_process_killed_anywhere_while_collecting_loses_and_repeats_nothing(job: Job) -> None:
     job.run()
     finish_all(job)
-    rewound = Rewound(job)
-    rewound.keep()
-    bill = job.emulator.bill.copy()
     died: list[str] = []
-    for at in range(100):
-        rewound.rewind()
-        job.emulator.bill.update(bill)
-        countdown = crash(job, "collect", at)
-        if countdown is None:
-            break
-        died.append(countdown.steps[-1])
-        done = job.run()
-        assert_clean(job, done, died[-1])
+    for where in killed_at_each_step(job, "collect"):
+        died.append(where)
+        assert_clean(job, job.run(), where)
     assert {"result line", "ledger write", "create 0001.closed", "create ended.json"} <= set(died)
 
 

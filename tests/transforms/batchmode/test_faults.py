@@ -16,7 +16,7 @@ from tests.support import documents
 from tests.support.drive import drive
 from tests.transforms.batchmode.conftest import CANARY, FULL, Job
 from tests.transforms.batchmode.crashes import KEYS, step
-from tests.transforms.batchmode.test_crashes import Rewound
+from tests.transforms.batchmode.rewinding import Rewound
 
 pytestmark = pytest.mark.slow
 FOUR = Counter(f"d{n}" for n in range(4))
@@ -72,7 +72,6 @@ def assert_paid_once(job: Job, where: str) -> None:
 def test_a_fault_while_submitting_makes_one_batch_in_the_end(job: Job) -> None:
     drive(job.workload, beam=False, submit=lambda *_: None)
     rewound = Rewound(job)
-    rewound.keep()
     for kind in ("upload", "create"):
         if kind == "upload" and job.provider == "anthropic":
             continue  # it takes no files
@@ -90,7 +89,6 @@ def test_a_fault_while_submitting_makes_one_batch_in_the_end(job: Job) -> None:
 def test_a_list_that_can_not_be_had_is_no_reason_to_send_again(job: Job) -> None:
     drive(job.workload, beam=False, submit=lambda *_: None)
     rewound = Rewound(job)
-    rewound.keep()
     for fault in FAULTS:
         rewound.rewind()
         job.emulator.faults["create"] = "drop"
@@ -106,13 +104,11 @@ def test_a_fault_while_polling_or_reading_results_changes_nothing(job: Job) -> N
     job.run()
     job.emulator.finish(job.batches[0])
     rewound = Rewound(job)
-    rewound.keep()
     before = job.records()
     for kind in ("poll", "results"):
         for fault in (*FAULTS, *(["cut"] if kind == "results" else [])):
             where = f"{kind}: {fault}"
             rewound.rewind()
-            job.emulator.bill.update(TEXTS)
             (sentence,) = faulty(job, kind, fault, "collect")
             assert job.records() == before, f"{where}: {sentence}"
             assert not job.calls(), where
@@ -123,7 +119,6 @@ def test_a_fault_while_polling_or_reading_results_changes_nothing(job: Job) -> N
 def test_a_fault_while_cancelling_is_made_good_by_asking_again(job: Job) -> None:
     job.run()
     rewound = Rewound(job)
-    rewound.keep()
     for fault in FAULTS:
         rewound.rewind()
         job.batches[0].cancel_asked = False

@@ -15,7 +15,7 @@ from tests.support import documents
 from tests.support.drive import drive
 from tests.transforms.batchmode.conftest import FULL, Job
 from tests.transforms.batchmode.crashes import step
-from tests.transforms.batchmode.test_crashes import Rewound, crash, finish_all, run_later
+from tests.transforms.batchmode.rewinding import finish_all, finished_later, killed_at_each_step
 from transforms.batchmode import driving
 from transforms.batchmode.packing import Bounds, pack
 from transforms.batchmode.standing import reserved
@@ -158,22 +158,11 @@ def test_a_process_killed_at_any_step_pays_identical_requests_once(job: Job, nam
     else:
         job.run()
         finish_all(job)
-    rewound = Rewound(job)
-    rewound.keep()
-    bill = job.emulator.bill.copy()
     died: list[str] = []
-    for at in range(100):
-        rewound.rewind()
-        job.emulator.bill.update(bill)
-        countdown = crash(job, name, at)
-        if countdown is None:
-            break
-        died.append(countdown.steps[-1])
-        run_later(job)
-        finish_all(job)
-        run_later(job)
-        done = run_later(job)
-        assert (done.state, job.accounted()) == ("complete", SIX), died[-1]
-        assert (len(job.batches), job.emulator.bill) == (1, {"a": 1, "b": 1, "c": 1}), died[-1]
-        assert job.cost() == 3 * FULL[job.provider] / 2, died[-1]
+    for where in killed_at_each_step(job, name):
+        died.append(where)
+        done = finished_later(job)
+        assert (done.state, job.accounted()) == ("complete", SIX), where
+        assert (len(job.batches), job.emulator.bill) == (1, {"a": 1, "b": 1, "c": 1}), where
+        assert job.cost() == 3 * FULL[job.provider] / 2, where
     assert "create intended.json" in died or "ledger write" in died

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from schemas.errors import StoreError
 from schemas.outcomes import ZERO, money
 from tests.peers.cloud_storage import CloudStorage
-from tests.support.budgets import now, now_or_no
+from tests.support.budgets import now, now_or_no, race
 from tests.support.parted_budgets import CapInParts, DeadError
 from tests.transforms.call.fakes import VirtualClock, run_virtual
 from transforms.call.budget import LeasedBudget
@@ -446,27 +446,14 @@ TestPartsMachine.settings = settings(max_examples=60, stateful_step_count=40, de
 def test_workers_of_many_parts_race_for_a_cap_use_it_up_and_do_not_pass_it(
     workers: int, parts: int, cap: int
 ) -> None:
-    source, calls = random.Random(workers), []
     shared = CapInParts(str(cap), parts)
 
-    async def work(number: int) -> None:
-        budget = shared.worker(f"w{number}", number % parts, VirtualClock(), patience_s=20)
+    async def main() -> list[int]:
+        clock = VirtualClock()
+        budgets = [shared.worker(f"w{n}", n % parts, clock, patience_s=20) for n in range(workers)]
+        return await race(budgets, cap, random.Random(workers))
 
-        async def caller() -> None:
-            while await budget.reserve(money(7)):
-                await asyncio.sleep(source.random() / 10)
-                actual = source.randint(0, 7)
-                calls.append(actual)
-                budget.settle(money(7), money(actual))
-                assert sum(calls) <= cap
-
-        await asyncio.gather(*(caller() for _ in range(4)))
-        await budget.release_unused()
-
-    async def main() -> None:
-        await asyncio.gather(*(work(number) for number in range(workers)))
-
-    run_virtual(main())
+    calls = run_virtual(main())
     assert sum(part.own for part in shared.parts) == sum(calls) <= cap
     assert all(not part.leases for part in shared.parts)
     assert cap - sum(calls) < 7, "everything that could be spent was spent"

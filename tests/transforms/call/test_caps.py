@@ -23,7 +23,7 @@ from schemas.errors import OutputError, StoreError
 from schemas.failures import FailureClass
 from schemas.outcomes import ZERO, Outcome, money
 from schemas.run import RunContext
-from tests.support.budgets import FrozenClock, MemoryRecord, now, now_or_no, settled
+from tests.support.budgets import FrozenClock, MemoryRecord, now, now_or_no, race, settled
 from tests.transforms.call.fakes import (
     FakeTransport,
     Sent,
@@ -309,26 +309,13 @@ def test_a_worker_of_an_earlier_run_does_not_wait_at_all() -> None:
 def test_any_number_of_workers_race_for_a_cap_and_none_passes_it(workers: int) -> None:
     cap, source = 3000, random.Random(workers)
     record = SlowRecord(str(cap), source)
-    calls: list[int] = []
 
-    async def worker(name: str) -> None:
-        budget = LeasedBudget(record, name, VirtualClock(), money(cap), patience_s=20)
+    async def main() -> list[int]:
+        clock = VirtualClock()
+        budgets = [LeasedBudget(record, f"w{n}", clock, money(cap), patience_s=20) for n in range(workers)]
+        return await race(budgets, cap, source)
 
-        async def caller() -> None:
-            while await budget.reserve(money(7)):
-                await asyncio.sleep(source.random() / 10)
-                actual = source.randint(0, 7)
-                calls.append(actual)
-                budget.settle(money(7), money(actual))
-                assert sum(calls) <= cap
-
-        await asyncio.gather(*(caller() for _ in range(4)))
-        await budget.release_unused()
-
-    async def main() -> None:
-        await asyncio.gather(*(worker(f"w{n}") for n in range(workers)))
-
-    run_virtual(main())
+    calls = run_virtual(main())
     state = record.state
     assert state.spent == sum(calls) <= cap
     assert state.leases == {}

@@ -145,35 +145,22 @@ def test_a_large_upload_arrives_whole_whatever_becomes_of_a_chunk(
             assert stream.read() == LARGE
 
 
-def test_what_changes_on_its_way_to_the_store_is_sent_again(
-    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("fate", "times"),
+    [("garbled", 2), pytest.param("unchecked", 1, id="by a service that stores whatever it is given")],
+)
+def test_what_changes_on_its_way_to_the_store_is_sent_again_and_nobody_elses_is_replaced(
+    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch, fate: str, times: int
 ) -> None:
-    with behind(cloud_storage, monkeypatch, only("garbled", "POST", 2)) as (store, weather):
-        assert store.create("commits/a.json", b"as it was sent")
-        assert weather.counts["garbled"] == 2
-        data, generation = store.read_versioned("commits/a.json")
-        assert data == b"as it was sent"
-        weather.choose = only("garbled", "POST", 2)
-        store.swap("commits/a.json", b"and what came after", generation)
-        assert store.read("commits/a.json") == b"and what came after"
-        weather.choose = only("garbled", "POST", 2)
-        assert not store.create("commits/a.json", b"another's")
-        assert store.read("commits/a.json") == b"and what came after"
-
-
-def test_a_damaged_object_of_ours_is_replaced_and_nobody_elses(
-    cloud_storage: CloudStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a service that stores what it is given, whatever checksum it was told."""
-    with behind(cloud_storage, monkeypatch, only("unchecked", "POST", 2)) as (store, weather):
+    with behind(cloud_storage, monkeypatch, only(fate, "POST", 2)) as (store, weather):
         assert store.create("a", b"as it was sent")
-        assert weather.counts["unchecked"] == 2
+        assert weather.counts[fate] == 2
         data, generation = store.read_versioned("a")
         assert data == b"as it was sent"
-        weather.choose = only("unchecked", "POST", 1)
+        weather.choose = only(fate, "POST", times)
         store.swap("a", b"and what came after", generation)
         assert store.read("a") == b"and what came after"
-        weather.choose = only("unchecked", "POST", 1)
+        weather.choose = only(fate, "POST", times)
         assert not store.create("a", b"another's")
         assert store.read("a") == b"and what came after"
 
