@@ -13,6 +13,7 @@ from schemas.backends import EmbedderBackend, Pooling
 from schemas.errors import ModelError
 from schemas.ids import canonical_json, sha256_hex
 from transforms.cache import cache_folder
+from transforms.embed.chunks import ChunkCutter
 from transforms.embed.families import Architecture, Family, architecture_settings, family_of
 from transforms.embed.module_settings import (
     LONGEST,
@@ -22,7 +23,8 @@ from transforms.embed.module_settings import (
     read_module_settings,
     read_object,
 )
-from transforms.embed.tokenization import TokenizerError, tokenizer_errors
+from transforms.embed.parts import check_parts
+from transforms.embed.tokenization import TokenizerError, tokenizer_errors, tokenizer_of
 from transforms.embed.weights import WEIGHTS, Weights, file_sha256, find_weights
 from transforms.store import is_remote
 
@@ -107,6 +109,7 @@ def describe_model(backend: EmbedderBackend, base_dir: Path) -> ModelDescription
     config = read_object(config_path)
     family = family_of(config, config_path)
     architecture = family.read_architecture(config, config_path)
+    check_parts(architecture, backend.tensor_parallel)
     weights = find_weights(folder)
     prefix = family.find_prefix(weights.header)
     weights.check(family.expected_tensors(architecture, prefix))
@@ -117,6 +120,10 @@ def describe_model(backend: EmbedderBackend, base_dir: Path) -> ModelDescription
         backend.max_length, settings.max_length, architecture.max_tokens, config_path
     )
     problems = _check_tokenizer(folder / TOKENIZER, architecture, max_length, (prompt, query_prompt))
+    if backend.long_documents == "chunk":
+        whole_texts = tokenizer_of(folder / TOKENIZER, settings.lowercase)
+        for each in (prompt, query_prompt):  # refused here, before anything is paid, if there is no room
+            ChunkCutter(whole_texts, max_length, each, backend.chunk_overlap)
     return ModelDescription(
         folder=folder,
         name=model_name(backend.model_path),

@@ -28,7 +28,6 @@ from transforms.embed.families import Architecture
 from transforms.embed.model_files import ModelDescription, dense_tensors, describe_model, file_sha256
 from transforms.embed.ownership import may_use_accelerators, own_accelerators
 from transforms.embed.packing import ShapeSet, plan_steps
-from transforms.embed.parts import check_parts
 from transforms.embed.program import Head
 from transforms.embed.runner import StepRunner, kernels_used
 from transforms.embed.shapes import (
@@ -77,7 +76,6 @@ def load_embedder(backend: EmbedderBackend, base_dir: Path, cache_dir: Path | No
     model = describe_model(backend, base_dir)
     cache = cache_dir or cache_folder()
     keep_programs(cache)
-    check_parts(model.architecture, backend.tensor_parallel)
     if may_use_accelerators():  # before JAX looks for devices: looking takes them
         own_accelerators(cache_folder())
     devices = find_devices(backend.tensor_parallel)

@@ -98,11 +98,11 @@ class TextTokenizer:
         lowercase: bool = False,
         chunk_overlap: int | None = None,
     ) -> None:
-        self._tokenizer = _tokenizer_of(path, lowercase)
+        self._tokenizer = tokenizer_of(path, lowercase)
         self._tokenizer.no_padding()
         self._chunks = None
         if chunk_overlap is not None:
-            self._chunks = ChunkCutter(_tokenizer_of(path, lowercase), max_length, prompt, chunk_overlap)
+            self._chunks = ChunkCutter(tokenizer_of(path, lowercase), max_length, prompt, chunk_overlap)
         self._tokenizer.enable_truncation(max_length)
         self._first_look = CHARS_PER_TOKEN * max_length
         self._prompt = prompt
@@ -207,7 +207,7 @@ def _ids(tokens: Iterable[int] = ()) -> array[int]:
     return array("i", tokens)
 
 
-def _tokenizer_of(path: Path, lowercase: bool) -> Tokenizer:
+def tokenizer_of(path: Path, lowercase: bool) -> Tokenizer:
     """The file's tokenizer; lowercasing comes before whatever else it does to a text."""
     tokenizer = Tokenizer.from_file(str(path))
     if lowercase:

@@ -14,6 +14,7 @@ from tests.transforms.embed.tiny_model import backend
 from transforms.embed.device import find_devices
 from transforms.embed.embedder import COMPANY_TOLERANCE, open_embedder
 from transforms.embed.families import SUPPORTED_FAMILIES
+from transforms.embed.model_files import describe_model
 
 FAMILIES = Path(__file__).parent / "reference" / "families"
 TEXTS = [
@@ -117,12 +118,11 @@ def test_devices_that_share_a_model_give_the_vectors_of_one_with_two_sums_a_laye
         ("qwen3", 4, "num_key_value_heads = 2, which 4 devices can't share evenly; possible: 1, 2$"),
     ],
 )
-def test_a_model_whose_heads_do_not_divide_is_refused_with_what_would_be_possible(
-    family: str, parts: int, message: str, cache_dir: Path
+def test_a_model_whose_heads_do_not_divide_is_refused_before_anything_runs_with_what_would_be_possible(
+    family: str, parts: int, message: str
 ):
-    chosen = backend(FAMILIES / family, tensor_parallel=parts)
     with pytest.raises(ModelError, match=message):
-        open_embedder(chosen, base_dir=FAMILIES, cache_dir=cache_dir)
+        describe_model(backend(FAMILIES / family, tensor_parallel=parts), FAMILIES)
 
 
 def test_more_devices_for_a_model_than_the_host_has_are_refused(cache_dir: Path):

@@ -373,6 +373,19 @@ def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(
     assert describe_model(backend(tiny_model, **room), tiny_model).max_length == room["max_length"]
 
 
+@pytest.mark.parametrize("prompts", [{}, {"prefix": "a b "}, {"query_prefix": "a b "}])
+def test_an_overlap_that_leaves_no_room_in_a_chunk_is_refused_before_anything_runs(
+    tiny_model: Path, prompts: dict[str, object]
+):
+    least = 18 - 2 * len(prompts)
+    chunks = {"max_length": 20, "long_documents": "chunk", **prompts}
+    assert f"chunk_overlap = {least}: a chunk of max_length = 20" in message(
+        tiny_model, **chunks, chunk_overlap=least
+    )
+    fitting = backend(tiny_model, **chunks, chunk_overlap=least - 1)
+    assert describe_model(fitting, tiny_model).max_length == 20
+
+
 @pytest.mark.parametrize(
     ("pooling", "expected"),
     [
