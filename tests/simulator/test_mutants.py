@@ -6,6 +6,7 @@ one on only where it does not catch the defect any more. `python -m tests.simula
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def test_there_are_defects_of_every_kind_and_none_stays_behind() -> None:
 
 def look_again() -> None:
     """Write down the first seed that catches each defect; some minutes."""
+    logging.disable(logging.CRITICAL)
     found = {name: first_violation(mutant) for name, mutant in MUTANTS.items()}
     lines = [f"{name} {first[0]}\n" for name, first in found.items() if first is not None]
     CAUGHT.write_text("".join(lines), encoding="utf-8")
