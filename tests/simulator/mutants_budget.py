@@ -16,7 +16,7 @@ from transforms.batch_ids import ids_in
 from transforms.call import budget_file
 from transforms.call.budget import LeasedBudget
 from transforms.call.budget_record import BudgetState
-from transforms.call.ledger import LedgerTotals
+from transforms.call.ledger_totals import LedgerTotals
 from transforms.commit_index import CommitIndex
 
 CAP = "spend never passes the cap"

@@ -8,9 +8,10 @@ from typing import Any
 from schemas.failures import FailureClass
 from tests.simulator.planting import defect, swap
 from transforms.call import anthropic, openai, pace, retry
-from transforms.call.lane import Lane, Slots
+from transforms.call.lane import Lane
 from transforms.call.question import Question
 from transforms.call.retry import RetryPolicies, Verdict
+from transforms.call.slots import Slots
 from transforms.call.structured import SchemaBook
 from transforms.call.waits import Waits
 

@@ -28,12 +28,12 @@ from transforms.call.caps_file import PATIENCE_S
 from transforms.call.centre import reader
 from transforms.call.core import CallCore
 from transforms.call.desk import Desk
-from transforms.call.lane import Slots
 from transforms.call.ports import LostError, NotSentError
 from transforms.call.retry import RetryPolicies
 from transforms.call.secret import Secret
 from transforms.call.share import Shares
 from transforms.call.site import CODECS, build_sites, place_of
+from transforms.call.slots import Slots
 from transforms.call.structured import SchemaBook
 from transforms.call.wire import WireRequest, WireResponse
 from transforms.price import PriceBook

@@ -14,7 +14,7 @@
     book.py         one batch's ledger while it is open
     ports.py        what the core needs from outside: clock, transport, ledger store, budget record
     site.py         a backend made ready: codec, address, key, lane, price
-    lane.py         who may call now, per (provider, model, key): permits, parking, closing
+    lane.py         who may call now, per (provider, model, key): permits, parking, closing; slots.py in all
     pace.py, quota.py, breaker.py, turns.py    its parts: rate, stated limits, outages, whose turn it is
     retry.py        which failure is tried again, when, and which goes to the next backend
     codecs.py       which of the wire formats a backend speaks, and where
@@ -22,7 +22,7 @@
     vectors.py, structured.py    wire formats as pure functions
     repair.py       the one chance of an answer that does not fit the JSON Schema
     caching.py      shared prefixes: marked, ordered, filled by one request before the others
-    ledger.py, ledger_file.py    frames and their fold; the local file
+    ledger.py, ledger_totals.py, ledger_file.py    frames and their fold; sums; the local file
     budget.py, budget_record.py, budget_file.py    leases on the shared cap; its record; where it is
     budget_parts.py    the record in several parts, for more workers than one object in a bucket can serve
     caps.py, caps_file.py, centre.py    further caps: tokens, routes, a cost centre's month

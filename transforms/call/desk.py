@@ -12,13 +12,13 @@ from schemas.limits import Limits
 from schemas.outcomes import ZERO
 from transforms.call.budget import Budget, LeasedBudget, lease_together
 from transforms.call.caps import FurtherCaps, Need, NoFurtherCaps
-from transforms.call.lane import Slots
 from transforms.call.observe import CallObserver
 from transforms.call.ports import BoundedLog, Clock, Outbox, Transport
 from transforms.call.retry import RetryPolicies
 from transforms.call.settlements import Settlements
 from transforms.call.share import Shares
 from transforms.call.site import Site
+from transforms.call.slots import Slots
 from transforms.call.structured import SchemaBook
 from transforms.call.wire import CallFailure, unsent
 

@@ -30,7 +30,6 @@ from transforms.call.caps_file import PATIENCE_S, engine_caps
 from transforms.call.codecs import base_url_of
 from transforms.call.core import CallCore
 from transforms.call.desk import CANCELLED, Desk
-from transforms.call.lane import Slots
 from transforms.call.ledgers import open_ledgers
 from transforms.call.ports import LedgerStore, SystemClock, Transport
 from transforms.call.request import CallBatch, CallBatchResult, EngineStats
@@ -39,6 +38,7 @@ from transforms.call.secret import Secret, read_key
 from transforms.call.share import Shares
 from transforms.call.share_index import SharedAnswers, open_answers
 from transforms.call.site import Place, build_sites, check_parameters, place_of
+from transforms.call.slots import Slots
 from transforms.call.structured import SchemaBook
 from transforms.call.telemetry import Telemetry, open_telemetry
 from transforms.call.transport import HttpTransport

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import count
 
 from schemas.failures import FailureClass
 from schemas.outcomes import Usage
@@ -35,46 +33,6 @@ CLOSES_LANE = frozenset(
 
 _SHORTEST_WAIT_S = 0.001
 _READ_EVERY_S = 0.02  # a lane of thousands of calls a second need not read the limits of each answer
-
-
-class Slots:
-    """So many at a time; who waits is served by priority (lowest first), then by arrival.
-
-    `limit` may be changed while in use. Cancelling a waiter never loses a slot.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.in_use = 0
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._arrival = count()
-
-    async def acquire(self, priority: int) -> None:
-        """Takes a slot, waiting for one if need be."""
-        if self.in_use < self.limit and not self._waiting:
-            self.in_use += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (priority, next(self._arrival), turn))
-        self._serve()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release()  # served and cancelled in the same moment
-            raise
-
-    def release(self) -> None:
-        """Gives a slot back."""
-        self.in_use -= 1
-        self._serve()
-
-    def _serve(self) -> None:
-        while self._waiting and self.in_use < self.limit:
-            turn = heapq.heappop(self._waiting)[2]
-            if not turn.done():
-                self.in_use += 1
-                turn.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)

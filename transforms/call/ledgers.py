@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from schemas.errors import LedgerError, StoreError
-from transforms.call.ledger import Frame, LedgerTotals, fold, scan
+from transforms.call.ledger import Frame, fold, scan
 from transforms.call.ledger_file import Disk, LocalLedgers, ledger_path, read_durably
+from transforms.call.ledger_totals import LedgerTotals
 from transforms.call.segments import SegmentLedgers, read_segments
 from transforms.side_by_side import side_by_side
 from transforms.store import Store, is_remote, open_store

@@ -24,13 +24,13 @@ from transforms.call.budget import NoCap
 from transforms.call.codecs import base_url_of
 from transforms.call.core import CallCore
 from transforms.call.desk import Desk
-from transforms.call.lane import Slots
 from transforms.call.ledger import RecordedCall, fold, scan
 from transforms.call.ports import Clock, LostError, Transport
 from transforms.call.request import CallBatch, CallBatchResult, CallRequest
 from transforms.call.retry import RetryPolicies
 from transforms.call.secret import Secret
 from transforms.call.site import build_sites, place_of
+from transforms.call.slots import Slots
 from transforms.call.structured import SchemaBook
 from transforms.call.wire import WireRequest, WireResponse
 from transforms.price import PriceBook

@@ -9,7 +9,8 @@ import pytest
 
 from schemas.failures import FailureClass
 from tests.transforms.call.fakes import run_virtual
-from transforms.call.lane import LONGEST_PARK_S, Lane, LaneKey, Slots
+from transforms.call.lane import LONGEST_PARK_S, Lane, LaneKey
+from transforms.call.slots import Slots
 from transforms.call.wire import CallFailure
 
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from schemas.errors import LedgerError
 from schemas.outcomes import Charge, Usage, money
 from transforms.call.ledger import (
-    LedgerTotals,
     charge_from,
     charge_to,
     encode_frame,
@@ -22,6 +21,7 @@ from transforms.call.ledger import (
     scan,
     usage_to,
 )
+from transforms.call.ledger_totals import LedgerTotals
 
 CHARGE = Charge(
     amount=money("0.0002"),

@@ -28,7 +28,7 @@ from tests.transforms.call.fakes import (
     with_prompt,
 )
 from transforms.call.core import CallCore
-from transforms.call.ledger import LedgerTotals
+from transforms.call.ledger_totals import LedgerTotals
 from transforms.call.ports import LostError
 from transforms.call.request import CallBatch, CallBatchResult
 from transforms.call.share import Asking, Place, SharedAnswer, Shares, share_key
