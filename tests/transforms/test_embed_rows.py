@@ -14,6 +14,7 @@ from tests.support.runs import Place
 from tests.transforms.embed.tiny_model import REAL_MODEL
 from transforms.embed.embedder import COMPANY_TOLERANCE, Embedder, open_embedder
 
+FAMILIES = Path(__file__).parent / "embed" / "reference" / "families"
 HOSTILE: dict[str, str | None] = {
     "empty": "",
     "null": None,
@@ -109,3 +110,53 @@ def test_rows_that_are_permuted_doubled_and_dropped_keep_their_own_vectors(tmp_p
     np.testing.assert_allclose(found, whole[order], atol=COMPANY_TOLERANCE["float32"])
     nearest = (found @ whole.T).argmax(1)
     assert [texts[text] for text in nearest] == [texts[text] for text in order]
+
+
+def test_several_models_in_one_run_give_each_row_the_vector_of_its_own_text_by_its_own_model(
+    tmp_path: Path, cache: Path
+):
+    """Batches share steps, routes share models, rows fail, and which rows a route takes differs."""
+    shared = {"provider": "jax", "compute_dtype": "float32"}
+    chunks = {"long_documents": "chunk", "chunk_overlap": 3, "max_length": 40}
+    settings: dict[str, dict[str, Any]] = {
+        "whole": {**shared, "model_path": str(FAMILIES / "bert")},
+        "pieces": {**shared, "model_path": str(FAMILIES / "qwen3"), **chunks, "dimensions": 20},
+    }
+    names = {"one": "whole", "two": "pieces", "three": "whole"}
+    routes: list[dict[str, Any]] = [{"name": name, "backends": [used]} for name, used in names.items()]
+    routes[0]["when"] = "size % 2 = 0"
+    place = Place(
+        tmp_path,
+        {
+            **{f"backends__{name}": values for name, values in settings.items()},
+            "match": "all",
+            "routes": routes,
+            "limits__batch_rows": 11,
+        },
+    )
+    rng = np.random.default_rng(11)
+    odd = [None, "", " \u2003", "\x00", "w" * 3000]
+    texts = [
+        odd[row % len(odd)] if row % 7 == 0 else f"{row} " + "row and column " * rng.integers(0, 40)
+        for row in rng.integers(0, 60, 80).tolist()  # some twice and more
+    ]
+    write(place.folder / "in" / "a.parquet", rows(range(80), text=texts, size=list(range(80))), row_group=30)
+    assert {report.state for report in place.run(RealEmbedders(cache=cache)).reports} == {"committed"}
+
+    failed = {int(row["document_id"]) for row in place.rows("failures")}
+    assert failed == {row for row, text in enumerate(texts) if text is None or not text.strip()}
+    for route, used in names.items():
+        backend = place.loaded.workload.backends[used]
+        assert isinstance(backend, EmbedderBackend)
+        embedder = open_embedder(backend, base_dir=place.loaded.base_dir, cache_dir=cache)
+        made = {int(row["document_id"]): row for row in place.rows(f"results/route={route}")}
+        taken = set(range(0, 80, 2 if route == "one" else 1)) - failed
+        assert made.keys() == taken
+        alone = {text: embedder.embed([text]) for text in {texts[row] or "" for row in taken}}
+        for number, row in made.items():
+            own = alone[texts[number] or ""]
+            np.testing.assert_allclose(
+                row["embedding"], own.vectors[0], atol=COMPANY_TOLERANCE["float32"], err_msg=f"{number}"
+            )
+            assert (row["token_count"], row["chunks"]) == (own.token_counts[0], own.piece_counts[0])
+            assert row["vector_space"] == embedder.space.fingerprint
