@@ -42,6 +42,10 @@ class RangesFile(io.RawIOBase):
         self._position += len(data)
         return data
 
+    def readall(self) -> bytes:
+        """What is left, in one range: io's own way asks for 8 KiB at a time."""
+        return b"".join(iter(self.read, b""))
+
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
         buffer[: len(data)] = data

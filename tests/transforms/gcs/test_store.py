@@ -119,8 +119,10 @@ def test_a_large_upload_goes_on_with_the_chunk_that_was_interrupted(
     with behind(one_cloud_storage, monkeypatch, choose, Patience(20)) as (store, _):
         assert store.create("large", LARGE)
         assert asked == ["POST", "PUT", "PUT", "PUT"], "one session, two chunks, one of them twice"
+        asked.clear()
         with store.open("large") as stream:
             assert stream.read() == LARGE
+        assert asked == ["GET", "GET"], "what it is, and all of it"
         assert not store.create("large", LARGE[1:])
 
 
