@@ -79,6 +79,7 @@ class Worker:
     stopping: bool = False
     _ended: threading.Event = field(default_factory=threading.Event)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _closing: threading.Lock = field(default_factory=threading.Lock)
     _rules: Rules | None = None
     _prompts: dict[str, CompiledPrompt] = field(default_factory=dict)
     _claims: Claims | None = None
@@ -290,11 +291,12 @@ class Worker:
         }
 
     def _close_engine(self) -> None:
-        with self._lock:
-            engine = self._engine
+        with self._closing:  # who comes second waits too: the process may end with it
+            with self._lock:
+                engine = self._engine
+                if engine is not None:
+                    self._engine_stats = engine.stats()
+                self._engine = None
             if engine is not None:
+                engine.close()
                 self._engine_stats = engine.stats()
-            self._engine = None
-        if engine is not None:
-            engine.close()
-            self._engine_stats = engine.stats()

@@ -1,6 +1,7 @@
 import gc
 import json
 import pickle
+import threading
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,32 @@ def test_a_closed_worker_lets_go_of_its_engine(config: WorkerConfig) -> None:
     worker.close()
     assert engine.closed  # type: ignore[attr-defined]
     assert worker._engine is None
+
+
+def test_who_closes_a_worker_that_is_being_stopped_waits_until_its_calls_are_settled(
+    config: WorkerConfig,
+) -> None:
+    """A job server that ends with the same signal breaks the pipeline, and the process ends with that."""
+    openers, asked, settled = FakeOpeners(), threading.Event(), threading.Event()
+    worker, order = Worker(config, openers), []
+
+    def close() -> None:
+        asked.set()
+        settled.wait(60)
+        order.append("settled")
+
+    openers.fake_engine.close = close  # type: ignore[method-assign]
+    worker.engine()
+    stopping = threading.Thread(target=worker.stop)
+    stopping.start()
+    assert asked.wait(60)
+    closing = threading.Thread(target=lambda: (worker.close(), order.append("closed")))
+    closing.start()
+    closing.join(0.2)
+    settled.set()
+    for thread in (stopping, closing):
+        thread.join(60)
+    assert order == ["settled", "closed"]
 
 
 @pytest.mark.parametrize(
