@@ -23,7 +23,9 @@ from transforms.call.ports import BoundedLog, Clock, LedgerLog
 MOST_REMEMBERED_BYTES = 16 << 20
 """Answers that are kept in memory; older ones are found through the index, and read from their ledger."""
 
-_LOOK_AGAIN_S = 0.02  # while another process asks the same
+_LOOK_AGAIN_S = 0.02  # while another process asks the same,
+_LONGEST_LOOK_S = 1.0
+_OF_THE_WAIT = 0.1  # and later a tenth of what was waited so far: thousands may wait for seconds
 _ANSWER_BYTES = 512  # of a remembered answer besides its frame, roughly
 _MOST_AT_A_TIME = 64
 
@@ -177,12 +179,14 @@ class Shares:
 
     async def _claimed(self, index: AnswerIndex, asking: Asking, patience_s: float) -> None:
         """Returns when no other process asks the same any more, and this one has the right to."""
-        until = self._clock.monotonic() + patience_s
+        began = self._clock.monotonic()
         try:
             while not index.claim(asking.key):
-                if self._clock.monotonic() >= until:
+                waited_s = self._clock.monotonic() - began
+                if waited_s >= patience_s:
                     raise TimeoutError
-                await self._clock.sleep(_LOOK_AGAIN_S)
+                pause_s = min(max(_LOOK_AGAIN_S, _OF_THE_WAIT * waited_s), _LONGEST_LOOK_S)
+                await self._clock.sleep(min(pause_s, patience_s - waited_s))
         except BaseException:
             self.failed(asking)
             raise

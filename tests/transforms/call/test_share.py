@@ -302,6 +302,48 @@ def test_a_turn_that_is_given_to_who_was_just_cancelled_goes_to_the_next() -> No
     assert isinstance(run_virtual(main()), Asking)
 
 
+class HeldElsewhere:
+    """An index in which another process has every claim until an instant. It counts who looks."""
+
+    def __init__(self, until_s: float) -> None:
+        self.until_s = until_s
+        self.looks = 0
+
+    def claim(self, key: bytes) -> bool:
+        self.looks += 1
+        return asyncio.get_running_loop().time() >= self.until_s
+
+    def release(self, key: bytes) -> None:
+        """Nothing to do."""
+
+    def find(self, key: bytes) -> SharedAnswer | None:
+        return None
+
+    def add(self, key: bytes, place: Place) -> None:
+        """Nothing to do."""
+
+
+@pytest.mark.parametrize("until_s", [0.0, 0.1, 1.0, 10.0, 59.0])
+def test_who_waits_for_another_process_looks_the_less_often_the_longer_it_has_waited(until_s: float) -> None:
+    index = HeldElsewhere(until_s)
+
+    async def main() -> float:
+        assert isinstance(await Shares(VirtualClock(), index).turn(b"k", lambda _: True, 60), Asking)
+        return asyncio.get_running_loop().time()
+
+    assert until_s <= run_virtual(main()) <= until_s + max(0.02, min(0.1 * until_s, 1.0))
+    assert index.looks <= 120
+
+
+def test_it_gives_up_when_its_patience_is_over_and_not_later() -> None:
+    async def main() -> float:
+        with pytest.raises(TimeoutError):
+            await Shares(VirtualClock(), HeldElsewhere(1000)).turn(b"k", lambda _: True, 60)
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(60)
+
+
 def test_memory_is_bounded_and_the_oldest_answers_go_first() -> None:
     async def main() -> list[bool]:
         ledgers = MemoryLedgers()
