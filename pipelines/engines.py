@@ -22,6 +22,10 @@ ENGINES: tuple[Engine, ...] = get_args(Engine)
 JOB_SERVER = "SWITCHGEAR_FLINK_JOB_SERVER"
 _LOCAL = ("--runner=FnApiRunner", "--direct_running_mode=in_memory")
 _EMBEDDED = ("[local]", "[auto]")
+_WIDTHS: Mapping[Engine, tuple[str, ...]] = {
+    "dataflow": ("max_num_workers", "num_workers"),
+    "flink": ("parallelism",),
+}
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -51,8 +55,9 @@ def given_flags(flags: Sequence[str]) -> dict[str, str]:
 
 def most_workers(engine: Engine, flags: Sequence[str]) -> int:
     """How many workers a pipeline has at most, as far as its flags say: one where they don't."""
-    said = given_flags(flags).get({"dataflow": "max_num_workers", "flink": "parallelism"}.get(engine, ""), "")
-    return max(1, int(said)) if said.isdecimal() else 1
+    given = given_flags(flags)
+    said = [given.get(name, "") for name in _WIDTHS.get(engine, ())]
+    return max([1, *(int(number) for number in said if number.isdecimal())])
 
 
 def secret_project(engine: Engine, flags: Sequence[str]) -> str | None:

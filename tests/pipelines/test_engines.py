@@ -104,3 +104,4 @@ def test_how_many_workers_there_may_be_is_what_the_engines_flags_say() -> None:
     assert (most_workers("dataflow", flags), most_workers("flink", flags)) == (1000, 8)
     assert (most_workers("local", flags), most_workers("dataflow", [])) == (1, 1)
     assert most_workers("flink", ["--parallelism=-1"]) == 1
+    assert most_workers("dataflow", ["--num_workers=200", "--autoscaling_algorithm=NONE"]) == 200

@@ -10,6 +10,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import chain, islice
 
 from schemas.errors import StoreError
 from transforms.gcs.objects import Fetch, ObjectInfo, split_address
@@ -32,19 +33,24 @@ _GLOB = re.compile(r"[*?\[]")
 def find_objects(uri: str) -> Iterator[ObjectInfo]:
     """The objects behind an input address, by name: one object, a folder's *.parquet, or a glob.
 
+    What an address with a glob's signs names as it stands comes first, as on a disk.
     Their paths are whole gs:// addresses. Names that begin with `_` or `.` are left out of folders. They
     come as the listing's pages do: a long one is never in memory as a whole.
     """
     bucket, name = split_address(uri)
     store, root = store_of(f"gs://{bucket}"), f"gs://{bucket}/"
-    found: Iterable[ObjectInfo]
+    found: Iterable[ObjectInfo] = _object_or_folder(store, name)
     if glob := _GLOB.search(name):
-        pattern = re.compile(_translate(name))
-        folder = name[: glob.start()].rpartition("/")[0]
-        found = (o for o in store.entries(folder) if pattern.fullmatch(o.path))
-    else:
-        found = _object_or_folder(store, name)
+        as_it_stands = list(islice(found, 1))
+        found = chain(as_it_stands, found if as_it_stands else _matching(store, name, glob.start()))
     return (ObjectInfo(f"{root}{o.path}", o.size, o.generation) for o in found)
+
+
+def _matching(store: GcsStore, name: str, sign: int) -> Iterator[ObjectInfo]:
+    """The objects that a glob matches; `sign` is where the first of its signs stands."""
+    pattern = re.compile(_translate(name))
+    folder = name[:sign].rpartition("/")[0]
+    return (o for o in store.entries(folder) if pattern.fullmatch(o.path))
 
 
 def _object_or_folder(store: GcsStore, name: str) -> Iterator[ObjectInfo]:
@@ -70,7 +76,8 @@ def _translate(pattern: str) -> str:
         if piece in parts:
             out.append(parts[piece])
         elif len(piece) > 1:
-            out.append("[" + piece[1:-1].replace("\\", "\\\\").replace("!", "^", piece[1] == "!") + "]")
+            inside = piece[1:-1].replace("\\", "\\\\").replace("[", "\\[")
+            out.append("[" + inside.replace("!", "^", piece[1] == "!") + "]")
         else:
             out.append(re.escape(piece))
     return "".join(out)

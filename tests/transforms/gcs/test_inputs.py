@@ -67,6 +67,19 @@ def test_an_address_is_an_object_a_folder_or_a_glob(filled: str, address: str, n
     assert [found.path for found in find_objects(f"{filled}/{address}")] == [f"{filled}/{n}" for n in names]
 
 
+@pytest.mark.parametrize(
+    "address", ["a[1]b?", "a[1]b?/", "a[1]b?/é #1 %41+.parquet", "a[[]1]b[?]/*.parquet", "a*/*#1*"]
+)
+def test_names_may_have_any_signs_and_those_of_globs_are_first_taken_as_they_stand(
+    bucket: str, address: str
+) -> None:
+    store, name = open_store(bucket), "a[1]b?/é #1 %41+.parquet"
+    store.create(name, b"yes")
+    store.create("a1bc/other.parquet", b"no")  # what a glob would match
+    assert [found.path for found in find_objects(f"{bucket}/{address}")] == [f"{bucket}/{name}"]
+    assert open_store(f"{bucket}/a[1]b?").read("é #1 %41+.parquet") == b"yes"
+
+
 def test_files_are_described_as_local_ones_are(filled: str, tmp_path: Path) -> None:
     there, here = find_input(f"{filled}/in", SETTINGS), find_input(str(tmp_path / "in"), SETTINGS)
     assert there.schema == here.schema
