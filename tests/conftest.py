@@ -22,10 +22,10 @@ settings.load_profile("patient")
 _FIRST = (
     "tests/test_",  # seconds, and what fails here is known at once
     "tests/e2e/test_flink.py",  # those that take longest, longest first: none may begin when others are done
+    "tests/simulator/",  # one process each, which leaves a cluster the other cores
     "tests/browser/",
     "tests/e2e/test_kills.py",
     "tests/flows/test_end_to_end.py",
-    "tests/simulator/",
     "tests/infra/test_production.py",
     "tests/e2e/",
     "tests/flows/",
@@ -145,7 +145,7 @@ def one_cloud_storage(
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Prefect server, started as a run starts it; once, because that takes 12 CPU seconds."""
+    """A real Prefect server, started as a run starts it; once, because that takes 7 CPU seconds."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
         environment.delenv("PREFECT_API_URL", raising=False)
