@@ -18,6 +18,23 @@ Usd = Annotated[
     WithJsonSchema({"type": "number", "minimum": 0, "title": "US dollars"}),
 ]
 """An amount that a form shows as one field for a number, and that never becomes a float here."""
+WorkloadFile = Annotated[
+    str,
+    Field(
+        min_length=1, title="Workload", description="path of the workload file (TOML)", examples=["docs.toml"]
+    ),
+]
+OtherInput = Annotated[
+    str | None,
+    Field(title="Input", description="a folder, file or glob instead of the workload's input.uri"),
+]
+Rehearsal = Annotated[
+    bool,
+    Field(
+        title="Rehearsal",
+        description="answer hosted backends with a stand-in on this machine: free, labelled in every row",
+    ),
+]
 RUN_ID = r"^[0-9]{8}T[0-9]+Z-[0-9a-f]+$"
 DATE = "{date}"
 """Stands for a day in the input and output of a backfill."""
@@ -29,20 +46,12 @@ class EnrichParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    workload: str = Field(
-        min_length=1, title="Workload", description="path of the workload file (TOML)", examples=["docs.toml"]
-    )
-    input: str | None = Field(
-        None, title="Input", description="a folder, file or glob instead of the workload's input.uri"
-    )
+    workload: WorkloadFile
+    input: OtherInput = None
     output: str | None = Field(
         None, title="Output", description="a folder instead of the workload's output.uri"
     )
-    rehearsal: bool = Field(
-        False,
-        title="Rehearsal",
-        description="answer hosted backends with a stand-in on this machine: free, labelled in every row",
-    )
+    rehearsal: Rehearsal = False
     budget: Usd | None = Field(
         None,
         title="Budget",
@@ -136,9 +145,7 @@ class BackfillParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    workload: str = Field(
-        min_length=1, title="Workload", description="path of the workload file (TOML)", examples=["docs.toml"]
-    )
+    workload: WorkloadFile
     input: str = Field(
         pattern=r"\{date\}",
         title="Input of a day",
@@ -159,11 +166,7 @@ class BackfillParameters(BaseModel):
     date_format: str = Field(
         "%Y-%m-%d", min_length=2, title="Date format", description="how {date} is written (strftime)"
     )
-    rehearsal: bool = Field(
-        False,
-        title="Rehearsal",
-        description="answer hosted backends with a stand-in on this machine: free, labelled in every row",
-    )
+    rehearsal: Rehearsal = False
     budget: Usd | None = Field(
         None, title="Cap (USD)", description="for each output, instead of the workload's budget.amount"
     )
@@ -180,12 +183,8 @@ class QuoteParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    workload: str = Field(
-        min_length=1, title="Workload", description="path of the workload file (TOML)", examples=["docs.toml"]
-    )
-    input: str | None = Field(
-        None, title="Input", description="a folder, file or glob instead of the workload's input.uri"
-    )
+    workload: WorkloadFile
+    input: OtherInput = None
     output: str | None = Field(
         None, title="Output", description="what this folder holds already is left out of the price"
     )

@@ -63,6 +63,13 @@ def start(
     )
 
 
+def at_work(job: Job, batches: int, *flags: str) -> subprocess.Popen[bytes]:
+    """The same, when it has committed so many batches."""
+    process = start(job, *flags)
+    wait_until("the run got to work", lambda: commits(job) >= batches)
+    return process
+
+
 def finish(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     printed, _ = process.communicate(timeout=400)
     return json.loads(printed)["manifest"]
@@ -171,8 +178,7 @@ def test_a_task_manager_killed_in_mid_run_costs_no_answered_row(
     tmp_path: Path, mock_vendor: MockVendor, cluster: Cluster
 ) -> None:
     job = job_of(tmp_path, mock_vendor, 1500, batch_rows=30, in_flight=16, latency_ms=(100, 200))
-    process = start(job, *cluster.flags(parallelism=2))
-    wait_until("the run got to work", lambda: commits(job) >= 4)
+    process = at_work(job, 4, *cluster.flags(parallelism=2))
     cluster.kill_task_manager(1)
     said = finish(process)
     assert commits(job) < 60
@@ -188,8 +194,7 @@ def test_a_host_that_is_lost_with_its_pool_costs_at_most_the_calls_in_flight(
     tmp_path: Path, mock_vendor: MockVendor, cluster: Cluster
 ) -> None:
     job = job_of(tmp_path, mock_vendor, 1500, batch_rows=30, in_flight=16, latency_ms=(100, 200))
-    process = start(job, *cluster.flags(parallelism=2))
-    wait_until("the run got to work", lambda: commits(job) >= 4)
+    process = at_work(job, 4, *cluster.flags(parallelism=2))
     cluster.kill_host(0)
     said = finish(process)
     assert said["state"] == "complete" or said["reason_class"] == "batches", said["reason"]
@@ -201,8 +206,7 @@ def test_an_embedded_flink_is_cancelled_within_seconds_and_goes_on_from_there(
     tmp_path: Path, mock_vendor: MockVendor
 ) -> None:
     job = job_of(tmp_path, mock_vendor, 1200, batch_rows=30, in_flight=8, latency_ms=(100, 200))
-    process = start(job)
-    wait_until("the run got to work", lambda: commits(job) >= 2)
+    process = at_work(job, 2)
     process.send_signal(signal.SIGINT)
     asked = time.monotonic()
     process.communicate(timeout=120)
@@ -221,8 +225,7 @@ def test_a_cluster_stops_sending_within_seconds_when_the_run_is_cancelled(
     tmp_path: Path, mock_vendor: MockVendor, cluster: Cluster
 ) -> None:
     job = job_of(tmp_path, mock_vendor, 1500, batch_rows=30, in_flight=8, latency_ms=(100, 200))
-    process = start(job, *cluster.flags(parallelism=1))
-    wait_until("the run got to work", lambda: commits(job) >= 2)
+    process = at_work(job, 2, *cluster.flags(parallelism=1))
     process.send_signal(signal.SIGINT)
     asked = time.time()
     process.communicate(timeout=120)
