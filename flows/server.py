@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from flows.first_start import FirstStart
 from flows.ports import HOST, free_port
 from pipelines.leash import leashed
 from schemas.errors import ConfigurationError, SwitchgearError
@@ -69,6 +70,7 @@ class EmbeddedServer:
         self._command = command
         self._log = home / "server.log"
         self._home = home
+        self._first = FirstStart(home)
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -78,14 +80,17 @@ class EmbeddedServer:
         return None if self._process is None else self._process.poll()
 
     def start(self) -> None:
-        """Start it, and don't wait. The thread that calls this must outlive the server.
+        """Start it, and wait for nothing but another one's first start over the same folder.
+
+        The thread that calls this must outlive the server.
 
         Raises:
             ConfigurationError: its folder can't be written.
         """
-        port = free_port()
-        self.url = f"http://{HOST}:{port}/api"
         with self._opened_log() as log:
+            self._first.wait(START_TIMEOUT_S)
+            port = free_port()
+            self.url = f"http://{HOST}:{port}/api"
             self._process = subprocess.Popen(
                 leashed(self._command(port)),
                 stdin=subprocess.DEVNULL,
@@ -125,9 +130,11 @@ class EmbeddedServer:
                     f"See {self._log}, or set PREFECT_API_URL to a server of your own"
                 )
             time.sleep(_POLL_S)
+        self._first.made()
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Stop it: SIGTERM, then SIGKILL."""
+        self._first.release()
         if self._process is None or self._process.poll() is not None:
             return
         self._process.send_signal(signal.SIGTERM)

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,37 @@ def test_a_server_that_never_answers_is_given_up_and_stopped(tmp_path: Path) -> 
     server.stop(grace_s=0.1)
 
     assert server.exit_code == -9
+
+
+MAKES_A_DATABASE = """
+import http.server, os, sys, time
+database, port = sys.argv[1] + "/database", int(sys.argv[2])
+if not os.path.exists(database):
+    os.close(os.open(database + ".making", os.O_CREAT | os.O_EXCL))  # fails if another one is making it
+    time.sleep(0.5)
+    os.rename(database + ".making", database)
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", port), Healthy).serve_forever()
+"""
+
+
+def test_of_two_first_runs_at_once_one_makes_the_database_and_the_other_waits_for_it(tmp_path: Path) -> None:
+    def run(_: int) -> bool:
+        server = EmbeddedServer(
+            tmp_path, lambda port: [sys.executable, "-c", MAKES_A_DATABASE, str(tmp_path), str(port)]
+        )
+        try:
+            server.start()
+            server.wait_until_ready()
+            return server.exit_code is None
+        finally:
+            server.stop()
+
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(run, range(3))) == [True] * 3
 
 
 STARTER = """
