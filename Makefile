@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 # Where Python may not keep what it compiles, each process compiles Beam, JAX and Prefect anew: twice the CPU.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui image simulate-scale bench-scale bench-workers bench-plan bench-resume
+.PHONY: help demo flink infra test lint types layers check lock peers setup clean kills bench-memory bench-calls mutants storm simulate chaos tpu plans pictures bench-ui image simulate-scale price-billion bench-scale bench-workers bench-plan bench-resume
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -132,8 +132,11 @@ chaos: $(INSTALLED) $(FAKE_GCS) ## 200 small runs over Cloud Storage in bad weat
 storm: $(INSTALLED) ## 50,000 documents through a storm of faults, held to the provider's journal (ROWS=, SEED=)
 	@$(BIN)/python -m tests.e2e.storm --rows $(or $(ROWS),50000) --seed $(or $(SEED),0)
 
-simulate-scale: $(INSTALLED) ## simulate 1 to 2,000 workers and print what holds them back (minutes)
+simulate-scale: $(INSTALLED) ## simulate 1 to 2,000 workers and print what holds them back (minutes; ARGS="--jobs 2")
 	@$(BIN)/python -m infra.bench.scale.simulate $(ARGS)
+
+price-billion: $(INSTALLED) ## price and time of a billion documents, hosted and on TPUs (for these `make tpu` first)
+	@$(BIN)/python -m infra.bench.scale.billion $(ARGS)
 
 bench-memory: $(INSTALLED) ## peak memory over 100,000 and 1,000,000 documents (about 15 minutes; SIZES=)
 	@$(BIN)/python infra/bench/memory.py

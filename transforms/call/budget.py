@@ -24,6 +24,7 @@ SMALL_DRAW = 256  # a draw takes no more than so many worst cases, so that littl
 LARGE_DRAW = 1 << 20  # or, where the record is slow, up to so many,
 _BIGGEST_STEP = 64
 _DRAWING_PART = 1 / 20  # so that this part of a worker's time goes into drawing at most
+_QUEUED_S = 1.0  # a draw that takes longer had to wait for those of others
 _ASK_AGAIN_S = 0.25  # after a refusal the record is left alone for so long
 _FETCHES = 3  # for a draw: of what was fetched for it others may have drawn first
 
@@ -33,8 +34,12 @@ def sized_draw(calls: int, took_s: float, between_s: float, largest: int = LARGE
 
     More at a time from a record that takes long, and less again from one that does not. An object in a
     bucket takes about one change a second (https://cloud.google.com/storage/quotas), and with many
-    workers a change waits for those of the others: what a draw takes tells both.
+    workers a change waits for those of the others: what a draw takes tells both. How long a draw lasts is not
+    known of a worker's first, before which there was endless time: if that had to wait for others, who all
+    begin now, the next one is as much larger as it may be.
     """
+    if between_s == math.inf and took_s > _QUEUED_S:
+        return min(calls * _BIGGEST_STEP, largest)
     wanted = took_s / _DRAWING_PART
     if between_s < wanted:
         steps = min(_BIGGEST_STEP, math.ceil(wanted / max(between_s, 1e-3)))

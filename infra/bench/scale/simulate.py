@@ -1,269 +1,196 @@
 """`make simulate-scale`: how far a hosted run scales, from 1 to 2,000 workers, and what stops it first.
 
-A discrete-event simulation, not a measurement. Workers take batches, draw leases from the budget record or
-from its parts (by the code that runs do it with), seal ledger segments, write and commit; the provider allows
-so many calls a second in all; some workers are preempted. Service times are measured ones where they can be
-(see `Costs`), the store's are those that Cloud Storage publishes. It answers in virtual time what no machine
-at hand could run.
+A discrete-event simulation, not a measurement: it answers in virtual time what no machine at hand could run.
+Workers call, seal segments of their ledgers, commit batches, and draw leave to spend from the budget record
+or its parts by the code that runs do it with; a bucket, a provider and a budget are shared by all; machines
+are taken away. Every figure that goes in is printed with its source. Not in it: planning and settling (`make
+bench-plan`, `make bench-resume`), reading the input, a bucket's limit of reads, and starting machines.
+
+Standard output is the same whatever `--jobs` says; what is through is told on standard error meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
-import random
+import os
+import resource
+import sys
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 
-from schemas.outcomes import ZERO
-from transforms.call.budget import LARGE_DRAW, SMALL_DRAW, LeaseRecord, sized_draw
-from transforms.call.budget_parts import PartState, divided, grant, noted, parts_for
-from transforms.call.budget_record import BudgetState
+from infra.bench.scale.inputs import Costs, described
+from infra.bench.scale.pacing import Paced, pace
+from infra.bench.scale.simulated_run import Outcome, simulate
 
-ROWS = 4096  # of a batch (limits.batch_rows)
-_SEGMENT_ROWS = 256
-_REFUSED_S = 20.0  # a worker at the cap waits for so long, and its documents fail
-WORKERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+NEAR_LINEAR = 0.9  # of as many times what one worker does
+MANY = (100, 200, 500, 1000, 2000)
+FEW = (1, 10, 20, 50, 100, 200)
+ALL = (1, 10, 20, 50, 100, 200, 300, 400, 500, 700, 1000, 2000)
+_PACED_S = 60.0
+_PACED_RPS = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
-    """Service times in seconds, rates per second.
+class Case:
+    """What is simulated, and for how many workers."""
 
-    `cpu_s` is CPU for a row on the hosted path (`make bench-calls`), `latency_s` a provider's answer,
-    `in_flight` calls of a worker at a time. `write_s` is one write to the store and `record_s` the least
-    time between two changes of one object (https://cloud.google.com/storage/quotas: one a second).
-    `claim_s` goes by between a worker's loss and the take-over of its batch. `largest_draw` are the calls
-    that a worker draws leave for at most, `cap` how many calls the budget allows, in hours of all workers
-    unhindered; a call costs its worst case. `parts` of the record are as many as a run has by itself, or so
-    many. After each `batches_at_once` a worker gives back what it has not used.
+    title: str
+    costs: Costs
+    counts: tuple[int, ...]
+
+
+def cases(base: Costs) -> tuple[Case, ...]:
+    """All cases. What is not said is as printed at the top."""
+    used = replace(base, bucket_writes=1e9)
+    return (
+        Case("A  a new bucket, the cap in parts", base, ALL),
+        Case("B  a bucket that takes all writes, no budget", replace(used, cap=float("inf")), (1, *MANY[:4])),
+        Case("C  such a bucket, the whole cap in one record", replace(used, parts=1), (1, 20, 50, *MANY)),
+        Case("D  such a bucket, the cap in parts", used, (1, 20, 50, *MANY)),
+        Case(
+            "E  D, unused leave given back every 16 batches",
+            replace(used, batches_at_once=16),
+            (1, *MANY[:4]),
+        ),
+        Case("F  D, the cap used up after nine tenths of the hour", replace(used, cap=0.9), (1, *MANY[:4])),
+        Case("G  D, operations of the store take 0.25 s", replace(used, write_s=0.25), (1, *MANY[:4])),
+        Case("H  A, answers in 50 ms: a worker's core is its limit", replace(base, latency_s=0.05), FEW),
+        Case(
+            "I  A, a provider that allows 10,000 calls a second",
+            replace(base, provider_rps=1e4),
+            (*FEW, 500, 2000),
+        ),
+        Case(
+            "J  D, each machine taken away once in 10 hours",
+            replace(used, preempted_per_hour=0.1),
+            (1, *MANY[:4]),
+        ),
+        Case(
+            "K  D, each machine taken away once an hour",
+            replace(used, preempted_per_hour=1.0),
+            (1, *MANY[:4]),
+        ),
+        Case("L  A, segments of 512 ended calls", replace(base, segment_rows=512), (1, *MANY)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """How far a case goes."""
+
+    near_linear_to: int
+    held_back_by: str
+    beyond: int | None  # the first number of workers that is no longer near linear
+
+
+def scaled(found: Sequence[Outcome]) -> Scaled:
+    """How many workers do nine tenths of so many times one, as all fewer do, and what holds back more.
+
+    That is what took more of their time than of one worker's, by most.
     """
-
-    cpu_s: float = 0.00041
-    latency_s: float = 1.0
-    in_flight: int = 256
-    write_s: float = 0.05
-    record_s: float = 1.0
-    provider_rps: float = float("inf")
-    preempted_per_hour: float = 0.0
-    restart_s: float = 90.0
-    claim_s: float = 60.0
-    largest_draw: int = LARGE_DRAW
-    cap: float = 2.0
-    parts: int | None = None
-    batches_at_once: int | None = None
-
-    @property
-    def row_s(self) -> float:
-        """Time of a row on an unhindered worker: its CPU, or its part of what is in flight."""
-        return max(self.cpu_s, self.latency_s / self.in_flight)
+    one = found[0]
+    so_far = one.workers
+    for outcome in found:
+        if outcome.of_linear < NEAR_LINEAR * one.of_linear:
+            return Scaled(so_far, outcome.more_than(one), outcome.workers)
+        so_far = outcome.workers
+    return Scaled(so_far, found[-1].more_than(one), None)
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What came of a simulated run. `waits` are worker-seconds by what was waited for."""
-
-    workers: int
-    seconds: float
-    rows: int = 0
-    paid_again: int = 0
-    parts: int = 1
-    record_changes: int = 0
-    waits: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def rows_per_s(self) -> float:
-        """Committed rows a second."""
-        return self.rows / self.seconds
-
-    @property
-    def held_back_by(self) -> str:
-        """What most time was waited for, with its part of all worker time."""
-        if not self.waits:
-            return "nothing"
-        name, waited = max(self.waits.items(), key=lambda item: item[1])
-        part = waited / (self.seconds * self.workers)
-        return f"{name} ({part:.0%})" if part >= 0.005 else "nothing"
-
-
-@dataclass(slots=True)
-class _Worker:
-    rows: int = 0
-    leased: int = 0
-    spent: int = 0  # of it, and not yet reported
-    draw: int = SMALL_DRAW
-    drawn_at: float = -1e9
-    lives: int = 0
-
-
-class _Queue:
-    """Something that serves one after the other: a record, the provider's allowance."""
-
-    def __init__(self) -> None:
-        self.free_at = 0.0
-
-    def serve(self, now: float, takes_s: float) -> float:
-        """When a request that comes now is served."""
-        self.free_at = max(now, self.free_at) + takes_s
-        return self.free_at
-
-
-class _Records:
-    """The records of a budget, each of which takes one change after the other."""
-
-    def __init__(self, workers: int, costs: Costs, seconds: float) -> None:
-        self.count = costs.parts or parts_for(workers)
-        self.changes = 0
-        self._costs = costs
-        whole = BudgetState(Decimal(int(costs.cap * workers * seconds / costs.row_s)), ZERO, "run")
-        self._whole = divided(whole, self.count) if self.count > 1 else whole
-        self._parts: list[LeaseRecord] = [PartState("run", given.granted) for given in self._whole.parts] or [
-            whole
-        ]
-        self._queues = [_Queue() for _ in range(self.count + 1)]
-
-    def _change(self, record: int, now: float) -> float:
-        self.changes += 1
-        return max(self._queues[record].serve(now, self._costs.record_s), now + self._costs.write_s)
-
-    def settle(self, number: int, worker: _Worker, now: float, kept: int) -> float:
-        """Report what a worker has spent; when that is done. It keeps so many calls of its lease."""
-        part = number % self.count
-        state = self._parts[part].settle(f"{number}-{worker.lives}", Decimal(worker.spent), Decimal(kept))
-        self._parts[part] = state
-        worker.spent, worker.leased = 0, kept
-        return self._change(part, now)
-
-    def draw(self, number: int, worker: _Worker, now: float) -> float:
-        """Draw for a worker; when it has its lease, or was refused."""
-        part, holder = number % self.count, f"{number}-{worker.lives}"
-        least, most = Decimal(_SEGMENT_ROWS), Decimal(worker.draw)
-        then = self.settle(number, worker, now, worker.leased)
-        self._parts[part], drawn = self._parts[part].draw(holder, least, most)
-        if drawn == 0 and self.count > 1:
-            then = self._change(part, self._fetch(part, least, then))
-            self._parts[part], drawn = self._parts[part].draw(holder, least, most)
-        worker.leased += int(drawn)
-        return then
-
-    def _fetch(self, part: int, least: Decimal, now: float) -> float:
-        """Get more for a part, from the whole or from all others."""
-        mine = self._part(part)
-        given = grant(self._whole, part, mine.granted, least)
-        if given == self._whole:
-            for other in range(self.count):
-                now += self._costs.write_s  # it is read
-                if self._part(other).left:
-                    now = self._change(other, now)
-                    self._parts[other] = self._part(other).give_back()
-            told = {other: self._part(other).told for other in range(self.count)}
-            given = grant(noted(self._whole, told), part, mine.granted, least)
-        if given == self._whole:
-            return now + self._costs.write_s
-        self._whole = given
-        self._parts[part] = self._part(part).receive(given.parts[part].granted)
-        return self._change(self.count, now)
-
-    def _part(self, part: int) -> PartState:
-        state = self._parts[part]
-        assert isinstance(state, PartState)
-        return state
-
-
-def simulate(workers: int, costs: Costs, seconds: float, seed: int = 0) -> Outcome:
-    """Run so many workers for so long, on more batches than they can finish."""
-    randomly = random.Random(seed)  # noqa: S311 - a simulation, no secret
-    outcome = Outcome(workers, seconds)
-    records, provider = _Records(workers, costs, seconds), _Queue()
-    at_work = [_Worker() for _ in range(workers)]
-    events = [(randomly.uniform(0, costs.row_s * _SEGMENT_ROWS), number, False) for number in range(workers)]
-    heapq.heapify(events)
-    chance = costs.preempted_per_hour / 3600
-    segment_s = costs.row_s * _SEGMENT_ROWS
-
-    def wait(name: str, until: float, since: float) -> None:
-        outcome.waits[name] = outcome.waits.get(name, 0.0) + max(
-            0.0, min(until, seconds) - min(since, seconds)
-        )
-
-    while events[0][0] < seconds:
-        now, number, has_lease = heapq.heappop(events)
-        worker = at_work[number]
-        if not has_lease and worker.leased < _SEGMENT_ROWS:
-            then = records.draw(number, worker, now)
-            refused = worker.leased < _SEGMENT_ROWS
-            wait("the cap" if refused else "the budget record", then + refused * _REFUSED_S, now)
-            worker.draw = sized_draw(worker.draw, then - now, now - worker.drawn_at, costs.largest_draw)
-            worker.drawn_at = then
-            heapq.heappush(events, (then + refused * _REFUSED_S, number, not refused))
-            continue
-        allowed = provider.serve(now, _SEGMENT_ROWS / costs.provider_rps)
-        done = max(allowed, now + segment_s)
-        wait("the provider's rate", done, now + segment_s)
-        if randomly.random() < chance * (done - now):  # its open segment is lost: paid, and paid again
-            back = done + costs.claim_s + costs.restart_s
-            wait("preempted workers", back, done)
-            outcome.paid_again += min(_SEGMENT_ROWS, costs.in_flight)
-            worker.leased = worker.spent = 0
-            worker.lives += 1  # what it had leased stays so until the next run
-            heapq.heappush(events, (back, number, False))
-            continue
-        worker.leased -= _SEGMENT_ROWS
-        worker.spent += _SEGMENT_ROWS
-        worker.rows += _SEGMENT_ROWS
-        if (
-            worker.rows % ROWS == 0
-        ):  # part, commit, published name, next claim; segments were sealed meanwhile
-            committed = done + 4 * costs.write_s
-            wait("the store's writes", committed, done)
-            outcome.rows += ROWS if committed < seconds else 0
-            done = committed
-            if costs.batches_at_once and worker.rows % (ROWS * costs.batches_at_once) == 0:
-                done = records.settle(number, worker, committed, kept=0)
-                wait("the budget record", done, committed)
-        heapq.heappush(events, (done, number, False))
-    outcome.parts, outcome.record_changes = records.count, records.changes
-    return outcome
-
-
-def table(title: str, costs: Costs, counts: Sequence[int], seconds: float) -> Iterator[str]:
-    """Lines of a table: rows a second, how near to so many times one worker, and what held it back."""
-    yield f"\n{title}"
-    yield f"{'workers':>8} {'parts':>6} {'rows/s':>10} {'of linear':>10} {'paid again':>11}  held back by"
-    for count in counts:
-        found = simulate(count, costs, seconds)
-        linear = count / costs.row_s
-        again = found.paid_again / max(1, found.rows)
+def table(case: Case, found: Sequence[Outcome]) -> Iterator[str]:
+    """Lines of a case: how many rows a second, how near to linear, and what time was lost to."""
+    yield f"\n{case.title}"
+    yield f"{'workers':>9}{'records':>9}{'rows/s':>10}{'of linear':>11}{'paid again':>12}   time lost to"
+    for outcome in found:
         yield (
-            f"{count:>8,} {found.parts:>6} {found.rows_per_s:>10,.0f} {found.rows_per_s / linear:>10.2f}"
-            f" {again:>11.4%}  {found.held_back_by}"
+            f"{outcome.workers:>9,}{outcome.parts:>9}{outcome.rows_per_s:>10,.0f}{outcome.of_linear:>11.2f}"
+            f"{outcome.paid_again / max(1, outcome.rows):>12.4%}   {outcome.held_back_by}"
         )
+
+
+def summary(found: Sequence[tuple[Case, Sequence[Outcome]]]) -> Iterator[str]:
+    """A line for each case."""
+    yield "\nHow far each goes (near linear: at least nine tenths of so many times one worker)"
+    head = f"{'case':<54}{'near linear to':>16}{'most':>7}{'rows/s':>10}{'of linear':>11}"
+    yield f"{head}   held back first by"
+    for case, outcomes in found:
+        ends, last = scaled(outcomes), outcomes[-1]
+        first = f"{ends.held_back_by} (at {ends.beyond:,})" if ends.beyond else f"- ({ends.held_back_by})"
+        yield (
+            f"{case.title:<54}{ends.near_linear_to:>16,}{last.workers:>7,}{last.rows_per_s:>10,.0f}"
+            f"{last.of_linear:>11.2f}   {first}"
+        )
+
+
+def paced_table(found: Sequence[Paced]) -> Iterator[str]:
+    """Lines of what workers get that find a provider's limit each by itself."""
+    yield f"\nM  a provider of {_PACED_RPS:,.0f} calls a second that doesn't say so: each worker paces itself"
+    yield f"   ({_PACED_S:.0f} s, call by call; a limit that the workload states is divided among them)"
+    yield f"{'workers':>9}{'of the limit':>14}{'429s a success':>16}{'in the first half':>21}"
+    for each in found:
+        yield (
+            f"{each.workers:>9,}{each.share:>14.1%}{each.refused_per_success:>16.2f}"
+            f"{each.refused_per_success_at_first:>21.2f}"
+        )
+
+
+def run(chosen: Sequence[Case], paced: Sequence[int], seconds: float, seed: int, jobs: int) -> Iterator[str]:
+    """Simulate, in so many processes, telling on standard error of each that has ended; then the tables."""
+    base = Costs()
+    with ProcessPoolExecutor(jobs) as pool:
+        pacing = {
+            count: pool.submit(pace, count, _PACED_RPS, base.latency_s, base.in_flight, _PACED_S, seed)
+            for count in sorted(paced, reverse=True)
+        }
+        pairs = [(case, count) for case in chosen for count in case.counts]
+        pairs.sort(key=lambda pair: -pair[1] / pair[0].costs.row_s)  # the longest first: none is waited for
+        runs = {
+            (case.title, count): pool.submit(simulate, count, case.costs, seconds, seed)
+            for case, count in pairs
+        }
+        _tell(runs)
+        found = [(case, [runs[case.title, count].result() for count in case.counts]) for case in chosen]
+        told = [pacing[count].result() for count in paced]
+    for case, outcomes in found:
+        yield from table(case, outcomes)
+    if told:
+        yield from paced_table(told)
+    yield from summary(found)
+
+
+def _tell(runs: dict[tuple[str, int], Future[Outcome]]) -> None:
+    names = {future: name for name, future in runs.items()}
+    for number, future in enumerate(as_completed(names), 1):
+        title, count = names[future]
+        found = future.result()
+        line = f"{found.of_linear:.2f} of linear; time lost to: {found.held_back_by}"
+        print(f"[{number}/{len(names)}] {title}; workers: {count:,}; {line}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Simulate all cases and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=3600.0, help="of virtual time")
-    parser.add_argument("--cpu-ms", type=float, default=0.41, help="CPU of a row, from make bench-calls")
-    arguments = parser.parse_args()
-    base = replace(Costs(), cpu_s=arguments.cpu_ms / 1000)
-    many = WORKERS[6:]
-    cases = {
-        "No limit but our own: answers in 1 s, 256 in flight a worker": (base, WORKERS),
-        "The same, with one budget record for all": (replace(base, parts=1), many),
-        "The same, and unused leave is given back after every 16 batches": (
-            replace(base, batches_at_once=16),
-            many,
-        ),
-        "The same, and the budget is used up after nine tenths of the hour": (replace(base, cap=0.9), many),
-        "Answers in 50 ms: a worker's core is its limit": (replace(base, latency_s=0.05), WORKERS[:8]),
-        "A provider that allows 10,000 calls a second": (replace(base, provider_rps=10_000), WORKERS),
-        "Spot machines, each preempted once in 10 hours": (replace(base, preempted_per_hour=0.1), WORKERS),
-    }
-    for title, (costs, counts) in cases.items():
-        for line in table(title, costs, counts, arguments.seconds):
-            print(line, flush=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes")
+    parser.add_argument("--cases", default="", help="letters, such as AD; all if none is given")
+    options = parser.parse_args()
+    base, began = Costs(), time.monotonic()
+    print(f"{options.seconds:,.0f} s of virtual time. Given, unless a case says otherwise:")
+    print("\n".join(described(base)), flush=True)
+    letters = options.cases.upper()
+    chosen = [case for case in cases(base) if not letters or case.title[0] in letters]
+    paced = [50, 200, 500, 2000] if not letters or "M" in letters else []
+    for line in run(chosen, paced, options.seconds, options.seed, options.jobs):
+        print(line, flush=True)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu_s = sum(each.ru_utime + each.ru_stime for each in used)
+    took = f"{time.monotonic() - began:.0f} s, {cpu_s:.0f} CPU seconds, {options.jobs} processes"
+    print(f"\n{took}", file=sys.stderr)
 
 
 if __name__ == "__main__":

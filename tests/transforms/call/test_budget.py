@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import subprocess
 import sys
 from decimal import Decimal
@@ -31,7 +32,7 @@ from tests.transforms.call.fakes import (
     run_batch,
     run_virtual,
 )
-from transforms.call.budget import LeasedBudget, NoCap
+from transforms.call.budget import LeasedBudget, NoCap, sized_draw
 from transforms.call.budget_file import LocalBudgetRecord, open_budget, read_budget, record_path
 from transforms.call.budget_record import BudgetState
 from transforms.call.ports import LostError
@@ -460,6 +461,23 @@ class _SlowRecord(MemoryRecord):
             await asyncio.sleep(self.takes_s)
             self.changes += 1
             return await super().update(change)
+
+
+@pytest.mark.parametrize(
+    ("took_s", "between_s", "following"),
+    [
+        (0.1, math.inf, 256),  # a first draw, and nobody else came
+        (30.0, math.inf, 64 * 256),  # a first draw that waited for those of others
+        (1.0, 5.0, 4 * 256),
+        (1.0, 30.0, 256),
+        (0.1, 30.0, 256),  # never less than at first
+    ],
+)
+def test_a_draw_is_larger_the_longer_the_one_before_took(
+    took_s: float, between_s: float, following: int
+) -> None:
+    assert sized_draw(256, took_s, between_s) == following
+    assert sized_draw(256, took_s, between_s, largest=300) == min(following, 300)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
