@@ -157,7 +157,7 @@ def test_a_cluster_gives_row_for_row_what_this_machine_gives(
     idle = [cpu_seconds(pool) for pool in cluster.pools]
     said = finish(start(job, *cluster.flags(parallelism=2), output=there))
     work = [cpu_seconds(pool) - before for pool, before in zip(cluster.pools, idle, strict=True)]
-    assert min(work) > 0.5, "both pools have worked"
+    assert min(work) > 0.2, f"both pools have worked: 0.5 s where nothing is compiled anew, not {work}"
     assert said["batches_committed_by_this_run"] == len(list((there / "commits").iterdir())) == 16
     own = finish(start(job, engine="local", output=here))
     counted = ("state", "reason", "rows_in", "results_by_route", "failures_by_route", "amount", "ambiguous")
