@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from flows.asked import Asked, open_question
 from flows.parameters import LAUNCH_FILE, EnrichParameters
@@ -15,10 +15,12 @@ from schemas.errors import OutputError
 from schemas.run import Manifest
 from transforms.batchmode.standing import OpenBatch, open_batches
 from transforms.commit_index import read_index
-from transforms.layout import failures_path, run_path
+from transforms.failures import failures_left
+from transforms.layout import run_path
 from transforms.output import read_manifest, read_marker
 from transforms.output_lock import is_locked
 from transforms.plan_file import read_plan
+from transforms.side_by_side import side_by_side
 from transforms.store import Store, open_store
 
 _FAILURE_COLUMNS = ("document_id", "error_class", "message", "retryable", "answer", "cost", "lineage")
@@ -128,8 +130,8 @@ def read_failures(
     read_marker(output)
     store = open_store(output)
     left = limit
-    for path in _failure_files(store):
-        for row in _rows(store, path):
+    for table in _failures(store):
+        for row in _rows(table):
             if classes and row["error_class"] not in classes:
                 continue
             if left is not None:
@@ -139,21 +141,17 @@ def read_failures(
             yield row
 
 
-def _failure_files(store: Store) -> Iterator[str]:
-    """What stands in `failures/` of the newest attempts, by batch."""
+def _failures(store: Store) -> Iterator[pa.Table]:
+    """What the newest attempts left, batch by batch."""
     committed = read_index(store).committed
-    for row in committed.rows_with_failures():
-        standing = committed.standing(int(row))
-        path = failures_path(standing.batch_id, standing.attempt)
-        if store.exists(path):
-            yield path
+    standings = (committed.standing(int(row)) for row in committed.rows_with_failures())
+    return side_by_side(store, lambda one: failures_left(store, one.batch_id, one.attempt), standings)
 
 
-def _rows(store: Store, path: str) -> Iterator[dict[str, Any]]:
-    with store.open(path) as stream, pq.ParquetFile(stream) as parquet:
-        for piece in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(_FAILURE_COLUMNS)):
-            for row in piece.to_pylist():
-                yield _flat(row)
+def _rows(failures: pa.Table) -> Iterator[dict[str, Any]]:
+    for piece in failures.select(list(_FAILURE_COLUMNS)).to_batches(_ROWS_AT_ONCE):
+        for row in piece.to_pylist():
+            yield _flat(row)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

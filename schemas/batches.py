@@ -7,7 +7,9 @@ from typing import Any
 
 from schemas.ids import canonical_json
 
-COMMIT_VERSION = "commit/1"
+COMMIT_VERSION = "commit/2"
+_KNOWN_VERSIONS = ("commit/1", COMMIT_VERSION)
+"""Records of the first version have their failures in a part of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,11 @@ class BatchRef:
 
 @dataclass(frozen=True, slots=True)
 class PartRef:
-    """One staged Parquet part: where it is, where it will stand, and what is in it."""
+    """What an attempt left of one kind: where it is staged, where it will stand, and what is in it.
+
+    Results of a route are a Parquet file. Failures travel with the commit record and have no name of their
+    own: `staged` and `final` are empty, size and digest are those of `transforms.commit_file.packed`.
+    """
 
     kind: str  # results | failures
     route: str  # empty for failures
@@ -45,6 +51,11 @@ class PartRef:
     rows: int
     bytes: int
     sha256: str
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file that is staged and published."""
+        return bool(self.final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +140,8 @@ class CommitRecord:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> CommitRecord:
         """The record behind parsed JSON; ValueError for another version."""
-        if data.get("version") != COMMIT_VERSION:
-            raise ValueError(f"commit record of version {data.get('version')!r}; known: {COMMIT_VERSION!r}")
+        if data.get("version") not in _KNOWN_VERSIONS:
+            raise ValueError(f"commit record of version {data.get('version')!r}; known: {_KNOWN_VERSIONS}")
         values = dict(data)
         values["ref"] = ref_from_dict(data["ref"])
         values["parts"] = tuple(PartRef(**part) for part in data["parts"])

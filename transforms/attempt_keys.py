@@ -22,16 +22,18 @@ _AT_ONCE = 1 << 16
 
 def keys_of(table: pa.Table) -> Keys:
     """The attempts of a table with the columns `batch_id`, binary or hexadecimal, and `attempt`."""
-    ids = ids_in(table.column("batch_id"))
-    keys = np.empty(len(ids), _KEY)
-    keys["id"], keys["attempt"] = ids, table.column("attempt").to_numpy()
-    return keys.view(f"S{_KEY.itemsize}")
+    return keys_from(ids_in(table.column("batch_id")), table.column("attempt").to_numpy())
 
 
 def key_of(names: Sequence[tuple[str, int]]) -> Keys:
     """The keys of some batches and attempts, in their order."""
-    keys = np.empty(len(names), _KEY)
-    keys["id"], keys["attempt"] = packed_ids([batch for batch, _ in names]), [a for _, a in names]
+    return keys_from(packed_ids([batch for batch, _ in names]), [attempt for _, attempt in names])
+
+
+def keys_from(ids: Ids, attempts: npt.ArrayLike) -> Keys:
+    """The keys of some batches, each with its attempt, in their order."""
+    keys = np.empty(len(ids), _KEY)
+    keys["id"], keys["attempt"] = ids, attempts
     return keys.view(f"S{_KEY.itemsize}")
 
 

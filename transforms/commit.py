@@ -1,9 +1,9 @@
 """The commit: the one moment that counts, and what makes it visible.
 
-A batch's attempt is committed by creating its commit record. Of several workers on one attempt one
-creates it; the parts of the others are named by no record, are never published and are swept.
-Publishing only gives committed parts their final names: whoever comes first does it, any number of
-times.
+A batch's attempt is committed by creating its commit record, and the failures that it leaves with it. Of
+several workers on one attempt one creates it; the parts of the others are named by no record, are never
+published and are swept. Publishing only gives committed results their final names: whoever comes first does
+it, any number of times. What is shown of failures is made from the records (`transforms.failure_files`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,28 @@ from schemas.failures import FailureClass, is_retryable
 from schemas.ids import key_sum, row_key
 from schemas.outcomes import ZERO, Outcome, money_text
 from schemas.run import RunContext
+from transforms.commit_file import commit_bytes
 from transforms.layout import (
     STAGING,
     commit_path,
-    failures_path,
     parse_name,
     read_commit,
 )
 from transforms.output_lock import require_held
 from transforms.store import Store
 from transforms.work import WorkBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A commit record that is not created yet, and the failures that it leaves, as they travel with it."""
+
+    record: CommitRecord
+    failures: bytes = b""
+
+    def to_bytes(self) -> bytes:
+        """The object that commits it."""
+        return commit_bytes(self.record, self.failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +188,8 @@ def _sum_outcomes(outcomes: Sequence[Outcome]) -> BackendTotals:
     )
 
 
-def commit(store: Store, record: CommitRecord) -> Commit:
-    """Commit a batch's attempt and publish what won.
+def commit(store: Store, draft: Draft) -> Commit:
+    """Commit a batch's attempt, and publish the results of what won.
 
     A record of our own that is already there (an acknowledgement that was lost) counts as won.
 
@@ -185,21 +197,27 @@ def commit(store: Store, record: CommitRecord) -> Commit:
         StoreError: a staged part is gone, or can't be published. Unless a record is there, nothing of
             this attempt is committed.
     """
+    record = draft.record
     path = commit_path(record.batch_id, record.attempt)
     _require_staged(store, record, path)
-    created = store.create(path, record.to_json())
+    created = store.create(path, draft.to_bytes())
     winner = record if created else read_commit(store, record.batch_id, record.attempt)
     publish(store, winner)
     won = winner.writer == record.writer
     if not won:
-        for part in record.parts:
+        for part in files_of(record):
             store.delete(part.staged)
     return Commit(winner, won)
 
 
+def files_of(record: CommitRecord) -> list[PartRef]:
+    """The parts of a record that are files."""
+    return [part for part in record.parts if part.is_file]
+
+
 def _require_staged(store: Store, record: CommitRecord, path: str) -> None:
     """A writer that was given up and comes back may find that its parts were swept."""
-    gone = [part.staged for part in record.parts if not store.exists(part.staged)]
+    gone = [part.staged for part in files_of(record) if not store.exists(part.staged)]
     if gone and not store.exists(path):
         raise StoreError(
             f"{store.root}/{gone[0]} is gone: another run has swept this output meanwhile. Nothing of batch "
@@ -208,24 +226,14 @@ def _require_staged(store: Store, record: CommitRecord, path: str) -> None:
 
 
 def publish(store: Store, record: CommitRecord) -> None:
-    """Give a committed record's parts their final names, and take away the failures they replace.
+    """Give a committed record's results their final names.
 
     Raises:
         StoreError: a part is under neither name.
     """
-    for part in record.parts:
-        try:
+    for part in files_of(record):
+        if part.kind == "results" or store.exists(part.staged):  # failures: of an earlier version's record
             store.publish(part.staged, part.final)
-        except StoreError:
-            if part.kind == "results" or not _is_superseded(store, record):
-                raise
-    for attempt in range(1, record.attempt):
-        store.delete(failures_path(record.batch_id, attempt))
-
-
-def _is_superseded(store: Store, record: CommitRecord) -> bool:
-    """Whether a further attempt is committed: it has taken this one's failures away."""
-    return store.exists(commit_path(record.batch_id, record.attempt + 1))
 
 
 def recover(store: Store) -> int:

@@ -32,7 +32,7 @@ from transforms.attempt_keys import Keys, ascending, keys_of, no_keys, places_of
 from transforms.committed import LOOKED_UP, Lookups
 from transforms.layout import COMPACTED, compacted_path
 from transforms.side_by_side import side_by_side
-from transforms.store import Store
+from transforms.store import Store, create_by_digest
 
 MOST_ROWS = 100_000
 """Of one file: some 10 MB, which is what a reader holds of them at a time, and 40 MB before it is written."""
@@ -97,9 +97,7 @@ def write_compacted(store: Store, pieces: Sequence[pa.Table], covers: Collection
     """Create a file of some rows; durable when this returns."""
     data = _encode(pieces, covers)
     path = compacted_path(hashlib.sha256(data).hexdigest()[:_DIGITS])
-    if not store.create(path, data) and store.read(path) != data:
-        store.delete(path)
-        store.create(path, data)
+    create_by_digest(store, path, data)
     count = sum(map(len, pieces))
     whole = pa.concat_tables([COMMITS_SCHEMA.empty_table(), *pieces]) if count <= _SMALL_ROWS else None
     return CompactedFile(Rows(path, whole), count, frozenset(covers))

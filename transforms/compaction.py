@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -25,12 +26,14 @@ from transforms.commit_rows import commit_rows
 from transforms.commit_survey import PIECE, Survey, survey_commits
 from transforms.committed import Lookups
 from transforms.compacted import MOST_ROWS, CompactedFile, rows_in, write_compacted
-from transforms.layout import failures_path
+from transforms.failure_files import add_failures
 from transforms.output_lock import require_held
-from transforms.side_by_side import side_by_side
 from transforms.store import Store
 
 FEW_FILES = 16
+SHOW_EVERY_S = 30.0
+"""Between two files of failures of a run that goes on."""
+
 _NOTED = 256
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,8 +45,8 @@ def take_stock(
 ) -> CommitIndex:
     """Read an output's commits as they stand, and compact those that were in no file.
 
-    `check` is given each of these. What earlier attempts of theirs left in `failures/` is taken away. Of more
-    than `few_files` small files large ones are made, if so asked: that takes longer than all the rest.
+    `check` is given each of these. Of more than `few_files` small files large ones are made, if so asked:
+    that takes longer than all the rest.
 
     Raises:
         StoreError: see `transforms.output_lock.require_held`.
@@ -73,7 +76,6 @@ class _Stock:
 
     def take(self, records: Sequence[CommitRecord]) -> None:
         """Note records; as soon as there are many they are durable, lest a crash cost more than a piece."""
-        sweep_replaced(self.store, records)
         table = commit_rows(records)
         self.found.append(Lookups.of([table]))
         self.left.append(table)
@@ -138,51 +140,73 @@ class _Stock:
         return np.concatenate([no_keys(), *map(keys_of, tables)])
 
 
-def sweep_replaced(store: Store, records: Iterable[CommitRecord]) -> int:
-    """Take away what earlier attempts than these left in `failures/`; how many files that were at most."""
-    replaced = [
-        failures_path(record.batch_id, attempt) for record in records for attempt in range(1, record.attempt)
-    ]
-    return sum(1 for _ in side_by_side(store, store.delete, replaced))
-
-
 class Compactor:
     """Compacts the records that workers report, while a run goes on: a crash then leaves few to be asked for.
 
     A report is the record itself, so this reads nothing. What fails is left to the end of the run. Records
     wait as columns: as objects each of them takes 15 kB.
+
+    Failures of batches that were tried for the first time are shown meanwhile, every `show_every_s` seconds
+    of `clock`: those are read. What an attempt replaces is exchanged when the run is settled, so that
+    nothing stands in `failures/` twice.
     """
 
-    def __init__(self, store: Store, piece: int = PIECE) -> None:
+    def __init__(
+        self,
+        store: Store,
+        piece: int = PIECE,
+        show_every_s: float = SHOW_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._piece = piece
+        self._show_every_s = show_every_s
+        self._clock = clock
+        self._show_at = clock() + show_every_s
         self._guard = threading.Lock()
         self._noted: list[CommitRecord] = []
+        self._failed: list[tuple[str, int]] = []
         self._tables: list[pa.Table] = []  # the writer's
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="compaction")
 
     def note(self, record: CommitRecord) -> None:
-        """Take a record that is committed. From any thread; costs a write every so many."""
+        """Take a record that is committed. From any thread; costs a write every so many, or so often."""
         with self._guard:
             self._noted.append(record)
-            if len(self._noted) < min(self._piece, _NOTED):
-                return
-            full, self._noted = self._noted, []
-        self._writer.submit(self._take, full)
+            if record.failures and record.attempt == 1:
+                self._failed.append((record.batch_id, record.attempt))
+            if len(self._noted) >= min(self._piece, _NOTED):
+                self._compact()
+            if self._failed and self._clock() >= self._show_at:
+                self._show_at = self._clock() + self._show_every_s
+                self._show()
 
     def close(self) -> None:
-        """Compact what is left; returns when all is durable that can be."""
+        """Compact and show what is left; returns when all is durable that can be."""
         with self._guard:
-            left, self._noted = self._noted, []
-        self._writer.submit(self._take, left, last=True)
+            self._compact(last=True)
+            self._show()
         self._writer.shutdown()
+
+    def _compact(self, last: bool = False) -> None:
+        noted, self._noted = self._noted, []
+        self._writer.submit(self._take, noted, last)
+
+    def _show(self) -> None:
+        failed, self._failed = self._failed, []
+        self._writer.submit(self._add_failures, failed)
+
+    def _add_failures(self, names: Sequence[tuple[str, int]]) -> None:
+        try:
+            add_failures(self._store, names)
+        except (StoreError, OSError) as error:
+            _LOGGER.warning("failures of %d batches are shown later: %s", len(names), error)
 
     def _take(self, records: Sequence[CommitRecord], last: bool = False) -> None:
         self._tables.append(commit_rows(records))
         waiting = sum(map(len, self._tables))
         try:
             require_held(self._store)
-            sweep_replaced(self._store, records)
             if waiting >= self._piece or (last and waiting):
                 write_compacted(self._store, [pa.concat_tables(self._tables)], ())
                 self._tables = []

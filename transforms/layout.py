@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 
 from schemas.batches import CommitRecord
+from transforms.commit_file import parse_commit
 from transforms.store import Store
 
 STAGING = "_staging"
@@ -25,9 +25,9 @@ def results_path(route: str, batch_id: str, attempt: int) -> str:
     return f"{RESULTS}/route={route}/{batch_id}.{attempt:04d}.parquet"
 
 
-def failures_path(batch_id: str, attempt: int) -> str:
-    """Final name of a failures part."""
-    return f"{FAILURES}/{batch_id}.{attempt:04d}.parquet"
+def failures_path(digest: str) -> str:
+    """Name of a file of failures, after the digest of its bytes."""
+    return f"{FAILURES}/{digest}.parquet"
 
 
 def commit_path(batch_id: str, attempt: int) -> str:
@@ -96,4 +96,4 @@ def newest_attempt(store: Store, batch_id: str) -> int:
 
 def read_commit(store: Store, batch_id: str, attempt: int) -> CommitRecord:
     """The commit record of an attempt; FileNotFoundError if it is not committed."""
-    return CommitRecord.from_dict(json.loads(store.read(commit_path(batch_id, attempt))))
+    return parse_commit(store.read(commit_path(batch_id, attempt)))[0]

@@ -7,12 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from schemas.arrow import FAILURES_SCHEMA
 from schemas.batches import BatchRef
 from schemas.outcomes import Charge, Usage
-from transforms.layout import failures_path
+from transforms.failures import failures_left
 from transforms.store import Store
 from transforms.work import Prior
 
@@ -28,15 +26,15 @@ class Previous:
     carried: pa.Table
 
 
-def load_previous(store: Store, ref: BatchRef, path: str | None = None) -> Previous | None:
-    """What the batch's previous attempt left; None for a first attempt.
+def load_previous(store: Store | None, ref: BatchRef) -> Previous | None:
+    """What the batch's previous attempt left; None for a first attempt, and where there is no output yet.
 
-    `path` is where its failures stand when that is not their final name yet.
+    Raises:
+        StoreError: see `failures_left`.
     """
-    if ref.previous_attempt is None:
+    if store is None or ref.previous_attempt is None:
         return None
-    with store.open(path or failures_path(ref.batch_id, ref.previous_attempt)) as stream:
-        table = pq.read_table(stream, schema=FAILURES_SCHEMA)
+    table = failures_left(store, ref.batch_id, ref.previous_attempt)
     classes = pa.array(list(ref.retry_classes), pa.string())
     again = pc.or_(table.column("retryable"), pc.is_in(table.column("error_class"), value_set=classes))
     rows = table.filter(again).select(["gen_ai", "cost", "lineage"]).to_pylist()

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
-import pyarrow.parquet as pq
-
 from schemas.batches import BackendTotals, BatchReport
 from schemas.failures import FAILURE_KINDS, FailureClass
 from schemas.load import LoadedWorkload
@@ -22,14 +20,16 @@ from transforms.commit_index import CommitIndex
 from transforms.committed import Committed
 from transforms.compaction import FEW_FILES, take_stock
 from transforms.device_use import collect_use
-from transforms.layout import COMMITS, COMPACTED, failures_path, run_path
+from transforms.failure_files import show_failures
+from transforms.failures import failures_left
+from transforms.layout import COMMITS, COMPACTED, FAILURES, run_path
 from transforms.plan import Plan
 from transforms.store import Store, is_remote, open_store, sweep_temporaries
 from transforms.tally import Sums, add_up, examples_of, require_parts
 from transforms.unfinished import LeftOpen, note_left_open
 
 _EXAMPLES = 5
-_CREATED_IN = (COMMITS, COMPACTED, "runs", "budget", FOLDER)
+_CREATED_IN = (COMMITS, COMPACTED, FAILURES, "runs", "budget", FOLDER)
 """Folders of an output in which objects are created in one step."""
 
 
@@ -43,11 +43,11 @@ def settle_run(
     now: datetime | None = None,
     store: Store | None = None,
 ) -> Manifest:
-    """Settle a run over a locked output: sweep, reconcile, and write `manifest.json` last.
+    """Settle a run over a locked output: sweep, reconcile, show what failed, and write `manifest.json` last.
 
     Raises:
         ReconcileError: the commit records contradict each other.
-        StoreError: a committed part is not there.
+        StoreError: a committed part is not there, or not what was committed.
     """
     store = store or open_store(run.output)
     recover(store)
@@ -55,6 +55,7 @@ def settle_run(
     if is_remote(store.root):
         lease.sweep(store, CLAIMS)
     sums, groups, committed = _added_up(store, run)
+    show_failures(store, committed)
     left = note_left_open(store, run.run_id, plan.refs, committed, failed)
     reason_class, reason = _reason(groups, left, loaded, plan)
     if run.skip_routes and reason_class == "budget":
@@ -107,9 +108,8 @@ def _find_examples(store: Store, index: CommitIndex, sums: Sums) -> dict[str, li
             if len(found[name]) >= min(count, _EXAMPLES) or batch_id in read:
                 continue
             read.add(batch_id)
-            with store.open(failures_path(batch_id, attempt)) as stream:
-                table = pq.read_table(stream, columns=["document_id", "error_class", "message"])
-            for row in table.to_pylist():
+            table = failures_left(store, batch_id, attempt)
+            for row in table.select(["document_id", "error_class", "message"]).to_pylist():
                 if len(found[row["error_class"]]) < _EXAMPLES:
                     found[row["error_class"]].append((row["document_id"], row["message"]))
     return found

@@ -237,6 +237,13 @@ def sweep_temporaries(root: str, folders: Iterable[str]) -> int:
     return swept
 
 
+def create_by_digest(store: Store, path: str, data: bytes) -> None:
+    """Create an object that is named after its bytes; one that has others was damaged, and is replaced."""
+    if not store.create(path, data) and store.read(path) != data:
+        store.delete(path)
+        store.create(path, data)
+
+
 def is_remote(address: str) -> bool:
     """Whether an address is one of object storage, and not a path."""
     return "://" in address

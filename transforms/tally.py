@@ -18,7 +18,6 @@ from transforms.attempt_keys import Rows, chained, keys_of, places_of, unpacked_
 from transforms.batch_ids import ids_in, name_of
 from transforms.commit_index import CommitIndex
 from transforms.commit_totals import add_totals, entries, sum_totals
-from transforms.layout import commit_path
 from transforms.store import Store
 
 LISTED_AMBIGUOUS = 1000
@@ -50,18 +49,14 @@ def require_parts(store: Store, record: CommitRecord) -> None:
     """Make sure that what a record names is there.
 
     Raises:
-        StoreError: results that it committed, or its failures, are not there.
+        StoreError: results that it committed are not there.
     """
     for part in record.parts:
-        if not store.exists(part.final) and (part.kind == "results" or not _is_replaced(store, record)):
+        if part.kind == "results" and not store.exists(part.final):
             raise StoreError(
                 f"{store.root}/{part.final} was committed by {record.run_id} and is not there. "
                 "Someone deleted it; restore it, or use a new output folder"
             )
-
-
-def _is_replaced(store: Store, record: CommitRecord) -> bool:
-    return store.exists(commit_path(record.batch_id, record.attempt + 1))
 
 
 def add_up(index: CommitIndex, run: RunContext) -> Sums:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from schemas.outcomes import money_text
 from schemas.run import Manifest
 from transforms.layout import (
-    FAILURES,
     LEDGER,
     RESULTS,
     list_commits,
@@ -28,6 +27,7 @@ from transforms.plan_file import read_plan
 from transforms.store import open_store
 from transforms.verify_batch import BatchProof, prove_batch
 from transforms.verify_commits import check_compacted
+from transforms.verify_failures import check_failure_files
 from transforms.verify_ledger import Kind, answered_pairs
 from transforms.verify_sums import Sums
 
@@ -35,7 +35,6 @@ MOST_LISTED = 1000
 """Findings of a kind that are listed; the others are counted."""
 
 _REMEMBERED_LEDGERS = 16
-_REPLACED = "a later attempt has replaced it; the next run takes it away, or else delete it"
 State = Literal["proven", "contradicted", "incomplete"]
 
 
@@ -120,14 +119,16 @@ def verify_output(output: str) -> Verification:
         return (row, route) in answered(batch_id)
 
     commits = list_commits(store)
-    files = 0
+    files, left = 0, set[str]()
     for batch_id in sorted(commits.keys() | set(_ledgers(found))):
         records = [read_commit(store, batch_id, attempt) for attempt in commits.get(batch_id, ())]
         proof = prove_batch(store, batch_id, records, found.note, has_answer)
         _take(found, proof)
         files += proof.result_files
+        left.update({batch_id} if proof.failures else ())
     _check_strangers(found, commits, files)
     check_compacted(store, commits, found.note)
+    check_failure_files(store, commits, left, found.note)
     _check_totals(found)
     _check_run(found, commits)
     return found
@@ -152,18 +153,15 @@ def _take(found: Verification, proof: BatchProof) -> None:
 
 
 def _check_strangers(found: Verification, commits: dict[str, list[int]], named: int) -> None:
-    """Every part that a reader sees must be named by a commit record."""
+    """All results that a reader sees must be named by a commit record."""
     store = open_store(found.output)
     there = 0
-    for folder in (RESULTS, FAILURES):
-        for path in store.list(folder):
-            name = parse_name(path.rsplit("/", 1)[1])
-            there += folder == RESULTS
-            if name is None or name[1] not in commits.get(name[0], ()):
-                found.note("contradiction", path, "no commit record names it")
-                there -= folder == RESULTS
-            elif folder == FAILURES and name[1] != commits[name[0]][-1]:
-                found.note("unfinished", path, _REPLACED)
+    for path in store.list(RESULTS):
+        name = parse_name(path.rsplit("/", 1)[1])
+        if name is None or name[1] not in commits.get(name[0], ()):
+            found.note("contradiction", path, "no commit record names it")
+        else:
+            there += 1
     if there != named:
         sentence = f"{there} parts of committed attempts are there, {named} are named by a commit record"
         found.note("contradiction", RESULTS, sentence)

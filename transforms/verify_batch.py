@@ -17,10 +17,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from schemas.batches import CommitRecord, PartRef
+from schemas.errors import StoreError, first_line
 from schemas.ids import key_sum, row_key
 from schemas.outcomes import ZERO
 from transforms.call.ledger import LedgerState, RecordedCall
-from transforms.layout import COMMITS
+from transforms.failures import failures_left
+from transforms.layout import COMMITS, commit_path
 from transforms.store import Store
 from transforms.verify_ledger import Note, Pair, ledger_place, read_state
 from transforms.verify_sums import Sums, is_ambiguous, sums_of
@@ -81,8 +83,10 @@ class _Prover:
             self.proof.ledger.add(sums_of(calls, self.state.mode))
         for record in self.records:
             for part in record.parts:
-                if part.kind == "results" or record is self.records[-1]:
+                if part.is_file and (part.kind == "results" or record is self.records[-1]):
                     self._part(record, part)
+                elif record is self.records[-1]:
+                    self._failures(record)
             self._record(record)
         if self.records:
             self._chain()
@@ -116,6 +120,19 @@ class _Prover:
             self.proof.results += rows
         else:
             self.proof.failures += rows
+
+    def _failures(self, record: CommitRecord) -> None:
+        """The failures that travel with the record; what `failures/` shows is held against them elsewhere."""
+        path = commit_path(record.batch_id, record.attempt)
+        try:
+            table = failures_left(self.store, record.batch_id, record.attempt)
+        except StoreError as error:
+            self._contradiction(path, first_line(error))
+            return
+        for piece in table.select(["cost", "lineage"]).to_batches(_ROWS_AT_ONCE):
+            for row in piece.to_pylist():
+                self._row(path, row, record)
+        self.proof.failures += table.num_rows
 
     def _where(self, record: CommitRecord, part: PartRef) -> str | None:
         if self.store.exists(part.final):

@@ -1,4 +1,4 @@
-"""From outcomes to Parquet parts: results per route, failures, each row with usage, cost and origin."""
+"""From outcomes to rows: results per route as Parquet, failures, each row with usage, cost and origin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from schemas.outcomes import Outcome
 from schemas.output_types import arrow_type, arrow_value
 from schemas.run import RunContext
 from schemas.workload import Workload
-from transforms.layout import failures_path, results_path, staging_folder
+from transforms.commit_file import packed
+from transforms.layout import results_path, staging_folder
 from transforms.rows import cost_column, gen_ai_column, lineage_column, storable
 from transforms.store import Store
 from transforms.work import WorkBatch
@@ -39,6 +40,14 @@ class VectorType:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What a batch's attempt comes to: its parts, and its failures as they travel with the commit record."""
+
+    parts: tuple[PartRef, ...]
+    failures: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class PartWriter:
     """Writes the parts of a worker's batches. `vector_type` is asked for embed routes only."""
 
@@ -48,10 +57,11 @@ class PartWriter:
     input_schema: pa.Schema
     vector_type: Callable[[str], VectorType]
 
-    def write(self, batch: WorkBatch, writer: str) -> tuple[PartRef, ...]:
-        """Stage the batch's parts under names that only `writer` uses; nothing is visible yet.
+    def write(self, batch: WorkBatch, writer: str) -> Written:
+        """Stage the batch's results under names that only `writer` uses; nothing is visible yet.
 
-        Outcomes whose answer can't be typed become failures here, so the batch's outcomes change.
+        Its failures are no object: they travel with the commit record. Outcomes whose answer can't be typed
+        become failures here, so the batch's outcomes change.
         """
         folder = staging_folder(batch.ref.batch_id, batch.ref.attempt, writer)
         batch.outcomes = self._all_typed(batch.outcomes)
@@ -63,10 +73,11 @@ class PartWriter:
                 staged = f"{folder}/{route.name}.parquet"
                 parts.append(self._stage(self._results(route.name, batch, done), route.name, staged, final))
         failures = self._failures(batch)
-        if failures.num_rows:
-            final = failures_path(batch.ref.batch_id, batch.ref.attempt)
-            parts.append(self._stage(failures, "", f"{folder}/_failures.parquet", final))
-        return tuple(parts)
+        data = packed(failures)
+        if data:
+            digest = hashlib.sha256(data).hexdigest()
+            parts.append(PartRef("failures", "", "", "", failures.num_rows, len(data), digest))
+        return Written(tuple(parts), data)
 
     def _all_typed(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """The outcomes, those as failures whose output has no value of the Arrow type."""
@@ -187,8 +198,7 @@ class PartWriter:
         stream.write(data)
         self.store.finish(stream)
         digest = hashlib.sha256(data).hexdigest()
-        kind = "results" if route else "failures"
-        return PartRef(kind, route, staged, final, table.num_rows, data.size, digest)
+        return PartRef("results", route, staged, final, table.num_rows, data.size, digest)
 
 
 def _table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:

@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from flows.asked import note_question, open_question
 from flows.outputs import launched_with, read_failures, read_status
 from flows.parameters import EnrichParameters
 from schemas.arrow import FAILURES_SCHEMA
-from schemas.batches import BatchRef, CommitRecord
+from schemas.batches import BatchRef, CommitRecord, PartRef
 from schemas.errors import OutputError
+from schemas.ids import sha256_hex
 from schemas.run import Manifest
 from transforms.batch_refs import BatchRefs
-from transforms.layout import commit_path, failures_path
+from transforms.commit_file import commit_bytes, packed
+from transforms.layout import commit_path
 from transforms.output_lock import LOCK, is_locked
 from transforms.plan_file import plan_bytes
 from transforms.store import open_store
@@ -63,12 +64,11 @@ class Folder:
     def commit(self, ref: BatchRef, failures: list[dict[str, Any]] | None = None) -> None:
         rows = [failure_row(ref, **values) for values in failures or ()]
         classes = Counter(row["error_class"] for row in rows)
-        record = replace(self._record(ref), failures=len(rows), failures_by_class=dict(classes))
-        self.write(commit_path(ref.batch_id, ref.attempt), record.to_json())
-        if rows:
-            path = self.root / failures_path(ref.batch_id, ref.attempt)
-            path.parent.mkdir(exist_ok=True)
-            pq.write_table(pa.Table.from_pylist(rows, schema=FAILURES_SCHEMA), path)
+        data = packed(pa.Table.from_pylist(rows, schema=FAILURES_SCHEMA))
+        part = PartRef("failures", "", "", "", len(rows), len(data), sha256_hex(data))
+        counts = {"failures": len(rows), "failures_by_class": dict(classes)}
+        record = replace(self._record(ref), parts=(part,) if rows else (), **counts)
+        self.write(commit_path(ref.batch_id, ref.attempt), commit_bytes(record, data))
 
 
 def failure_row(ref: BatchRef, **values: Any) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def test_failures_are_those_of_the_newest_attempt_alone(folder: Folder, ref: Ref
     assert [row["document_id"] for row in read_failures(str(folder))] == ["kept", "other"]
 
 
-def test_a_failures_file_that_no_commit_names_is_not_read(folder: Folder, ref: Ref) -> None:
+def test_failures_whose_commit_record_is_gone_are_not_told(folder: Folder, ref: Ref) -> None:
     folder.commit(ref(0), [{"document_id": "a"}])
     folder.commit(ref(1), [{"document_id": "b"}])
     (folder.root / commit_path(ref(1).batch_id, 1)).unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from decimal import Decimal
@@ -12,23 +11,33 @@ from schemas.failures import FAILURE_KINDS, FailureClass
 from schemas.run import Manifest
 from tests.simulator.job import Job
 from tests.simulator.shape import TYPED, route_of
-from tests.simulator.store import read_part
+from tests.simulator.store import failures_in, read_part, record_in
 from tests.simulator.vendor import GOOD
 
 ZERO = Decimal(0)
 
 
-def rows(job: Job, kind: str) -> list[dict[str, Any]]:
-    """All rows that readers of `results` or `failures` see."""
+def rows(job: Job, folder: str) -> list[dict[str, Any]]:
+    """All rows that readers of a folder see."""
     found = []
     for path, thing in job.objects.objects.items():
-        if path.startswith(f"{kind}/"):
+        if path.startswith(f"{folder}/"):
             found.extend(read_part(thing.data))
     return found
 
 
+def failures_left(job: Job) -> list[dict[str, Any]]:
+    """The failures that the newest attempts have committed."""
+    newest = {path.split(".")[0]: path for path in sorted(job.objects.committed)}
+    return [row for path in newest.values() for row in failures_in(job.objects.committed[path])]
+
+
 def _place(row: dict[str, Any]) -> tuple[str, int]:
     return row["lineage"]["batch_id"], row["lineage"]["source"]["row"]
+
+
+def _place_and_route(row: dict[str, Any]) -> tuple[str, int, str]:
+    return *_place(row), row["lineage"]["route"] or ""
 
 
 def note_committed(job: Job) -> None:
@@ -49,7 +58,7 @@ def unfinished(job: Job) -> dict[tuple[str, int], str]:
     }
     for row in rows(job, "results"):
         left.pop(_place(row), None)
-    for row in rows(job, "failures"):
+    for row in failures_left(job):
         if FAILURE_KINDS[FailureClass(row["error_class"])].retryable:
             left[_place(row)] = row["error_class"]
         else:
@@ -59,7 +68,7 @@ def unfinished(job: Job) -> dict[tuple[str, int], str]:
 
 def check_ending(job: Job) -> None:
     """All checks; the first that fails is the world's violation."""
-    results, failures = rows(job, "results"), rows(job, "failures")
+    results, failures = rows(job, "results"), failures_left(job)
     for invariant, detail in _troubles(job, results, failures):
         job.around.world.violate(invariant, detail)
         return
@@ -170,7 +179,7 @@ def _answered_twice_at_most(job: Job) -> Iterator[tuple[str, str]]:
 
 def _records(job: Job) -> list[dict[str, Any]]:
     return [
-        json.loads(thing.data) for path, thing in job.objects.objects.items() if path.startswith("commits/")
+        record_in(thing.data) for path, thing in job.objects.objects.items() if path.startswith("commits/")
     ]
 
 
@@ -221,6 +230,9 @@ def check_manifest(job: Job, manifest: Manifest) -> None:
     """A run that was settled says what readers see, and is complete only when nothing is left to do."""
     job.around.world.seen.add("settled")
     results, failures = rows(job, "results"), rows(job, "failures")
+    if sorted(failures, key=_place_and_route) != sorted(failures_left(job), key=_place_and_route):
+        shown = Counter(map(_place_and_route, failures))
+        job.around.world.violate("the failures that stand are shown", f"there are {shown}")
     told = (manifest.results, manifest.failures, Decimal(manifest.amount), len(manifest.ambiguous))
     columns = sum((row["cost"]["amount"] for row in results + failures), ZERO)
     listed = sum(len(record["ambiguous"]) for record in _records(job))
@@ -234,11 +246,5 @@ def check_manifest(job: Job, manifest: Manifest) -> None:
 
 def _nothing_left_over(job: Job) -> Iterator[tuple[str, str]]:
     staged = [path for path in job.objects.objects if path.startswith("_staging/")]
-    newest = {f"failures/{r['batch_id']}.{r['attempt']:04d}.parquet" for r in _newest(_records(job))}
-    old = [p for p in job.objects.objects if p.startswith("failures/") and p not in newest]
-    if staged or old:
-        yield "nothing is left over", f"{staged + old}"
-
-
-def _newest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list({r["batch_id"]: r for r in sorted(records, key=lambda r: r["attempt"])}.values())
+    if staged:
+        yield "nothing is left over", f"{staged}"

@@ -6,10 +6,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from tests.simulator.planting import defect, swap
 from transforms import commit as commits
-from transforms import compaction, previous, write
-from transforms.layout import commit_path, failures_path
+from transforms import failure_files, previous, write
+from transforms.attempt_keys import keys_without, no_keys
+from transforms.layout import commit_path
 from transforms.store import Store
 
 IMMUTABLE = "what is committed never changes"
@@ -19,6 +22,7 @@ FINISHES = "the same command finishes the job"
 LEFT_OVER = "nothing is left over"
 SUMS = "the cost column adds up"
 LISTED = "every ambiguous call is listed"
+SHOWN = "the failures that stand are shown"
 REASONS = "a failure says what happened"
 TROUBLE = "production code fails in foreseen ways only"
 
@@ -27,8 +31,9 @@ TROUBLE = "production code fails in foreseen ways only"
 def a_commit_replaces_the_record_that_is_there(replaced: ExitStack) -> None:
     """By rename, and not create-only: the last writer wins."""
 
-    def commit(store: Any, record: Any) -> commits.Commit:
-        store.put(commit_path(record.batch_id, record.attempt), record.to_json())
+    def commit(store: Any, draft: Any) -> commits.Commit:
+        record = draft.record
+        store.put(commit_path(record.batch_id, record.attempt), draft.to_bytes())
         commits.publish(store, record)
         return commits.Commit(record, True)
 
@@ -37,9 +42,9 @@ def a_commit_replaces_the_record_that_is_there(replaced: ExitStack) -> None:
 
 @defect("commit", COMMITTED_ONLY)
 def parts_are_published_before_the_commit(replaced: ExitStack) -> None:
-    def commit(store: Store, record: Any) -> commits.Commit:
-        commits.publish(store, record)
-        return before(store, record)
+    def commit(store: Store, draft: Any) -> commits.Commit:
+        commits.publish(store, draft.record)
+        return before(store, draft)
 
     before = swap(replaced, commits, "commit", commit)
     swap(replaced, commits, "_require_staged", lambda *_: None)
@@ -47,8 +52,9 @@ def parts_are_published_before_the_commit(replaced: ExitStack) -> None:
 
 @defect("commit", COMMITTED_ONLY, "readers see whole files only")
 def who_loses_the_race_publishes_its_own_parts(replaced: ExitStack) -> None:
-    def commit(store: Store, record: Any) -> commits.Commit:
-        created = store.create(commit_path(record.batch_id, record.attempt), record.to_json())
+    def commit(store: Store, draft: Any) -> commits.Commit:
+        record = draft.record
+        created = store.create(commit_path(record.batch_id, record.attempt), draft.to_bytes())
         commits.publish(store, record)
         return commits.Commit(record, created)
 
@@ -57,10 +63,10 @@ def who_loses_the_race_publishes_its_own_parts(replaced: ExitStack) -> None:
 
 @defect("commit", IMMUTABLE, ONCE, FINISHES)
 def who_loses_the_race_takes_the_winners_parts_away(replaced: ExitStack) -> None:
-    def commit(store: Store, record: Any) -> commits.Commit:
-        done = before(store, record)
+    def commit(store: Store, draft: Any) -> commits.Commit:
+        done = before(store, draft)
         if not done.won:
-            for part in record.parts:
+            for part in commits.files_of(draft.record):
                 store.delete(part.final)
         return done
 
@@ -72,23 +78,39 @@ def recovery_sweeps_what_was_committed_and_not_published(replaced: ExitStack) ->
     swap(replaced, commits, "_committed_from", lambda store, folder: None)
 
 
-@defect("commit", ONCE, LEFT_OVER, FINISHES)
-def failures_that_were_retried_are_kept(replaced: ExitStack) -> None:
-    def publish(store: Store, record: Any) -> None:
-        before(store, replace(record, attempt=1))
+@defect("commit", SHOWN)
+def failures_that_were_retried_are_shown_for_ever(replaced: ExitStack) -> None:
+    def sorted_out(files: Any, wanted: Any, few_files: int) -> Any:
+        kept, old, missing = before(files, wanted, few_files)
+        return [*kept, *old], [], missing
 
-    before = swap(replaced, commits, "publish", publish)
-    swap(replaced, compaction, "sweep_replaced", lambda store, records: 0)
+    before = swap(replaced, failure_files, "_sorted_out", sorted_out)
 
 
-@defect("commit", ONCE, LEFT_OVER, FINISHES)
-def failures_are_replaced_before_their_successor_is_committed(replaced: ExitStack) -> None:
-    def commit(store: Store, record: Any) -> commits.Commit:
-        for attempt in range(1, record.attempt):
-            store.delete(failures_path(record.batch_id, attempt))
-        return before(store, record)
+@defect("commit", SHOWN)
+def failures_are_shown_twice_where_a_run_had_shown_them_before(replaced: ExitStack) -> None:
+    def sorted_out(files: Any, wanted: Any, few_files: int) -> Any:
+        kept, old, _ = before(files, wanted, few_files)
+        return kept, old, wanted
 
-    before = swap(replaced, commits, "commit", commit)
+    before = swap(replaced, failure_files, "_sorted_out", sorted_out)
+
+
+@defect("commit", SHOWN)
+def failures_beside_those_that_were_retried_go_with_them(replaced: ExitStack) -> None:
+    """A file that has some of both is deleted, and what still stands in it is not written anew."""
+
+    def sorted_out(files: Any, wanted: Any, few_files: int) -> Any:
+        kept, old, missing = before(files, wanted, few_files)
+        gone = [file.attempts for file in old]
+        return kept, old, keys_without(missing, np.sort(np.concatenate([no_keys(), *gone])))
+
+    before = swap(replaced, failure_files, "_sorted_out", sorted_out)
+
+
+@defect("commit", TROUBLE, FINISHES)
+def failures_do_not_travel_with_the_record(replaced: ExitStack) -> None:
+    swap(replaced, commits.Draft, "to_bytes", lambda draft: draft.record.to_json())
 
 
 @defect("commit", ONCE, TROUBLE, FINISHES)

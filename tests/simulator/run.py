@@ -26,7 +26,8 @@ from transforms.batch_refs import BatchRefs
 from transforms.commit_index import CommitIndex
 from transforms.compaction import take_stock
 from transforms.due import find_due_batches
-from transforms.layout import plan_path
+from transforms.failure_files import add_failures
+from transforms.layout import commit_path, plan_path
 from transforms.plan import Plan
 from transforms.plan_file import plan_bytes
 from transforms.settle import settle_run
@@ -123,7 +124,8 @@ def _forget_the_boot(job: Job) -> None:
 
 
 def settle(job: Job, store: ProcessStore, due: list[BatchRef]) -> Manifest:
-    """Add up what is committed, and write the manifest last."""
+    """Show what failed at a first attempt, as a run does meanwhile; add up, and write the manifest last."""
+    add_failures(store, [(ref.batch_id, 1) for ref in due if ref.attempt == 1 and _failed(job, ref)])
     loaded = LoadedWorkload(job.around.shape.workload(), Path("w.toml"), b"", "in", "out")
     settled = Plan(
         run_id=job.context.run_id,
@@ -137,6 +139,11 @@ def settle(job: Job, store: ProcessStore, due: list[BatchRef]) -> Manifest:
         plan_uri="",
     )
     return settle_run(loaded, job.context, settled, (), EPOCH, now=EPOCH, store=store)
+
+
+def _failed(job: Job, ref: BatchRef) -> bool:
+    record = job.objects.commits.get(commit_path(ref.batch_id, ref.attempt))
+    return record is not None and record["failures"] > 0
 
 
 # ---- the workers

@@ -6,6 +6,7 @@ It watches what readers would see: nothing that is not committed, nothing torn, 
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import os
@@ -21,10 +22,9 @@ import pyarrow.parquet as pq
 from schemas.errors import PreconditionFailedError, StoreError
 from tests.simulator.clock import pause
 from tests.simulator.world import KilledError, Process, World
+from transforms.commit_file import packed_in, unpacked
 from transforms.layout import LEDGER
 from transforms.store import LocalStore
-
-_VISIBLE = ("results/", "failures/")
 
 
 @dataclass(slots=True)
@@ -41,7 +41,8 @@ class Objects:
     world: World
     root: str
     objects: dict[str, _Object] = field(default_factory=dict)
-    commits: dict[str, dict[str, Any]] = field(default_factory=dict)  # as first seen, by path
+    commits: dict[str, dict[str, Any]] = field(default_factory=dict)  # records as first seen, by path
+    committed: dict[str, bytes] = field(default_factory=dict)  # and their objects
     named: dict[str, tuple[str, str]] = field(default_factory=dict)  # final name → digest and commit's path
     shown: dict[str, bytes] = field(default_factory=dict)  # results as first seen
     noted: set[str] = field(default_factory=set)  # of them, those that the audit has heard of
@@ -71,28 +72,41 @@ class Objects:
         thing = self.objects.get(path)
         if path.startswith("commits/"):
             self._look_at_commit(path, thing)
-        elif path.startswith(_VISIBLE) and thing is not None:
-            digest = sha256(thing.data).hexdigest()
-            if path not in self.named:
-                self.world.violate("readers see committed rows only", f"{path} is in no commit record")
-            elif self.named[path][0] != digest:
-                self.world.violate("readers see whole files only", f"{path} is not what was committed")
+        elif path.startswith("failures/") and thing is not None:
+            self._look_at_failures(path, thing.data)
         if path.startswith("results/"):
+            if thing is not None and path not in self.named:
+                self.world.violate("readers see committed rows only", f"{path} is in no commit record")
+            elif thing is not None and self.named[path][0] != sha256(thing.data).hexdigest():
+                self.world.violate("readers see whole files only", f"{path} is not what was committed")
             before = self.shown.setdefault(path, thing.data if thing else b"")
             if thing is None or thing.data != before:
                 self.world.violate("what is committed never changes", f"{path} changed or went")
 
     def _look_at_commit(self, path: str, thing: _Object | None) -> None:
-        record = json.loads(thing.data) if thing is not None else None
-        if path in self.commits:
-            if record != self.commits[path]:
+        if path in self.committed:
+            if thing is None or thing.data != self.committed[path]:
                 self.world.violate("what is committed never changes", f"{path} was replaced or deleted")
             return
-        assert record is not None
-        self.commits[path] = record
+        assert thing is not None
+        self.committed[path] = thing.data
+        record = self.commits[path] = record_in(thing.data)
         self.on_commit(record)
         for part in record["parts"]:
-            self.named[part["final"]] = (part["sha256"], path)
+            if part["final"]:
+                self.named[part["final"]] = (part["sha256"], path)
+
+    def _look_at_failures(self, path: str, data: bytes) -> None:
+        """What is shown of an attempt is what its commit record has, whole."""
+        shown, expected = pq.ParquetFile(io.BytesIO(data)), []
+        for batch_id, attempt in _attempts_in(shown.schema_arrow.metadata[b"switchgear.attempts"]):
+            committed = self.committed.get(f"commits/{batch_id}.{attempt:04d}.json")
+            if committed is None:
+                self.world.violate("readers see committed rows only", f"{path}: {batch_id}, {attempt}")
+                return
+            expected += failures_in(committed)
+        if shown.read(use_threads=False).to_pylist() != expected:
+            self.world.violate("readers see whole files only", f"{path} is not what was committed")
 
 
 class _Part(io.BytesIO):
@@ -249,6 +263,25 @@ def _as_parquet(data: bytes) -> bytes:
     table = pa.ipc.open_stream(data).read_all()
     pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
     return sink.getvalue().to_pybytes()
+
+
+def record_in(data: bytes) -> dict[str, Any]:
+    """The commit record of an object."""
+    record: dict[str, Any] = json.loads(data.partition(b"\n")[0])
+    return record
+
+
+@lru_cache(64)
+def failures_in(data: bytes) -> list[dict[str, Any]]:
+    """The failures that travel with a commit record; not to be changed."""
+    tail = data.partition(b"\n")[2]
+    return unpacked(packed_in(tail)).to_pylist() if tail else []
+
+
+def _attempts_in(written: bytes) -> Iterator[tuple[str, int]]:
+    keys = base64.b64decode(written)
+    for start in range(0, len(keys), 20):
+        yield keys[start : start + 16].hex(), int.from_bytes(keys[start + 16 : start + 20], "big")
 
 
 @lru_cache(64)

@@ -20,36 +20,30 @@ from tests.simulator.shape import make_refs
 from tests.simulator.store import Objects, ProcessStore
 from tests.simulator.world import KilledError, World
 from transforms import commit as commits
-from transforms.compaction import sweep_replaced
-from transforms.layout import (
-    commit_path,
-    failures_path,
-    list_commits,
-    read_commit,
-    results_path,
-    staging_folder,
-)
+from transforms.commit_file import packed_in, parse_commit
+from transforms.layout import commit_path, results_path, staging_folder
 
 RACES = int(os.environ.get("SWITCHGEAR_RACES", "10000"))
 BLOCKS = 10
+ROUTES = ("ask", "sum")
 (REF,) = make_refs([4])
 
 
-def stage(store: ProcessStore, attempt: int, writer: str) -> CommitRecord:
-    """Two parts of an attempt, as this writer made them: no two writers' are the same."""
+def stage(store: ProcessStore, attempt: int, writer: str) -> commits.Draft:
+    """Results of two routes, and of a first attempt failures, as this writer made them: all are different."""
     folder = staging_folder(REF.batch_id, attempt, writer)
-    finals = {"results": results_path("ask", REF.batch_id, attempt)}
-    if attempt == 1:
-        finals["failures"] = failures_path(REF.batch_id, attempt)
     parts = []
-    for kind, final in finals.items():
-        data = f"{kind} of {writer}".encode()
-        stream = store.stage(f"{folder}/{kind}.parquet")
+    for route in ROUTES:
+        data = f"{route} of {writer}".encode()
+        stream = store.stage(f"{folder}/{route}.parquet")
         stream.write(data)
         store.finish(stream)
-        route = "ask" if kind == "results" else ""
-        parts.append(PartRef(kind, route, stream.name, final, 2, len(data), sha256(data).hexdigest()))
-    return CommitRecord(
+        final = results_path(route, REF.batch_id, attempt)
+        parts.append(PartRef("results", route, stream.name, final, 1, len(data), sha256(data).hexdigest()))
+    failures = f"failures of {writer}".encode() if attempt == 1 else b""
+    if failures:
+        parts.append(PartRef("failures", "", "", "", 2, len(failures), sha256(failures).hexdigest()))
+    record = CommitRecord(
         batch_id=REF.batch_id,
         attempt=attempt,
         run_id="r",
@@ -66,6 +60,7 @@ def stage(store: ProcessStore, attempt: int, writer: str) -> CommitRecord:
         key_sum="0",
         parts=tuple(parts),
     )
+    return commits.Draft(record, failures)
 
 
 class Race:
@@ -83,12 +78,12 @@ class Race:
         source = self.world.source
 
         def work() -> commits.Commit:
-            return commits.commit(store, record)
+            return commits.commit(store, draft)
 
         try:
             while attempt > 1 and commit_path(REF.batch_id, attempt - 1) not in self.objects.objects:
                 await asyncio.sleep(0.01)
-            record = await in_steps(process, lambda: stage(store, attempt, name))
+            draft = await in_steps(process, lambda: stage(store, attempt, name))
             await asyncio.sleep(source.uniform(0.0, after_s))
             done = await in_steps(process, work)
             if done.won:
@@ -112,13 +107,7 @@ class Race:
         if self.world.violation is not None:
             return
         last = self.world.spawn("recovery")
-        await in_steps(last, lambda: self._next_run(ProcessStore(self.objects, last)))
-
-    @staticmethod
-    def _next_run(store: ProcessStore) -> None:
-        commits.recover(store)
-        names = [(batch, attempt) for batch, every in list_commits(store).items() for attempt in every]
-        sweep_replaced(store, [read_commit(store, *name) for name in names])
+        await in_steps(last, lambda: commits.recover(ProcessStore(self.objects, last)))
 
     def hold(self) -> None:
         """What must be there when all is over."""
@@ -126,14 +115,15 @@ class Race:
         assert self.world.violation is None, f"{self.world.violation}\n{self.world.story()}"
         assert len({attempt for attempt, _ in self.won}) == len(self.won), f"two winners: {self.won}"
         committed = {record["attempt"]: record for record in self.objects.commits.values()}
-        visible = {path for path in objects if path.startswith(("results/", "failures/"))}
-        expected = {p["final"] for r in committed.values() for p in r["parts"] if p["kind"] == "results"}
-        if 1 in committed and 2 not in committed:
-            expected.add(failures_path(REF.batch_id, 1))
-        assert visible == expected
-        for attempt, record in committed.items():
-            data = objects[results_path("ask", REF.batch_id, attempt)].data
-            assert data == f"results of {record['writer']}".encode()
+        visible = {path: objects[path].data.decode() for path in objects if path.startswith("results/")}
+        assert visible == {
+            results_path(route, REF.batch_id, attempt): f"{route} of {record['writer']}"
+            for attempt, record in committed.items()
+            for route in ROUTES
+        }
+        if 1 in committed:
+            _, tail = parse_commit(objects[commit_path(REF.batch_id, 1)].data)
+            assert packed_in(tail) == f"failures of {committed[1]['writer']}".encode()
         assert not [path for path in objects if path.startswith("_staging/")]
         self.world.seen |= {f"committed {attempt} by {r['writer']}" for attempt, r in committed.items()}
 

@@ -166,10 +166,10 @@ class Worker:
 
     def _commit(self, batch: WorkBatch) -> bool:
         name = f"{self.job.around.source.getrandbits(64):016x}"
-        parts = self.writer.write(batch, name)
+        written = self.writer.write(batch, name)
         now = EPOCH.replace(microsecond=self.job.runs)
-        record = commits.make_record(batch, parts, self.job.context, name, now)
-        done = commits.commit(self.store, record)
+        record = commits.make_record(batch, written.parts, self.job.context, name, now)
+        done = commits.commit(self.store, commits.Draft(record, written.failures))
         self.process.world.seen.add("committed" if done.won else "lost the race")
         self.process.check()
         return True
@@ -209,5 +209,4 @@ class StreamWriter(PartWriter):
         stream = self.store.stage(staged)
         stream.write(data)
         self.store.finish(stream)
-        kind = "results" if route else "failures"
-        return PartRef(kind, route, staged, final, table.num_rows, len(data), sha256(data).hexdigest())
+        return PartRef("results", route, staged, final, table.num_rows, len(data), sha256(data).hexdigest())

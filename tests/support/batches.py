@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.batches import BatchRef, CommitRecord
+from schemas.batches import BatchRef
 from schemas.outcomes import Outcome
 from schemas.run import RunContext
 from schemas.workload import Workload
 from tests.support.documents import rows
-from transforms.commit import make_record
+from transforms.commit import Draft, make_record
 from transforms.store import Store
 from transforms.work import WorkBatch
 from transforms.write import PartWriter, VectorType
@@ -51,7 +51,8 @@ def part_writer(workload: Workload, run: RunContext, store: Store, **vector_type
     return PartWriter(workload, run, store, schema, vector_types.__getitem__)
 
 
-def staged(writer: PartWriter, batch: WorkBatch, name: str | None = None) -> CommitRecord:
+def staged(writer: PartWriter, batch: WorkBatch, name: str | None = None) -> Draft:
     """Stage a batch's parts and make its record; nothing is committed yet."""
     name = name or f"w{next(_WRITERS)}"
-    return make_record(batch, writer.write(batch, name), writer.run, name, NOW)
+    written = writer.write(batch, name)
+    return Draft(make_record(batch, written.parts, writer.run, name, NOW), written.failures)

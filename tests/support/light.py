@@ -18,7 +18,7 @@ from schemas.ids import new_run_id
 from schemas.load import load_workload
 from schemas.run import Manifest, RunContext
 from transforms.act import finish_calls, prepare_calls
-from transforms.commit import commit, make_record
+from transforms.commit import Draft, commit, make_record
 from transforms.decide import decide
 from transforms.output import open_output
 from transforms.plan import plan_run
@@ -54,8 +54,9 @@ def work_on(config: WorkerConfig, refs: Iterable[BatchRef]) -> None:
         reader = BatchReader(config.schema())
         for finish in [_start(worker, reader, ref) for ref in refs]:
             batch, writer = finish(), secrets.token_hex(8)
-            parts = worker.part_writer().write(batch, writer)
-            commit(worker.store(), make_record(batch, parts, config.run, writer, datetime.now(UTC)))
+            written = worker.part_writer().write(batch, writer)
+            record = make_record(batch, written.parts, config.run, writer, datetime.now(UTC))
+            commit(worker.store(), Draft(record, written.failures))
     finally:
         forget_worker(config)
 

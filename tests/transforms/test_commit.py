@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.batches import AmbiguousCall, BackendTotals, CommitRecord
+from schemas.batches import AmbiguousCall, BackendTotals
 from schemas.errors import ReconcileError, StoreError
 from schemas.failures import FailureClass
 from schemas.ids import sha256_hex
@@ -20,8 +20,9 @@ from tests.support.batches import NOW, part_writer, staged, work_batch
 from tests.support.records import AMBIGUOUS, REF, answered, assignment, failed, run_context
 from tests.support.stepping import Countdown, CrashError, SteppedStore, interleave
 from tests.support.workloads import workload
-from transforms.commit import Commit, commit, make_record, publish, recover
+from transforms.commit import Commit, Draft, commit, make_record, publish, recover
 from transforms.compaction import take_stock
+from transforms.failures import failures_left
 from transforms.layout import COMPACTED, list_commits, read_commit
 from transforms.previous import load_previous
 from transforms.store import LocalStore
@@ -41,14 +42,14 @@ def store(tmp_path: Path) -> LocalStore:
     return LocalStore(str(tmp_path / "out"))
 
 
-def stage_first(root: str, outcomes: list[Outcome] = FIRST, name: str | None = None) -> CommitRecord:
+def stage_first(root: str, outcomes: list[Outcome] = FIRST, name: str | None = None) -> Draft:
     """Stage attempt 1: one result, and three failures of which two can be tried again."""
     store = LocalStore(root)
     writer = part_writer(workload(), run_context(root), store)
     return staged(writer, work_batch(REF, outcomes), name)
 
 
-def stage_second(root: str, name: str | None = None) -> CommitRecord:
+def stage_second(root: str, name: str | None = None) -> Draft:
     """Stage attempt 2 over a committed attempt 1: one more result, one failure again, one carried."""
     store = LocalStore(root)
     ref = replace(REF, attempt=2, previous_attempt=1)
@@ -68,22 +69,32 @@ def tree(root: str) -> dict[str, str]:
     }
 
 
-def visible_rows(root: str, kind: str = "results") -> list[tuple[str, int]]:
-    return sorted(row for path in Path(root, kind).rglob("*.parquet") for row in rows_of(path.read_bytes()))
+def visible_rows(root: str) -> list[tuple[str, int]]:
+    return sorted(
+        row for path in Path(root, "results").rglob("*.parquet") for row in rows_of(path.read_bytes())
+    )
+
+
+def failed_rows(store: LocalStore) -> list[tuple[str, int]]:
+    """Route and row of the failures that the newest attempt left."""
+    return sorted(places(failures_left(store, REF.batch_id, list_commits(store)[REF.batch_id][-1])))
 
 
 @lru_cache(1000)
 def rows_of(part: bytes) -> list[tuple[str, int]]:
     """Route and row of every row of a part."""
-    lineage = pq.read_table(pa.BufferReader(part)).column("lineage").to_pylist()
-    return [(row["route"] or "", row["source"]["row"]) for row in lineage]
+    return places(pq.read_table(pa.BufferReader(part)))
+
+
+def places(table: pa.Table) -> list[tuple[str, int]]:
+    return [(row["route"] or "", row["source"]["row"]) for row in table.column("lineage").to_pylist()]
 
 
 # ---- what a record says
 
 
 def test_a_record_counts_what_its_parts_hold(store: LocalStore) -> None:
-    record = stage_first(store.root)
+    record = stage_first(store.root).record
     assert (record.rows_in, record.rows_skipped, record.assignments) == (4, 0, 4)
     assert (record.results, record.failures, record.retryable) == (1, 3, 2)
     assert record.failures_by_class == {"timeout": 1, "null_text": 1, "rate_limited": 1}
@@ -95,7 +106,7 @@ def test_a_record_counts_what_its_parts_hold(store: LocalStore) -> None:
 
 def test_a_further_attempt_counts_what_it_carries_and_only_that(store: LocalStore) -> None:
     commit(store, stage_first(store.root))
-    record = stage_second(store.root)
+    record = stage_second(store.root).record
     assert (record.attempt, record.assignments, record.results, record.failures) == (2, 3, 1, 2)
     assert record.failures_by_class == {"null_text": 1, "rate_limited": 1}
     assert record.failures_by_route == {"ask": 2}
@@ -114,7 +125,7 @@ def test_totals_are_by_route_and_backend_and_add_up_exactly(store: LocalStore) -
     ]
     routes = [{"name": n, "backends": ["mini"], "prompt": "topic"} for n in ("ask", "other")]
     writer = part_writer(workload(routes=routes, match="all"), run_context(store.root), store)
-    totals = staged(writer, work_batch(REF, outcomes)).totals
+    totals = staged(writer, work_batch(REF, outcomes)).record.totals
     assert totals == {
         "ask": {
             "mini": BackendTotals(
@@ -137,7 +148,7 @@ def test_totals_are_by_route_and_backend_and_add_up_exactly(store: LocalStore) -
 
 def test_ambiguous_calls_are_in_the_record(store: LocalStore) -> None:
     batch = work_batch(REF, FIRST, ambiguous=[AMBIGUOUS])
-    record = staged(part_writer(workload(), run_context(store.root), store), batch)
+    record = staged(part_writer(workload(), run_context(store.root), store), batch).record
     assert record.ambiguous == (AMBIGUOUS,)
     assert isinstance(record.ambiguous[0], AmbiguousCall)
 
@@ -191,7 +202,7 @@ def test_a_lost_doubled_or_strange_row_is_never_committed(
 @pytest.mark.parametrize("rows", [0, 2])
 def test_a_part_with_rows_too_few_or_too_many_is_never_committed(store: LocalStore, rows: int) -> None:
     batch = work_batch(REF, FIRST)
-    results, failures = part_writer(workload(), run_context(store.root), store).write(batch, "w")
+    results, failures = part_writer(workload(), run_context(store.root), store).write(batch, "w").parts
     with pytest.raises(ReconcileError):
         make_record(batch, [replace(results, rows=rows), failures], run_context(store.root), "w", NOW)
 
@@ -199,7 +210,7 @@ def test_a_part_with_rows_too_few_or_too_many_is_never_committed(store: LocalSto
 def test_rows_that_the_writer_forgets_are_noticed(store: LocalStore) -> None:
     """Its own count of a part would agree with the part; the outcomes don't."""
     batch = work_batch(REF, FIRST)
-    results, _ = part_writer(workload(), run_context(store.root), store).write(batch, "w")
+    results, _ = part_writer(workload(), run_context(store.root), store).write(batch, "w").parts
     with pytest.raises(ReconcileError):
         make_record(batch, [results], run_context(store.root), "w", NOW)
 
@@ -208,28 +219,37 @@ def test_rows_that_the_writer_forgets_are_noticed(store: LocalStore) -> None:
 
 
 def test_a_commit_makes_exactly_its_parts_visible(store: LocalStore) -> None:
-    record = stage_first(store.root)
+    draft = stage_first(store.root)
     assert visible_rows(store.root) == []
-    assert commit(store, record) == Commit(record, True)
+    assert commit(store, draft) == Commit(draft.record, True)
     assert visible_rows(store.root) == [("ask", 100)]
-    assert visible_rows(store.root, "failures") == [("ask", 101), ("ask", 102), ("ask", 103)]
+    assert failed_rows(store) == [("ask", 101), ("ask", 102), ("ask", 103)]
     assert list(store.list("_staging")) == []
-    for part in record.parts:
-        assert sha256_hex(store.read(part.final)) == part.sha256
+    results, failures = draft.record.parts
+    assert sha256_hex(store.read(results.final)) == results.sha256
+    assert sha256_hex(draft.failures) == failures.sha256
+
+
+def test_a_batch_of_failures_alone_is_committed_by_one_object(store: LocalStore) -> None:
+    draft = stage_first(store.root, FIRST[1:])
+    assert list(store.list("")) == []
+    commit(store, draft)
+    assert list(store.list("")) == [f"commits/{REF.batch_id}.0001.json"]
+    assert failed_rows(store) == [("ask", 101), ("ask", 102), ("ask", 103)]
 
 
 def test_the_second_of_two_writers_is_told_who_won_and_leaves_nothing(store: LocalStore) -> None:
     first, second = stage_first(store.root), stage_first(store.root)
     commit(store, first)
-    assert commit(store, second) == Commit(first, False)
+    assert commit(store, second) == Commit(first.record, False)
     assert list(store.list("_staging")) == []
     assert visible_rows(store.root) == [("ask", 100)]
 
 
 def test_a_lost_acknowledgement_counts_as_won(store: LocalStore) -> None:
-    record = stage_first(store.root)
-    store.create(f"commits/{record.batch_id}.0001.json", record.to_json())
-    assert commit(store, record).won
+    draft = stage_first(store.root)
+    store.create(f"commits/{REF.batch_id}.0001.json", draft.to_bytes())
+    assert commit(store, draft).won
     assert visible_rows(store.root) == [("ask", 100)]
 
 
@@ -237,8 +257,7 @@ def test_a_further_attempt_replaces_the_failures_and_adds_results(store: LocalSt
     commit(store, stage_first(store.root))
     commit(store, stage_second(store.root))
     assert visible_rows(store.root) == [("ask", 100), ("ask", 101)]
-    assert visible_rows(store.root, "failures") == [("ask", 102), ("ask", 103)]
-    assert list(store.list("failures")) == [f"failures/{REF.batch_id}.0002.parquet"]
+    assert failed_rows(store) == [("ask", 102), ("ask", 103)]
 
 
 def test_a_further_attempt_without_failures_leaves_none(store: LocalStore) -> None:
@@ -248,7 +267,7 @@ def test_a_further_attempt_without_failures_leaves_none(store: LocalStore) -> No
     assert previous is not None
     batch = work_batch(ref, [answered(101)], carried=previous.carried, prior=previous.retry)
     commit(store, staged(part_writer(workload(), run_context(store.root), store), batch))
-    assert list(store.list("failures")) == []
+    assert failed_rows(store) == []
     assert visible_rows(store.root) == [("ask", 100), ("ask", 101)]
 
 
@@ -270,28 +289,28 @@ def test_a_writer_whose_parts_were_swept_commits_nothing(store: LocalStore) -> N
 
 
 def test_a_committed_part_that_someone_deleted_is_named(store: LocalStore) -> None:
-    record = stage_first(store.root)
-    commit(store, record)
-    store.delete(record.parts[0].final)
+    draft = stage_first(store.root)
+    commit(store, draft)
+    store.delete(draft.record.parts[0].final)
     with pytest.raises(StoreError, match=r"results/route=ask/.*A committed part was deleted"):
-        publish(store, record)
+        publish(store, draft.record)
 
 
 # ---- crashes: at every step, then recovery and, where nothing was committed, the same attempt again
 
 
-def _crash(root: str, record: CommitRecord, at: int, *, after: bool) -> bool:
+def _crash(root: str, draft: Draft, at: int, *, after: bool) -> bool:
     """Commit with a crash before, or right after, the n-th mutation; whether there was one."""
     countdown = Countdown(at)
     store = SteppedStore(root, passed=countdown) if after else SteppedStore(root, gate=countdown)
     try:
-        commit(store, record)
+        commit(store, draft)
     except CrashError:
         return True
     return False
 
 
-def _finish(root: str, stage: Callable[[str], CommitRecord], attempt: int) -> None:
+def _finish(root: str, stage: Callable[[str], Draft], attempt: int) -> None:
     """What the next run does: recover, and do what is not committed."""
     store = LocalStore(root)
     recover(store)
@@ -305,7 +324,7 @@ def _finish(root: str, stage: Callable[[str], CommitRecord], attempt: int) -> No
 def test_a_crash_at_any_step_of_a_commit_is_recovered_to_the_same_files(
     tmp_path: Path, attempt: int, after: bool
 ) -> None:
-    stages: dict[int, Callable[[str], CommitRecord]] = {
+    stages: dict[int, Callable[[str], Draft]] = {
         1: lambda root: stage_first(root, name="w1"),
         2: lambda root: stage_second(root, name="w2"),
     }
@@ -324,12 +343,10 @@ def test_a_crash_at_any_step_of_a_commit_is_recovered_to_the_same_files(
         if not crashed:
             break
         steps += 1
-    assert steps == 3 if attempt == 1 else 4  # create, publish twice; and the replaced failures
+    assert steps == 2  # create, publish
 
 
-def _undisturbed(
-    tmp_path: Path, stages: dict[int, Callable[[str], CommitRecord]], attempts: int
-) -> dict[str, str]:
+def _undisturbed(tmp_path: Path, stages: dict[int, Callable[[str], Draft]], attempts: int) -> dict[str, str]:
     root = str(tmp_path / "undisturbed")
     for attempt in range(1, attempts + 1):
         commit(LocalStore(root), stages[attempt](root))
@@ -348,7 +365,7 @@ def test_a_crash_while_staging_leaves_nothing_but_what_is_swept(tmp_path: Path) 
             assert tree(root) == {}
             assert not Path(root, "_staging").exists()
         else:
-            assert at == 4  # two parts, staged and finished
+            assert at == 2  # results, staged and finished
             return
     pytest.fail("staging never ended")
 
@@ -358,17 +375,17 @@ def test_a_crash_while_staging_leaves_nothing_but_what_is_swept(tmp_path: Path) 
 
 def test_recovery_publishes_what_was_committed_and_sweeps_the_rest(store: LocalStore) -> None:
     winner, loser = stage_first(store.root), stage_first(store.root)
-    store.create(f"commits/{winner.batch_id}.0001.json", winner.to_json())
+    store.create(f"commits/{REF.batch_id}.0001.json", winner.to_bytes())
     other = staged(
         part_writer(workload(), run_context(store.root), store),
         work_batch(replace(REF, batch_id="c" * 32), FIRST),
     )
-    assert len(list(store.list("_staging"))) == 6
+    assert len(list(store.list("_staging"))) == 3
     recover(store)
-    assert {p.final for p in winner.parts} == {*store.list("results"), *store.list("failures")}
+    assert list(store.list("results")) == [winner.record.parts[0].final]
     assert list(store.list("_staging")) == []
-    assert not store.exists(other.parts[0].final)
-    assert loser.writer != winner.writer
+    assert not store.exists(other.record.parts[0].final)
+    assert loser.record.writer != winner.record.writer
 
 
 def test_recovery_leaves_strangers_among_our_names_alone(store: LocalStore) -> None:
@@ -411,11 +428,10 @@ class Reader:
             for part in read_commit(self.store, batch, attempt).parts
         }
         seen: Counter[tuple[str, int]] = Counter()
-        for path in [*self.store.list("results"), *self.store.list("failures")]:
+        for path in self.store.list("results"):
             data = self.store.read(path)
             assert sha256_hex(data) == committed[path]
-            if path.startswith("results"):
-                seen.update(rows_of(data))
+            seen.update(rows_of(data))
         assert [row for row, count in seen.items() if count > 1] == []
 
 
@@ -424,13 +440,13 @@ class Stage:
     """An output in which three writers have staged their parts; copied for every race."""
 
     root: Path
-    records: list[CommitRecord]
+    drafts: list[Draft]
 
     def race(self, folder: Path, seed: int) -> tuple[str, list[Any]]:
         root = str(shutil.copytree(self.root, folder / "out"))
         reader = Reader(root)
-        done = interleave(root, [_committer(r) for r in self.records], Random(seed), reader)
-        assert reader.looks > 20
+        done = interleave(root, [_committer(draft) for draft in self.drafts], Random(seed), reader)
+        assert reader.looks > 12
         assert all(isinstance(c, Commit) for c in done)
         return root, done
 
@@ -468,19 +484,8 @@ def test_a_zombie_among_the_writers_of_the_next_attempt_changes_nothing(
     assert sorted(c.won for c in commits) == [False, False, True]
     assert not commits[0].won
     assert visible_rows(root) == [("ask", 100), ("ask", 101)]
-    assert visible_rows(root, "failures") == [("ask", 102), ("ask", 103)]
+    assert failed_rows(LocalStore(root)) == [("ask", 102), ("ask", 103)]
 
 
-def _committer(record: CommitRecord) -> Callable[[Any], Commit]:
-    return lambda store: commit(store, record)
-
-
-def test_an_order_that_publishes_late_failures_leaves_what_recovery_sweeps(store: LocalStore) -> None:
-    """The failures of attempt 1 that come back after attempt 2 took them away are taken away again."""
-    first = stage_first(store.root)
-    commit(store, first)
-    data = store.read(first.parts[1].final)
-    commit(store, stage_second(store.root))
-    store.create(first.parts[1].final, data)
-    take_stock(store)
-    assert visible_rows(store.root, "failures") == [("ask", 102), ("ask", 103)]
+def _committer(draft: Draft) -> Callable[[Any], Commit]:
+    return lambda store: commit(store, draft)

@@ -22,7 +22,7 @@ from transforms.batch_refs import BatchRefs
 from transforms.commit_index import CommitIndex, read_index
 from transforms.commit_survey import listing_is_cheaper
 from transforms.compaction import Compactor, take_stock
-from transforms.layout import commit_path, failures_path, plan_path
+from transforms.layout import commit_path, plan_path
 from transforms.plan_file import plan_bytes
 from transforms.store import LocalStore, Store
 from transforms.tally import add_up
@@ -128,12 +128,10 @@ def test_a_newer_attempt_counts_although_an_older_one_is_compacted(store: Store)
     plan(store, "run-2", 1, attempt=2)  # it was asked to retry refusals; later runs are not
     plan(store, "run-3")
     take_stock(store)
-    store.create(failures_path(batch(1), 1), b"replaced")
     commit(store, record(1, attempt=2, results=1, failures=1, failures_by_class={"refused": 1}))
     index = read_index(store)
     assert list(index.committed.attempts) == [2]
     assert attempts(take_stock(store)) == names(1) | names(1, attempt=2)
-    assert not store.exists(failures_path(batch(1), 1))
     sums = add_up(read_index(store), run_context(store.root, run_id="run-2"))
     assert (sums.results, sums.failures_by_class, sums.batches) == (3, Counter(refused=1), 1)
 
@@ -301,7 +299,6 @@ def _half_done(root: str) -> LocalStore:
     store.local_path(min(store.list("compacted"))).write_bytes(b"torn")
     plan(store, "run-1", 0, attempt=2)
     commit(store, record(0, attempt=2, results=2))
-    store.create(failures_path(batch(0), 1), b"replaced")
     return store
 
 
@@ -317,10 +314,9 @@ def test_a_crash_at_any_change_of_a_compaction_loses_nothing(tmp_path: Path, aft
             assert attempts(read_index(LocalStore(root))) == expected
             assert attempts(take_stock(LocalStore(root), few_files=1)) == expected
         else:
-            assert step >= 4
+            assert step >= 3
             return
         assert begun(read_index(LocalStore(root))) == names(3)
-        assert not LocalStore(root).exists(failures_path(batch(0), 1))
     pytest.fail("compaction never ended")
 
 

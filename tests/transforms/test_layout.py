@@ -21,7 +21,7 @@ BATCH = "0123456789abcdef" * 2
 
 def test_the_names_are_those_that_users_glob() -> None:
     assert results_path("ask", BATCH, 2) == f"results/route=ask/{BATCH}.0002.parquet"
-    assert failures_path(BATCH, 1) == f"failures/{BATCH}.0001.parquet"
+    assert failures_path(BATCH) == f"failures/{BATCH}.parquet"
     assert commit_path(BATCH, 12345) == f"commits/{BATCH}.12345.json"
     assert staging_folder(BATCH, 1, "00ff") == f"_staging/{BATCH}.0001.00ff"
     assert run_path("r1", "plan.parquet") == "runs/r1/plan.parquet"

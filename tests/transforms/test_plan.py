@@ -224,10 +224,10 @@ def test_planning_finishes_what_a_killed_run_had_committed(bench: Bench) -> None
     bench.write("a", rows(range(4)))
     (ref,) = bench.plan().refs
     writer = part_writer(bench.loaded.workload, run_context(bench.store.root), bench.store)
-    record = staged(writer, work_batch(ref, [answered(n) for n in range(4)]))
-    bench.store.create(f"commits/{ref.batch_id}.0001.json", record.to_json())
+    draft = staged(writer, work_batch(ref, [answered(n) for n in range(4)]))
+    bench.store.create(f"commits/{ref.batch_id}.0001.json", draft.to_bytes())
     assert not bench.plan().refs
-    assert bench.store.exists(record.parts[0].final)
+    assert bench.store.exists(draft.record.parts[0].final)
 
 
 def test_asking_what_is_due_writes_nothing(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +12,7 @@ from tests.support.batches import part_writer, staged, work_batch
 from tests.support.records import REF, answered, failed, run_context
 from tests.support.workloads import workload
 from transforms.commit import commit
+from transforms.failures import failures_left
 from transforms.previous import Previous, load_previous
 from transforms.store import LocalStore
 
@@ -47,10 +49,15 @@ def load(store: LocalStore, attempt: int = 2, **changes: object) -> Previous:
 
 
 def cost_of(store: LocalStore, kind: str, attempt: int, row: int) -> dict[str, object]:
-    (path,) = [p for p in store.list(kind) if f".{attempt:04d}." in p]
-    rows = pq.read_table(store.local_path(path), partitioning=None).to_pylist()
-    (found,) = [r for r in rows if r["lineage"]["source"]["row"] == row]
+    (found,) = [r for r in rows_of(store, kind, attempt) if r["lineage"]["source"]["row"] == row]
     return {**found["cost"], **found["gen_ai"]["usage"]}
+
+
+def rows_of(store: LocalStore, kind: str, attempt: int) -> list[dict[str, Any]]:
+    if kind == "failures":
+        return failures_left(store, REF.batch_id, attempt).to_pylist()
+    (path,) = [p for p in store.list(kind) if f".{attempt:04d}." in p]
+    return pq.read_table(store.local_path(path), partitioning=None).to_pylist()
 
 
 def test_a_first_attempt_has_nothing_before_it(store: LocalStore) -> None:
@@ -119,12 +126,9 @@ def test_an_attempt_that_was_never_sent_adds_nothing(store: LocalStore) -> None:
 def test_carried_rows_keep_their_cost_and_their_attempt(store: LocalStore) -> None:
     refused = answered(102, failure=FailureClass.REFUSED, amount="0.05")
     commit_attempt(store, REF, [refused, failed(101, FailureClass.TIMEOUT)], None)
-    before = pq.read_table(store.local_path(next(store.list("failures")))).to_pylist()
+    before = rows_of(store, "failures", 1)
     commit_attempt(store, AGAIN, [answered(101)], load(store))
-    (path,) = store.list("failures")
-    assert pq.read_table(store.local_path(path)).to_pylist() == [
-        r for r in before if r["document_id"] == "doc-102"
-    ]
+    assert rows_of(store, "failures", 2) == [r for r in before if r["document_id"] == "doc-102"]
 
 
 def test_a_row_on_two_routes_is_two_things_to_try(store: LocalStore) -> None:

@@ -172,10 +172,10 @@ def test_a_batch_that_was_committed_although_its_worker_said_it_failed_is_done(b
 
 def test_settling_publishes_what_a_killed_worker_had_committed(bench: Bench) -> None:
     writer = part_writer(bench.loaded.workload, bench.run, bench.store)
-    record = staged(writer, work_batch(REF, [answered(100)]))
-    bench.store.create(f"commits/{REF.batch_id}.0001.json", record.to_json())
+    draft = staged(writer, work_batch(REF, [answered(100)]))
+    bench.store.create(f"commits/{REF.batch_id}.0001.json", draft.to_bytes())
     assert bench.settle([REF]).results == 1
-    assert bench.store.exists(record.parts[0].final)
+    assert bench.store.exists(draft.record.parts[0].final)
 
 
 def test_two_attempts_settle_to_one_sum(bench: Bench) -> None:
@@ -191,7 +191,7 @@ def test_two_attempts_settle_to_one_sum(bench: Bench) -> None:
 
 
 def test_records_that_do_not_agree_leave_no_manifest(bench: Bench) -> None:
-    bench.commit(REF, [answered(100), failed(101, FailureClass.TIMEOUT)])
+    bench.commit(REF, [answered(100)])
     path = f"commits/{REF.batch_id}.0001.json"
     broken = {**json.loads(bench.store.read(path)), "assignments": 0, "rows_in": 5}
     bench.store.delete(path)

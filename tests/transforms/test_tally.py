@@ -82,17 +82,10 @@ def test_records_that_contradict_each_other_are_refused(
         sums_of(store, *records)
 
 
-@pytest.mark.parametrize("kind", ["results", "failures"])
-def test_a_committed_part_that_is_not_there_is_named(store: LocalStore, kind: str) -> None:
-    part = PartRef(kind, "ask", "_staging/x", f"{kind}/x.parquet", 1, 1, "")
-    with pytest.raises(StoreError, match=rf"{kind}/x\.parquet was committed by run-1 and is not there"):
+def test_committed_results_that_are_not_there_are_named(store: LocalStore) -> None:
+    part = PartRef("results", "ask", "_staging/x", "results/x.parquet", 1, 1, "")
+    with pytest.raises(StoreError, match=r"results/x\.parquet was committed by run-1 and is not there"):
         require_parts(store, replace(FIRST, parts=(part,)))
-
-
-def test_failures_that_a_further_attempt_replaced_need_not_be_there(store: LocalStore) -> None:
-    part = PartRef("failures", "", "_staging/x", "failures/x.parquet", 3, 1, "")
-    put(store, SECOND)
-    require_parts(store, replace(FIRST, parts=(part,)))
 
 
 def test_skipped_rows_are_counted_once(store: LocalStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from schemas.ids import sha256_hex
 from tests.support import documents, workloads
 from tests.support.drive import drive
 from transforms.call.ledger import encode_frame, scan
+from transforms.commit_file import packed, packed_in, parse_commit, unpacked
 from transforms.verify import Verification, verify_output
 
 ROWS = 60
@@ -81,10 +83,12 @@ def some(output: Path, pattern: str) -> Path:
     return sorted(output.glob(pattern))[0]
 
 
-def change_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    data = json.loads(path.read_bytes())
+def change_json(path: Path, change: Callable[[dict[str, Any]], None], tail: str | None = None) -> None:
+    """Change the first line, and put `tail` behind it or else what was there."""
+    head, *lines = path.read_text("utf-8").split("\n")
+    data = json.loads(head)
     change(data)
-    path.write_text(json.dumps(data), "utf-8")
+    path.write_text("\n".join([json.dumps(data), *(lines if tail is None else [tail])]), "utf-8")
 
 
 def change_ledger(output: Path, change: Callable[[list[dict[str, Any]]], None]) -> str:
@@ -101,7 +105,9 @@ def first(frames: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 def forge(output: Path, kind: str, change: Callable[[dict[str, Any]], None]) -> str:
     """Change the first row of a part and make size, digest and count in the commit record fit it."""
-    path = some(output, "results/*/*.parquet" if kind == "results" else "failures/*.parquet")
+    if kind == "failures":
+        return forge_failures(output, change)
+    path = some(output, "results/*/*.parquet")
     table = pq.read_table(path)
     rows = table.to_pylist()
     change(rows[0])
@@ -110,11 +116,28 @@ def forge(output: Path, kind: str, change: Callable[[dict[str, Any]], None]) -> 
 
     def fit(record: dict[str, Any]) -> None:
         for part in record["parts"]:
-            if part["final"].endswith(path.name) and part["kind"] == kind:
+            if part["final"].endswith(path.name):
                 data = path.read_bytes()
                 part.update(bytes=len(data), sha256=sha256_hex(data))
 
     change_json(output / "commits" / f"{batch}.{attempt}.json", fit)
+    return path.name
+
+
+def forge_failures(output: Path, change: Callable[[dict[str, Any]], None]) -> str:
+    """The same with failures that stand, which travel with the record."""
+    newest = {path.name.split(".")[0]: path for path in sorted(output.glob("commits/*.json"))}
+    path = next(path for path in newest.values() if b"\n" in path.read_bytes())
+    tail = path.read_bytes().partition(b"\n")[2]
+    table = unpacked(packed_in(tail))
+    rows = table.to_pylist()
+    change(rows[0])
+    data = packed(table.from_pylist(rows, schema=table.schema))
+
+    def fit(record: dict[str, Any]) -> None:
+        record["parts"][-1].update(bytes=len(data), sha256=sha256_hex(data))
+
+    change_json(path, fit, json.dumps({"failures": base64.b64encode(data).decode()}))
     return path.name
 
 
@@ -221,7 +244,7 @@ def test_a_call_of_unknown_end_that_was_dropped_is_found(output: Path) -> None:
         record["ambiguous"] = record["ambiguous"][1:]
 
     for path in sorted(output.glob("commits/*.json")):
-        if json.loads(path.read_bytes())["ambiguous"]:
+        if parse_commit(path.read_bytes())[0].ambiguous:
             change_json(path, drop)
             break
     assert "calls of unknown end is not that of the ledger" in places(
@@ -283,6 +306,58 @@ def test_damage_inside_a_ledger_is_found(output: Path, part: float) -> None:
     assert verify_output(str(output)).state == "contradicted"
 
 
+def shown(output: Path) -> Path:
+    return some(output, "failures/*.parquet")
+
+
+def rename_by_digest(path: Path) -> Path:
+    return path.rename(path.with_name(f"{sha256_hex(path.read_bytes())[:32]}.parquet"))
+
+
+def test_a_failure_that_is_shown_otherwise_than_it_was_committed_is_found(output: Path) -> None:
+    path = shown(output)
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[-1]["message"] = "nothing happened"
+    pq.write_table(table.from_pylist(rows, schema=table.schema), path)
+    path = rename_by_digest(path)
+    assert f"{path.name}: says something else than commits/" in places(
+        verify_output(str(output)), "contradiction"
+    )
+
+
+def test_failures_of_no_record_are_found(output: Path) -> None:
+    stranger = output / "failures" / "stranger.parquet"
+    shutil.copy(shown(output), stranger)
+    assert f"{stranger.name}: no commit record names it" in places(
+        verify_output(str(output)), "contradiction"
+    )
+    stranger.unlink()
+    batch = pq.read_table(shown(output)).column("lineage")[0]["batch_id"].as_py()
+    for path in output.glob(f"commits/{batch}.*"):
+        path.unlink()
+    found = places(verify_output(str(output)), "contradiction")
+    assert f"{shown(output).name}: no commit record names it: batch {batch}" in found
+
+
+def test_failures_that_are_not_shown_twice_there_or_damaged_wait_for_the_next_run(output: Path) -> None:
+    path = shown(output)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    assert "is not what was written" in places(verify_output(str(output)), "unfinished")
+    path.write_bytes(data.replace(b"switchgear.attempts", b"switchgear.attempt_"))
+    assert "is not what was written" in places(verify_output(str(output)), "unfinished")
+    path.write_bytes(data)
+    table = pq.read_table(path)
+    pq.write_table(table, output / "failures" / "again.parquet", compression="none")
+    rename_by_digest(output / "failures" / "again.parquet")
+    assert "shows failures that another file shows too" in places(verify_output(str(output)), "unfinished")
+    for each in output.glob("failures/*"):
+        each.unlink()
+    found = verify_output(str(output))
+    assert (found.state, "are not shown yet" in places(found, "unfinished")) == ("incomplete", True)
+
+
 @pytest.fixture
 def undelivered(output: Path) -> tuple[Path, str]:
     """A batch whose newest attempt was never committed: its answers are paid and in no row."""
@@ -290,7 +365,7 @@ def undelivered(output: Path) -> tuple[Path, str]:
     batch = commit.name.split(".")[0]
     for path in [*output.glob(f"commits/{batch}.*"), *output.glob(f"results/*/{batch}.*")]:
         path.unlink()
-    for path in [*output.glob(f"failures/{batch}.*"), *output.glob("compacted/*")]:
+    for path in [*output.glob("failures/*"), *output.glob("compacted/*")]:
         path.unlink()
     return output, batch
 

@@ -20,6 +20,7 @@ from schemas.outcomes import Outcome
 from tests.support.batches import part_writer, work_batch
 from tests.support.records import REF, answered, assignment, failed, run_context
 from tests.support.workloads import EMBEDDER, TOPIC_SCHEMA, workload
+from transforms.commit_file import unpacked
 from transforms.store import LocalStore
 from transforms.work import WorkBatch
 from transforms.write import VectorType
@@ -27,6 +28,7 @@ from transforms.write import VectorType
 ASK = {"name": "ask", "backends": ["mini"], "prompt": "topic"}
 VECTORS = VectorType(3, pa.float32(), "space/1:abc")
 Write = Callable[..., tuple[PartRef, ...]]
+PACKED: dict[str, bytes] = {}  # failures, by digest
 
 
 @pytest.fixture
@@ -38,22 +40,28 @@ def store(tmp_path: Path) -> LocalStore:
 def write(store: LocalStore) -> Write:
     def write(batch: WorkBatch, vector: VectorType = VECTORS, **changes: Any) -> tuple[PartRef, ...]:
         writer = part_writer(workload(**changes), run_context(store.root), store, vec=vector)
-        return writer.write(batch, "00ff")
+        written = writer.write(batch, "00ff")
+        PACKED[sha256_hex(written.failures)] = written.failures
+        return written.parts
 
     return write
 
 
 def table(store: LocalStore, part: PartRef) -> pa.Table:
+    if part.kind == "failures":
+        return unpacked(PACKED[part.sha256])
     return pq.read_table(store.local_path(part.staged))
 
 
-def test_results_and_failures_become_a_part_each(store: LocalStore, write: Write) -> None:
+def test_results_become_a_file_and_failures_travel_with_the_record(store: LocalStore, write: Write) -> None:
     outcomes = [answered(100), failed(101, FailureClass.NULL_TEXT), answered(102)]
     results, failures = write(work_batch(REF, outcomes))
     assert table(store, results).column("document_id").to_pylist() == ["doc-100", "doc-102"]
     assert table(store, failures).column("document_id").to_pylist() == ["doc-101"]
     assert (results.kind, results.route, results.rows) == ("results", "ask", 2)
     assert (failures.kind, failures.route, failures.rows) == ("failures", "", 1)
+    assert (failures.is_file, failures.bytes) == (False, len(PACKED[failures.sha256]))
+    assert list(store.list("")) == [results.staged]
 
 
 def test_a_part_describes_its_bytes(store: LocalStore, write: Write) -> None:
@@ -250,7 +258,7 @@ def test_one_document_on_two_routes_is_a_row_in_each(store: LocalStore, write: W
 
 def test_carried_failures_stand_before_the_new_ones(store: LocalStore, write: Write) -> None:
     (earlier,) = write(work_batch(REF, [failed(100, FailureClass.NULL_TEXT)]))
-    carried = pq.read_table(store.local_path(earlier.staged))
+    carried = table(store, earlier)
     again = work_batch(replace(REF, attempt=2), [failed(101, FailureClass.TIMEOUT)], carried=carried)
     (part,) = write(again)
     rows = table(store, part).to_pylist()

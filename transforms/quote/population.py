@@ -13,7 +13,6 @@ from schemas.batches import BatchRef
 from schemas.errors import BatchError
 from transforms.batch_refs import Rows
 from transforms.expressions import evaluate
-from transforms.layout import failures_path, read_commit
 from transforms.plan import DueWork
 from transforms.previous import Previous, load_previous
 from transforms.quote.values import Routing
@@ -63,20 +62,6 @@ class Population:
     frames: dict[str, Frame]
     routing: Routing
     sentence: str
-
-
-def previous_of(store: Store | None, ref: BatchRef) -> Previous | None:
-    """What the batch's previous attempt left; None for a first attempt.
-
-    A killed run may have left its failures committed and not yet published; they are read where they are.
-    """
-    if store is None or ref.previous_attempt is None:
-        return None
-    final = failures_path(ref.batch_id, ref.previous_attempt)
-    if store.exists(final):
-        return load_previous(store, ref, final)
-    parts = read_commit(store, ref.batch_id, ref.previous_attempt).parts
-    return load_previous(store, ref, next(part.staged for part in parts if part.kind == "failures"))
 
 
 def find_population(work: DueWork, rules: Rules, store: Store | None, seed: int) -> Population:
@@ -140,7 +125,7 @@ def _survey(work: DueWork, rules: Rules, store: Store | None) -> dict[str, list[
     sizes: dict[str, list[int]] = {name: [] for name in names}
     try:
         for ref in work.refs:
-            counts = _counts(previous_of(store, ref), ref, rules, reader)
+            counts = _counts(load_previous(store, ref), ref, rules, reader)
             for name in names:
                 sizes[name].append(ref.row_count if counts is None else counts.get(name, 0))
     finally:

@@ -21,7 +21,8 @@ from transforms.call.ledger import fold, scan
 from transforms.call.ledgers import read_ledger
 from transforms.decide import decide
 from transforms.plan import DueWork
-from transforms.quote.population import Frame, Population, previous_of
+from transforms.previous import load_previous
+from transforms.quote.population import Frame, Population
 from transforms.read import BatchReader
 from transforms.route import Rules
 from transforms.store import Store
@@ -116,7 +117,7 @@ class Sampler:
             for route, size in wanted.items():
                 sample.observed[route].append(Observed(size, 0, ()))
             return
-        batch = decide(self.rules, ref, table, previous_of(self.store, ref))
+        batch = decide(self.rules, ref, table, load_previous(self.store, ref))
         sample.rows_read += table.num_rows
         for outcome in batch.outcomes:
             sample.not_sent[str(outcome.failure)] += 1

@@ -20,7 +20,7 @@ from apache_beam import typehints
 from apache_beam.pvalue import PCollection, TaggedOutput
 
 from schemas.batches import BatchRef, BatchReport
-from transforms.commit import commit, make_record
+from transforms.commit import Draft, commit, make_record
 from transforms.decide import decide
 from transforms.previous import load_previous
 from transforms.wiring.calling import CallDoFn
@@ -29,6 +29,7 @@ from transforms.wiring.reading import ReadDoFn
 from transforms.wiring.stage import REPORTS, StageDoFn
 from transforms.work import WorkBatch
 from transforms.worker import WorkerConfig
+from transforms.write import Written
 
 PATIENCE_S = 30.0  # for batches that somebody else has; a batch seldom takes longer
 
@@ -58,19 +59,19 @@ class _WriteDoFn(StageDoFn):
     def process(self, batch: WorkBatch) -> Iterator[Any]:
         yield from self.guarded(batch.ref, lambda: [self._write(batch)])
 
-    def _write(self, batch: WorkBatch) -> tuple[WorkBatch, str, tuple[Any, ...]]:
+    def _write(self, batch: WorkBatch) -> tuple[WorkBatch, str, Written]:
         writer = secrets.token_hex(8)
         return batch, writer, self.worker.part_writer().write(batch, writer)
 
 
 class _CommitDoFn(StageDoFn):
-    def process(self, written: tuple[WorkBatch, str, tuple[Any, ...]]) -> Iterator[Any]:
-        batch, writer, parts = written
-        yield from self.guarded(batch.ref, lambda: [self._commit(batch, writer, parts)])
+    def process(self, element: tuple[WorkBatch, str, Written]) -> Iterator[Any]:
+        batch, writer, written = element
+        yield from self.guarded(batch.ref, lambda: [self._commit(batch, writer, written)])
 
-    def _commit(self, batch: WorkBatch, writer: str, parts: tuple[Any, ...]) -> TaggedOutput:
-        record = make_record(batch, parts, self._config.run, writer, datetime.now(UTC))
-        done = commit(self.worker.store(), record)
+    def _commit(self, batch: WorkBatch, writer: str, written: Written) -> TaggedOutput:
+        record = make_record(batch, written.parts, self._config.run, writer, datetime.now(UTC))
+        done = commit(self.worker.store(), Draft(record, written.failures))
         state = "committed" if done.won else "already_committed"
         return self.reported(BatchReport(batch.ref.batch_id, batch.ref.attempt, state, record=done.record))
 

@@ -79,11 +79,11 @@ class Bench:
         outcomes = [failed(n, failure) for n, failure in zip(due, failures, strict=False)]
         outcomes += [outcome(n) for n in due[len(failures) :]]
         more = {} if previous is None else {"carried": previous.carried, "prior": previous.retry}
-        record = stage(writer, work_batch(ref, outcomes, **more))
+        draft = stage(writer, work_batch(ref, outcomes, **more))
         if publish:
-            commit(self.store, record)
+            commit(self.store, draft)
         else:  # a run that was killed between the two
-            self.store.create(f"commits/{record.batch_id}.{record.attempt:04d}.json", record.to_json())
+            self.store.create(f"commits/{ref.batch_id}.{ref.attempt:04d}.json", draft.to_bytes())
 
 
 def used(input_tokens: int, output_tokens: int) -> Callable[[int], Outcome]:

@@ -1,0 +1,242 @@
+"""`failures/`: what readers see of the failures that stand, a copy of what commit records have.
+
+::
+
+    failures/<digest>.parquet    rows of `FAILURES_SCHEMA`; in its footer the attempts whose failures they are
+
+The holder of the output's lock keeps it. While a run goes on, failures of batches that were never tried
+before are added now and then; when it is settled, those stand there that the newest attempts left, and no
+others. Nothing that counts is read from it. Files are created once and never changed; one whose rows have to
+go is first written anew without them, and then deleted: a crash may leave rows twice until the next run is
+settled, and never takes any away. The name is the digest of the file's bytes.
+
+Outputs of earlier versions have a file for each attempt, `failures/<batch>.<attempt>.parquet`. It stays until
+a later attempt is committed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas.arrow import FAILURES_SCHEMA
+from transforms.attempt_keys import (
+    Keys,
+    ascending,
+    key_of,
+    keys_from,
+    keys_without,
+    no_keys,
+    places_of,
+    unpacked_keys,
+)
+from transforms.batch_ids import ids_in, name_of
+from transforms.committed import Committed
+from transforms.failures import failures_left
+from transforms.layout import FAILURES, failures_path, parse_name
+from transforms.output_lock import require_held
+from transforms.side_by_side import side_by_side
+from transforms.store import Store, create_by_digest
+
+FEW_FILES = 16
+"""Small files that may stand beside each other when a run is settled; more of them are joined."""
+
+_MOST_ROWS = 50_000
+_MOST_BYTES = 16 << 20  # of rows in memory before a file of them is written
+_GROUP_ROWS = 10_000
+_SMALL_ROWS = _MOST_ROWS // 4
+_FILES_AT_ONCE = 4
+_ATTEMPTS = b"switchgear.attempts"
+_DIGITS = 32
+
+
+class DamagedFileError(Exception):
+    """A file of failures has no footer of ours."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FailureFile:
+    """A file of failures: the attempts whose failures it has, in the order of its rows."""
+
+    path: str
+    attempts: Keys
+    rows: int
+    is_of_one: bool = False
+    """Whether an earlier version has written it, for one attempt."""
+
+
+def add_failures(store: Store, names: Sequence[tuple[str, int]]) -> None:
+    """Show the failures of some attempts that nothing is shown of yet.
+
+    Raises:
+        StoreError: see `failures_left` and `transforms.output_lock.require_held`.
+    """
+    writer = _Writer(store)
+    writer.add_all(key_of(names))
+    writer.finish()
+
+
+def show_failures(store: Store, committed: Committed, few_files: int = FEW_FILES) -> None:
+    """Make `failures/` show what the newest attempts left, no more and no less, in few files.
+
+    Raises:
+        StoreError: see `failures_left` and `transforms.output_lock.require_held`.
+    """
+    files, damaged = read_failure_files(store)
+    kept, replaced, missing = _sorted_out(files, attempts_with_failures(committed), few_files)
+    writer = _Writer(store)
+    for file in replaced:
+        missing = writer.add_from(file, missing)
+    writer.add_all(missing)
+    writer.finish()
+    stay = writer.written | {file.path for file in kept}
+    for path in (*damaged, *(file.path for file in replaced)):
+        if path not in stay:  # the same rows may have come together again
+            require_held(store)
+            store.delete(path)
+
+
+def attempts_with_failures(committed: Committed) -> Keys:
+    """The newest attempts that left failures, ascending."""
+    rows = committed.rows_with_failures()
+    return ascending([keys_from(committed.ids[rows], committed.attempts[rows])])
+
+
+def _sorted_out(
+    files: Sequence[FailureFile], wanted: Keys, few_files: int
+) -> tuple[list[FailureFile], list[FailureFile], Keys]:
+    """The files that stay, those that go, and the attempts that have to be written then."""
+    small = [file for file in files if not file.is_of_one and file.rows < _SMALL_ROWS]
+    joined = {file.path for file in small} if len(small) > few_files else set()
+    kept: list[FailureFile] = []
+    replaced: list[FailureFile] = []
+    missing = wanted
+    for file in sorted(files, key=lambda file: (-len(file.attempts), file.path)):
+        attempts = np.sort(file.attempts)
+        fits = file.path not in joined and not len(keys_without(attempts, missing))
+        (kept if fits else replaced).append(file)
+        if fits:
+            missing = keys_without(missing, attempts)
+    return kept, replaced, missing
+
+
+def read_failure_files(store: Store) -> tuple[list[FailureFile], list[str]]:
+    """The files of `failures/` as they stand, and the names of damaged ones; no files but ours."""
+
+    def read(path: str) -> FailureFile | str:
+        name = path.rsplit("/", 1)[1]
+        match parse_name(name):
+            case batch, attempt, "parquet":
+                return FailureFile(path, key_of([(batch, attempt)]), 0, is_of_one=True)
+        try:
+            return _read_footer(store, path)
+        except DamagedFileError:
+            return path
+
+    paths = sorted(path for path in store.list(FAILURES) if _is_ours(path))
+    found = list(side_by_side(store, read, paths, _FILES_AT_ONCE))
+    files = [file for file in found if isinstance(file, FailureFile)]
+    return files, [path for path in found if isinstance(path, str)]
+
+
+def _is_ours(path: str) -> bool:
+    name = path.removeprefix(f"{FAILURES}/").removesuffix(".parquet")
+    of_digest = len(name) == _DIGITS and not set(name) - set("0123456789abcdef")
+    return path.endswith(".parquet") and (of_digest or parse_name(f"{name}.parquet") is not None)
+
+
+def _read_footer(store: Store, path: str) -> FailureFile:
+    try:
+        with store.open(path) as stream, pq.ParquetFile(stream) as parquet:
+            metadata = parquet.schema_arrow.metadata or {}
+            attempts = np.frombuffer(base64.b64decode(metadata[_ATTEMPTS], validate=True), no_keys().dtype)
+            return FailureFile(path, attempts, parquet.metadata.num_rows)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise DamagedFileError(path) from error
+
+
+@dataclass(slots=True)
+class _Writer:
+    """Gathers failures, and writes a file of them whenever there are many."""
+
+    store: Store
+    written: set[str] = field(default_factory=set)
+    _tables: list[pa.Table] = field(default_factory=list)
+    _attempts: list[Keys] = field(default_factory=list)
+
+    def add_all(self, attempts: Keys) -> None:
+        """Take the failures of some attempts from their commit records."""
+        names = zip(*unpacked_keys(attempts), strict=True)
+        tables = side_by_side(
+            self.store, lambda name: failures_left(self.store, name_of(name[0]), int(name[1])), names
+        )
+        for place, table in enumerate(tables):
+            self._add(attempts[place : place + 1], table)
+
+    def add_from(self, file: FailureFile, wanted: Keys) -> Keys:
+        """Take what is wanted from a file that has it; what is wanted then, ascending as before."""
+        found = file.attempts[places_of(file.attempts, wanted) >= 0]
+        if not len(found) or file.is_of_one:
+            return wanted
+        with self.store.open(file.path) as stream:
+            table = pq.read_table(stream, schema=FAILURES_SCHEMA, use_threads=False)
+        batches = pa.array(map(name_of, unpacked_keys(found)[0]), pa.string())
+        self._add(found, table.filter(pc.is_in(_batches_of(table), value_set=batches)))
+        return keys_without(wanted, np.sort(found))
+
+    def finish(self) -> None:
+        """Write what is left."""
+        if not self._tables:
+            return
+        data = _encode(self._tables, np.concatenate(self._attempts))
+        self._tables, self._attempts = [], []
+        path = path_of(data)
+        require_held(self.store)
+        create_by_digest(self.store, path, data)
+        self.written.add(path)
+
+    def _add(self, attempts: Keys, table: pa.Table) -> None:
+        self._tables.append(table)
+        self._attempts.append(attempts)
+        rows, size = sum(map(len, self._tables)), sum(table.nbytes for table in self._tables)
+        if rows >= _MOST_ROWS or size >= _MOST_BYTES:
+            self.finish()
+
+
+def path_of(data: bytes) -> str:
+    """The name of a file with these bytes."""
+    return failures_path(hashlib.sha256(data).hexdigest()[:_DIGITS])
+
+
+def _encode(tables: Iterable[pa.Table], attempts: Keys) -> bytes:
+    metadata = {**FAILURES_SCHEMA.metadata, _ATTEMPTS: base64.b64encode(attempts.tobytes())}
+    table = pa.concat_tables(tables).replace_schema_metadata(metadata)
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=_GROUP_ROWS)
+    return sink.getvalue()
+
+
+def rows_by_batch(store: Store, file: FailureFile) -> Iterator[tuple[str, pa.Table]]:
+    """What a file shows, batch by batch in the order of its rows; one file is in memory at a time.
+
+    A batch whose rows do not stand together comes more than once.
+    """
+    with store.open(file.path) as stream:
+        table = pq.read_table(stream, schema=FAILURES_SCHEMA, use_threads=False)
+    ids = ids_in(_batches_of(table))
+    changes = np.flatnonzero(ids[1:] != ids[:-1]) + 1
+    for start, end in pairwise([0, *map(int, changes), len(ids)]):
+        yield name_of(ids[start]), table.slice(start, end - start)
+
+
+def _batches_of(failures: pa.Table) -> pa.ChunkedArray:
+    return pc.struct_field(failures.column("lineage"), "batch_id")
