@@ -31,10 +31,10 @@ import pyarrow.parquet as pq
 from schemas.arrow import FAILURES_SCHEMA
 from transforms.attempt_keys import (
     Keys,
+    Mask,
     ascending,
     key_of,
     keys_from,
-    keys_without,
     no_keys,
     places_of,
     unpacked_keys,
@@ -54,6 +54,9 @@ _MOST_ROWS = 50_000
 _MOST_BYTES = 16 << 20  # of rows in memory before a file of them is written
 _GROUP_ROWS = 10_000
 _SMALL_ROWS = _MOST_ROWS // 4
+_COMBINED = 256
+"""Tables that become one as soon as there are so many: 100 buffers of a row or two take 10 kB."""
+
 _FILES_AT_ONCE = 4
 _ATTEMPTS = b"switchgear.attempts"
 _DIGITS = 32
@@ -95,8 +98,8 @@ def show_failures(store: Store, committed: Committed, few_files: int = FEW_FILES
     kept, replaced, missing = _sorted_out(files, attempts_with_failures(committed), few_files)
     writer = _Writer(store)
     for file in replaced:
-        missing = writer.add_from(file, missing)
-    writer.add_all(missing)
+        writer.add_from(file, missing)
+    writer.add_all(missing.rest)
     writer.finish()
     stay = writer.written | {file.path for file in kept}
     for path in (*damaged, *(file.path for file in replaced)):
@@ -111,21 +114,46 @@ def attempts_with_failures(committed: Committed) -> Keys:
     return ascending([keys_from(committed.ids[rows], committed.attempts[rows])])
 
 
+class _Missing:
+    """Of some attempts, which are ascending, those that are not found yet."""
+
+    def __init__(self, wanted: Keys) -> None:
+        self._wanted = wanted
+        self._is_left = np.ones(len(wanted), bool)
+
+    @property
+    def rest(self) -> Keys:
+        """They themselves, ascending."""
+        return self._wanted[self._is_left]
+
+    def among(self, attempts: Keys) -> Mask:
+        """Which of some attempts are missing."""
+        places = places_of(attempts, self._wanted)
+        is_missing = places >= 0
+        is_missing[is_missing] = self._is_left[places[is_missing]]
+        return is_missing
+
+    def found(self, attempts: Keys) -> None:
+        """These are not missing any more."""
+        places = places_of(attempts, self._wanted)
+        self._is_left[places[places >= 0]] = False
+
+
 def _sorted_out(
     files: Sequence[FailureFile], wanted: Keys, few_files: int
-) -> tuple[list[FailureFile], list[FailureFile], Keys]:
+) -> tuple[list[FailureFile], list[FailureFile], _Missing]:
     """The files that stay, those that go, and the attempts that have to be written then."""
     small = [file for file in files if not file.is_of_one and file.rows < _SMALL_ROWS]
     joined = {file.path for file in small} if len(small) > few_files else set()
     kept: list[FailureFile] = []
     replaced: list[FailureFile] = []
-    missing = wanted
+    missing = _Missing(wanted)
     for file in sorted(files, key=lambda file: (-len(file.attempts), file.path)):
-        attempts = np.sort(file.attempts)
-        fits = file.path not in joined and not len(keys_without(attempts, missing))
-        (kept if fits else replaced).append(file)
-        if fits:
-            missing = keys_without(missing, attempts)
+        if file.path not in joined and missing.among(file.attempts).all():
+            missing.found(file.attempts)
+            kept.append(file)
+        else:
+            replaced.append(file)
     return kept, replaced, missing
 
 
@@ -170,8 +198,11 @@ class _Writer:
 
     store: Store
     written: set[str] = field(default_factory=set)
-    _tables: list[pa.Table] = field(default_factory=list)
     _attempts: list[Keys] = field(default_factory=list)
+    _small: list[pa.Table] = field(default_factory=list)
+    _tables: list[pa.Table] = field(default_factory=list)
+    _rows: int = 0
+    _bytes: int = 0
 
     def add_all(self, attempts: Keys) -> None:
         """Take the failures of some attempts from their commit records."""
@@ -182,34 +213,43 @@ class _Writer:
         for place, table in enumerate(tables):
             self._add(attempts[place : place + 1], table)
 
-    def add_from(self, file: FailureFile, wanted: Keys) -> Keys:
-        """Take what is wanted from a file that has it; what is wanted then, ascending as before."""
-        found = file.attempts[places_of(file.attempts, wanted) >= 0]
+    def add_from(self, file: FailureFile, missing: _Missing) -> None:
+        """Take what is missing from a file that has it."""
+        found = file.attempts[missing.among(file.attempts)]
         if not len(found) or file.is_of_one:
-            return wanted
+            return
         with self.store.open(file.path) as stream:
             table = pq.read_table(stream, schema=FAILURES_SCHEMA, use_threads=False)
         batches = pa.array(map(name_of, unpacked_keys(found)[0]), pa.string())
         self._add(found, table.filter(pc.is_in(_batches_of(table), value_set=batches)))
-        return keys_without(wanted, np.sort(found))
+        missing.found(found)
 
     def finish(self) -> None:
         """Write what is left."""
+        self._combine()
         if not self._tables:
             return
         data = _encode(self._tables, np.concatenate(self._attempts))
-        self._tables, self._attempts = [], []
+        self._attempts, self._tables, self._rows, self._bytes = [], [], 0, 0
         path = path_of(data)
         require_held(self.store)
         create_by_digest(self.store, path, data)
         self.written.add(path)
 
     def _add(self, attempts: Keys, table: pa.Table) -> None:
-        self._tables.append(table)
         self._attempts.append(attempts)
-        rows, size = sum(map(len, self._tables)), sum(table.nbytes for table in self._tables)
-        if rows >= _MOST_ROWS or size >= _MOST_BYTES:
+        self._small.append(table)
+        self._rows += len(table)
+        self._bytes += table.nbytes
+        if len(self._small) == _COMBINED:
+            self._combine()
+        if self._rows >= _MOST_ROWS or self._bytes >= _MOST_BYTES:
             self.finish()
+
+    def _combine(self) -> None:
+        if self._small:
+            self._tables.append(pa.concat_tables(self._small).combine_chunks())
+            self._small = []
 
 
 def path_of(data: bytes) -> str:

@@ -165,13 +165,17 @@ def test_batches_that_are_committed_already_are_not_worked_on(first: Run, mixtur
     assert again.manifest.calls_by_this_run == 0
 
 
+def _named_by_batch(place: Place) -> list[str]:
+    return [path for path in place.files() if not str(path).startswith("failures/")]  # named by their bytes
+
+
 def test_bundles_that_are_repeated_give_the_same_rows_and_no_second_commit(
     first: Run, mixture: Place, tmp_path: Path
 ) -> None:
     place = Place(tmp_path, {**BOTH, "input__uri": str(mixture.folder / "in")})
     repeated = place.run(flags=["--direct_runner_bundle_repeat=2"])
     assert repeated.states == ["already_committed"] * 8 + ["committed"] * 4
-    assert list(place.files()) == list(mixture.files())
+    assert _named_by_batch(place) == _named_by_batch(mixture)
     for kind in ("results/route=ask", "results/route=vec", "failures"):
         assert [_timeless(r) for r in place.rows(kind)] == [_timeless(r) for r in mixture.rows(kind)]
     assert len(repeated.openers.fake_engine.asked) == 1
