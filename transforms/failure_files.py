@@ -62,8 +62,8 @@ _ATTEMPTS = b"switchgear.attempts"
 _DIGITS = 32
 
 
-class DamagedFileError(Exception):
-    """A file of failures has no footer of ours."""
+_WRITTEN: dict[str, set[str]] = {}
+"""By output, the files that this process has written: a listing may lag behind."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,18 +160,14 @@ def _sorted_out(
 def read_failure_files(store: Store) -> tuple[list[FailureFile], list[str]]:
     """The files of `failures/` as they stand, and the names of damaged ones; no files but ours."""
 
-    def read(path: str) -> FailureFile | str:
-        name = path.rsplit("/", 1)[1]
-        match parse_name(name):
+    def read(path: str) -> FailureFile | str | None:
+        match parse_name(path.rsplit("/", 1)[1]):
             case batch, attempt, "parquet":
                 return FailureFile(path, key_of([(batch, attempt)]), 0, is_of_one=True)
-        try:
-            return _read_footer(store, path)
-        except DamagedFileError:
-            return path
+        return _read_footer(store, path)
 
-    paths = sorted(path for path in store.list(FAILURES) if _is_ours(path))
-    found = list(side_by_side(store, read, paths, _FILES_AT_ONCE))
+    paths = filter(_is_ours, {*store.list(FAILURES), *_WRITTEN.get(store.root, ())})
+    found = list(side_by_side(store, read, sorted(paths), _FILES_AT_ONCE))
     files = [file for file in found if isinstance(file, FailureFile)]
     return files, [path for path in found if isinstance(path, str)]
 
@@ -182,14 +178,22 @@ def _is_ours(path: str) -> bool:
     return path.endswith(".parquet") and (of_digest or parse_name(f"{name}.parquet") is not None)
 
 
-def _read_footer(store: Store, path: str) -> FailureFile:
+def forget_written(root: str) -> None:
+    """Believe the listing of an output again."""
+    _WRITTEN.pop(root, None)
+
+
+def _read_footer(store: Store, path: str) -> FailureFile | str | None:
+    """The file; its name if it is damaged, and nothing if it has gone."""
     try:
         with store.open(path) as stream, pq.ParquetFile(stream) as parquet:
             metadata = parquet.schema_arrow.metadata or {}
             attempts = np.frombuffer(base64.b64decode(metadata[_ATTEMPTS], validate=True), no_keys().dtype)
             return FailureFile(path, attempts, parquet.metadata.num_rows)
-    except (pa.ArrowException, KeyError, ValueError) as error:
-        raise DamagedFileError(path) from error
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, KeyError, ValueError):
+        return path
 
 
 @dataclass(slots=True)
@@ -214,12 +218,14 @@ class _Writer:
             self._add(attempts[place : place + 1], table)
 
     def add_from(self, file: FailureFile, missing: _Missing) -> None:
-        """Take what is missing from a file that has it."""
+        """Take what is missing from a file that has it; what can't be read there is in the records."""
         found = file.attempts[missing.among(file.attempts)]
         if not len(found) or file.is_of_one:
             return
-        with self.store.open(file.path) as stream:
-            table = pq.read_table(stream, schema=FAILURES_SCHEMA, use_threads=False)
+        try:
+            table = _read_rows(self.store, file)
+        except (pa.ArrowException, OSError):
+            return
         batches = pa.array(map(name_of, unpacked_keys(found)[0]), pa.string())
         self._add(found, table.filter(pc.is_in(_batches_of(table), value_set=batches)))
         missing.found(found)
@@ -235,6 +241,7 @@ class _Writer:
         require_held(self.store)
         create_by_digest(self.store, path, data)
         self.written.add(path)
+        _WRITTEN.setdefault(self.store.root, set()).add(path)
 
     def _add(self, attempts: Keys, table: pa.Table) -> None:
         self._attempts.append(attempts)
@@ -270,12 +277,16 @@ def rows_by_batch(store: Store, file: FailureFile) -> Iterator[tuple[str, pa.Tab
 
     A batch whose rows do not stand together comes more than once.
     """
-    with store.open(file.path) as stream:
-        table = pq.read_table(stream, schema=FAILURES_SCHEMA, use_threads=False)
+    table = _read_rows(store, file)
     ids = ids_in(_batches_of(table))
     changes = np.flatnonzero(ids[1:] != ids[:-1]) + 1
     for start, end in pairwise([0, *map(int, changes), len(ids)]):
         yield name_of(ids[start]), table.slice(start, end - start)
+
+
+def _read_rows(store: Store, file: FailureFile) -> pa.Table:
+    with store.open(file.path) as stream:
+        return pq.read_table(stream, schema=FAILURES_SCHEMA, use_threads=False)
 
 
 def _batches_of(failures: pa.Table) -> pa.ChunkedArray:

@@ -15,7 +15,7 @@ from transforms.layout import FAILURES, commit_path
 from transforms.store import Store
 from transforms.verify_ledger import Note
 
-_DAMAGED = "is not what was written; the next run makes it anew from the commit records"
+_DAMAGED = "is not what was written: delete it, and the next run makes it anew from the commit records"
 _NOT_SHOWN = "were committed and are not shown yet: the next run does it"
 _REPLACED = "a later attempt has replaced failures in it; the next run takes them away"
 _STRANGE = "no commit record names it"

@@ -26,7 +26,7 @@ from transforms.batch_refs import BatchRefs
 from transforms.commit_index import CommitIndex
 from transforms.compaction import take_stock
 from transforms.due import find_due_batches
-from transforms.failure_files import add_failures
+from transforms.failure_files import add_failures, forget_written
 from transforms.layout import commit_path, plan_path
 from transforms.plan import Plan
 from transforms.plan_file import plan_bytes
@@ -39,6 +39,7 @@ async def one_run(job: Job) -> bool:
     job.around.run_id = job.context.run_id
     job.asked_in[job.context.run_id] = job.question
     driver = job.around.world.spawn("driver")
+    forget_written(job.objects.root)  # it is another process
     due = await run_as(driver, in_steps(driver, lambda: plan_run(job, ProcessStore(job.objects, driver))))
     if due is None:
         await driver.gone()

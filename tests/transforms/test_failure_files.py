@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -154,6 +155,37 @@ def test_files_of_others_are_left_alone_and_damaged_ones_made_anew(store: LocalS
     show(store)
     assert store.read(path) == whole
     assert {*store.list("failures")} == {path, "failures/notes.txt", "failures/mine.parquet"}
+
+
+def test_a_file_whose_rows_are_damaged_is_no_obstacle_to_a_further_attempt(store: LocalStore) -> None:
+    for number in range(3):
+        commit(store, number, rows=2)
+    show(store)
+    (path,) = store.list("failures")
+    data = bytearray(store.read(path))
+    data[4:2000] = bytes(1996)
+    store.local_path(path).write_bytes(bytes(data))
+    commit(store, 1, attempt=2, rows=1)
+    show(store)
+    assert shown(store.root) == stand(store.root)
+
+
+@pytest.mark.parametrize("has_gone", [False, True])
+def test_a_listing_that_lags_shows_nothing_twice_and_misses_nothing(
+    store: LocalStore, has_gone: bool
+) -> None:
+    class Lagging(LocalStore):
+        def list(self, prefix: str) -> Iterator[str]:
+            return iter(before if prefix == "failures" else super().list(prefix))
+
+    before: list[str] = []
+    lagging = Lagging(store.root)
+    add_failures(lagging, [(commit(store, 1).batch_id, 1)])
+    if has_gone:  # and is listed still
+        before = list(store.list("failures"))
+        store.delete(before[0])
+    show(lagging)
+    assert shown(store.root) == stand(store.root)
 
 
 def test_rows_that_two_launchers_have_shown_stand_there_once_in_the_end(store: LocalStore) -> None:
