@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
+from transforms.locked_file import lock_file
+
 _LOOK_AGAIN_S = 0.1
 
 
@@ -23,7 +25,7 @@ class FirstStart:
         """Wait until no other process makes the database; after `timeout_s` seconds go on all the same."""
         until = time.monotonic() + timeout_s
         while not self._made.exists() and time.monotonic() < until:
-            self._file = _locked(self._lock)
+            self._file = lock_file(self._lock)
             if self._file is not None:
                 return
             time.sleep(_LOOK_AGAIN_S)
@@ -40,16 +42,3 @@ class FirstStart:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _locked(path: Path) -> IO[str] | None:
-    """The file, locked until it is closed or the process ends; None if another process has it."""
-    import fcntl
-
-    file = path.open("a", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file

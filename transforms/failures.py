@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.arrow import FAILURES_SCHEMA
-from schemas.batches import CommitRecord, PartRef
+from schemas.batches import PartRef
 from schemas.errors import StoreError
 from transforms.commit_file import packed_in, parse_commit, unpacked
 from transforms.layout import commit_path
@@ -29,19 +29,13 @@ def failures_left(store: Store, batch_id: str, attempt: int) -> pa.Table:
             f"{store.root}/{path} was committed and is not there. Someone deleted it; restore it, or use a "
             "new output folder"
         ) from None
-    return failures_of(store, record, tail)
-
-
-def failures_of(store: Store, record: CommitRecord, tail: bytes) -> pa.Table:
-    """The same of a record that was read, with what stands behind it (see `parse_commit`)."""
     part = next((part for part in record.parts if part.kind == "failures"), None)
     if part is None:
         return FAILURES_SCHEMA.empty_table()
-    return _in_a_file(store, part) if part.is_file else _behind(store, record, part, tail)
+    return _in_a_file(store, part) if part.is_file else _behind(f"{store.root}/{path}", part, tail)
 
 
-def _behind(store: Store, record: CommitRecord, part: PartRef, tail: bytes) -> pa.Table:
-    path = commit_path(record.batch_id, record.attempt)
+def _behind(place: str, part: PartRef, tail: bytes) -> pa.Table:
     try:
         data = packed_in(tail)
     except (ValueError, KeyError, TypeError):
@@ -49,7 +43,7 @@ def _behind(store: Store, record: CommitRecord, part: PartRef, tail: bytes) -> p
     digest = hashlib.sha256(data).hexdigest()
     if (len(data), digest) != (part.bytes, part.sha256):
         raise StoreError(
-            f"{store.root}/{path}: its failures have {len(data)} bytes, SHA-256 {digest}; committed were "
+            f"{place}: its failures have {len(data)} bytes, SHA-256 {digest}; committed were "
             f"{part.bytes}, {part.sha256}. Someone changed it; restore it, or use a new output folder"
         )
     return unpacked(data)

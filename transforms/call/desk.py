@@ -83,6 +83,16 @@ class Desk:
         )
         return unsent(FailureClass.POLICY_REJECTED, message)
 
+    def forbids_unpriced(self, site: Site, worst: Decimal | None, so: str) -> CallFailure | None:
+        """Why nothing goes out whose worst case is unknown; None if it may. `so` says what that came to."""
+        if worst is not None or not self.refuse_unknown_price:
+            return None
+        return unsent(
+            FailureClass.UNKNOWN_PRICE,
+            f"the price book has no price for {site.backend.model!r} of {site.backend.provider}, so that "
+            f"the budget can't be kept; {so}",
+        )
+
     def settle(self, log: BoundedLog | None, need: Need, spent: Need) -> None:
         """Replace a reservation by what the call really took, once its end is durable in `log`.
 

@@ -47,14 +47,9 @@ async def _put_out(
     desk: Desk, outbox: OutboxBatch, assignment: Assignment, site: Site, encoded: EncodedRequest
 ) -> CallFailure:
     worst = batch_worst_case(site, encoded, desk.clock.now())
-    if worst is None and desk.refuse_unknown_price:
-        return unsent(
-            FailureClass.UNKNOWN_PRICE,
-            f"the price book has no price for {site.backend.model!r} of {site.backend.provider}, so that "
-            f"the budget can't be kept; nothing was sent",
-        )
     need = Need(assignment.route, worst or ZERO, site.worst_tokens(encoded))
-    refused = await reserve(desk.budget, desk.caps, need)
+    refused = desk.forbids_unpriced(site, worst, "nothing was sent")
+    refused = refused or await reserve(desk.budget, desk.caps, need)
     if refused is not None:
         return refused
     spent = need  # stays counted until the answer is collected

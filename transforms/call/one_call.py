@@ -40,14 +40,9 @@ async def call_if_allowed(
     except TokenError as error:
         return unsent(FailureClass.AUTHENTICATION, str(error))
     worst = worst_case_online(site, encoded, desk.clock.now())
-    if worst is None and desk.refuse_unknown_price:
-        return unsent(
-            FailureClass.UNKNOWN_PRICE,
-            f"the price book has no price for {site.backend.model!r} of {site.backend.provider}, so that "
-            f"the budget can't be kept; no call was made",
-        )
     need = Need(question.request.assignment.route, worst or ZERO, site.worst_tokens(encoded))
-    refused = await reserve(desk.budget, desk.caps, need)
+    refused = desk.forbids_unpriced(site, worst, "no call was made")
+    refused = refused or await reserve(desk.budget, desk.caps, need)
     if refused is not None:
         return refused
     call, spent = None, Need(need.route, ZERO, 0)

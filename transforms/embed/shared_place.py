@@ -8,7 +8,6 @@ ends, so that the next one to ask starts another.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from schemas.errors import BatchError
 from schemas.ids import sha256_hex
 from schemas.run import CODE_VERSION
 from transforms.embed.ownership import seen_devices
+from transforms.locked_file import lock_file
 
 SOCKET_FOLDER = "switchgear-embedder-"
 PATIENCE_S = 180.0
@@ -69,7 +69,7 @@ class HostPlace:
 
     def own(self) -> IO[str] | None:
         """The lock, held until the file is closed or the process ends; None if another host has it."""
-        return _locked(self.lock)
+        return lock_file(self.lock)
 
     def announce(self, address: str) -> None:
         """Say where this process listens. The socket that a killed one left is removed."""
@@ -170,19 +170,9 @@ def start_host(place: HostPlace, patience: float = PATIENCE_S) -> None:
 @contextlib.contextmanager
 def _starting(place: HostPlace) -> Iterator[bool]:
     """Whether this thread, and no other of this machine, may start a host now."""
-    file = _locked(place.starting)
+    file = lock_file(place.starting)
     try:
         yield file is not None
     finally:
         if file is not None:
             file.close()
-
-
-def _locked(path: Path) -> IO[str] | None:
-    file = path.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
