@@ -53,7 +53,11 @@ def rows_of(number: int, attempt: int, rows: int) -> pa.Table:
 
 
 def draft(number: int, attempt: int, rows: int) -> Draft:
-    data = packed(rows_of(number, attempt, rows))
+    return draft_of(number, attempt, rows_of(number, attempt, rows))
+
+
+def draft_of(number: int, attempt: int, failures: pa.Table) -> Draft:
+    rows, data = len(failures), packed(failures)
     part = PartRef("failures", "", "", "", rows, len(data), hashlib.sha256(data).hexdigest())
     record = commit_record(
         batch_id=batch(number),
@@ -142,6 +146,18 @@ def test_many_rows_are_never_in_memory_together(store: LocalStore) -> None:
     files, _ = read_failure_files(store)
     assert sorted(file.rows for file in files) == [40_000, 60_000]
     assert shown(store.root) == stand(store.root)
+
+
+def test_long_answers_are_never_in_memory_together(store: LocalStore) -> None:
+    for number in range(4):
+        table = rows_of(number, 1, 1)
+        place = table.schema.get_field_index("answer")
+        table = table.set_column(place, table.schema.field(place), pa.array(["a" * (6 << 20)]))
+        made = draft_of(number, 1, table)
+        store.create(commit_path(batch(number), 1), made.to_bytes())
+    show(store)
+    files, _ = read_failure_files(store)
+    assert sorted(file.rows for file in files) == [1, 3]
 
 
 def test_files_of_others_are_left_alone_and_damaged_ones_made_anew(store: LocalStore) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -338,6 +339,17 @@ def test_failures_of_no_record_are_found(output: Path) -> None:
         path.unlink()
     found = places(verify_output(str(output)), "contradiction")
     assert f"{shown(output).name}: no commit record names it: batch {batch}" in found
+
+
+def test_failures_that_a_file_does_not_name_are_found(output: Path) -> None:
+    path = shown(output)
+    table = pq.read_table(path)
+    twice = pa.concat_tables([table, table]).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(twice, path)
+    path = rename_by_digest(path)
+    assert f"{path.name}: has rows of batches that it does not name" in places(
+        verify_output(str(output)), "contradiction"
+    )
 
 
 def test_failures_that_are_not_shown_twice_there_or_damaged_wait_for_the_next_run(output: Path) -> None:
