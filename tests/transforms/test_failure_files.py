@@ -18,10 +18,9 @@ import pytest
 from schemas.arrow import FAILURES_SCHEMA
 from schemas.batches import CommitRecord, PartRef
 from schemas.errors import StoreError
-from tests.support.records import REF, commit_record
+from tests.support.failing import batch, draft, draft_of, rows_of
 from tests.support.stepping import MUTATIONS, Countdown, CrashError, SteppedStore
 from transforms.commit import Draft
-from transforms.commit_file import packed
 from transforms.commit_index import read_index
 from transforms.compaction import Compactor
 from transforms.failure_files import add_failures, read_failure_files, show_failures
@@ -35,39 +34,6 @@ Shown = Counter[tuple[str, int, int]]
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     return LocalStore(str(tmp_path / "out"))
-
-
-def batch(number: int) -> str:
-    return hashlib.sha256(str(number).encode()).hexdigest()[:32]
-
-
-def rows_of(number: int, attempt: int, rows: int) -> pa.Table:
-    """So many failures of a batch."""
-    lineage = {"batch_id": batch(number), "attempt": attempt, "route": "ask"}
-    one = {"document_id": "d", "error_class": "timeout", "message": "why", "retryable": True}
-    table = pa.Table.from_pylist([{**one, "lineage": lineage}], schema=FAILURES_SCHEMA)
-    if rows == 1:
-        return table
-    ids = pa.array([f"{number}.{attempt}.{row}" for row in range(rows)], pa.string())
-    return table.take(pa.array([0] * rows, pa.int64())).set_column(0, FAILURES_SCHEMA.field(0), ids)
-
-
-def draft(number: int, attempt: int, rows: int) -> Draft:
-    return draft_of(number, attempt, rows_of(number, attempt, rows))
-
-
-def draft_of(number: int, attempt: int, failures: pa.Table) -> Draft:
-    rows, data = len(failures), packed(failures)
-    part = PartRef("failures", "", "", "", rows, len(data), hashlib.sha256(data).hexdigest())
-    record = commit_record(
-        batch_id=batch(number),
-        attempt=attempt,
-        ref=replace(REF, batch_id=batch(number), attempt=attempt),
-        parts=(part,) if rows else (),
-        failures=rows,
-        failures_by_class={"timeout": rows} if rows else {},
-    )
-    return Draft(record, data)
 
 
 def commit(store: Store, number: int, attempt: int = 1, rows: int = 1) -> CommitRecord:

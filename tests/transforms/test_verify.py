@@ -341,6 +341,16 @@ def test_failures_of_no_record_are_found(output: Path) -> None:
     assert f"{shown(output).name}: no commit record names it: batch {batch}" in found
 
 
+def test_failures_that_a_later_attempt_has_replaced_wait_for_the_next_run(output: Path) -> None:
+    batch = pq.read_table(shown(output)).column("lineage")[0]["batch_id"].as_py()
+    newest = sorted(output.glob(f"commits/{batch}.*"))[-1]
+    number = int(newest.name.split(".")[1])
+    shutil.copy(newest, newest.with_name(f"{batch}.{number + 1:04d}.json"))
+    assert f"takes them away: batch {batch}, attempt {number}" in places(
+        verify_output(str(output)), "unfinished"
+    )
+
+
 def test_failures_that_a_file_does_not_name_are_found(output: Path) -> None:
     path = shown(output)
     table = pq.read_table(path)

@@ -12,10 +12,13 @@ from schemas.errors import OutputError, StoreError
 from schemas.load import LoadedWorkload
 from tests.peers.cloud_storage import CloudStorage
 from tests.support import workloads
+from tests.support.failing import draft
 from tests.support.flaky_cloud import Weather, flaky
 from transforms.commit import recover
+from transforms.committed import Committed
 from transforms.compaction import take_stock
-from transforms.layout import compacted_path
+from transforms.failure_files import add_failures, show_failures
+from transforms.layout import commit_path, compacted_path, failures_path
 from transforms.lease import Times
 from transforms.output import MARKER, open_output, read_marker
 from transforms.output_lock import _HELD, REMOTE_LOCK, is_locked, locked
@@ -126,6 +129,14 @@ def test_who_was_taken_over_sweeps_nothing_of_those_who_came_after(loaded: Loade
         store.create(damaged, b"to be swept by the other run, if at all")
         with pytest.raises(StoreError, match=r"could not renew its lease.*Nothing was swept"):
             take_stock(store)
+        damaged_failures, failed = failures_path("0" * 32), draft(1, 1, 1)
+        store.create(damaged_failures, b"as well")
+        with pytest.raises(StoreError, match=r"could not renew its lease.*Nothing was swept"):
+            show_failures(store, Committed.of([]))
+        store.create(commit_path(failed.record.batch_id, 1), failed.to_bytes())
+        with pytest.raises(StoreError, match=r"could not renew its lease.*Nothing was swept"):
+            add_failures(store, [(failed.record.batch_id, 1)])
     assert store.exists(damaged)
+    assert list(store.list("failures")) == [damaged_failures]
     assert store.read(staged) == b"rows of the other run"
     assert json.loads(store.read(REMOTE_LOCK))["token"] == "another run's"
